@@ -1,0 +1,66 @@
+"""xmlkit moves virtual machines onto libvirt storage pools and checks libvirt XML.
+
+The sentence: a Document and a Host make a Plan, transform() does what the plan says, validate()
+judges the result. The core needs neither libvirt nor Nova:
+
+    from xmlkit import Document, Host, Pool, plan, transform, validate
+
+The names are imported when they are first used, so that `import xmlkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from xmlkit.disks import Address
+    from xmlkit.document import Document, DocumentError, Limits
+    from xmlkit.host import Host, HostError, Pool, Volume, parse_host
+    from xmlkit.plan import Plan, PlanError, Reason, Skip, Transition, plan
+    from xmlkit.transformers import transform
+    from xmlkit.validation.schemas import SchemaError
+    from xmlkit.validation.verdict import Finding, validate
+
+_HOMES = {
+    "xmlkit.disks": ("Address",),
+    "xmlkit.document": ("Document", "DocumentError", "Limits"),
+    "xmlkit.host": ("Host", "HostError", "Pool", "Volume", "parse_host"),
+    "xmlkit.plan": ("Plan", "PlanError", "Reason", "Skip", "Transition", "plan"),
+    "xmlkit.transformers": ("transform",),
+    "xmlkit.validation.schemas": ("SchemaError",),
+    "xmlkit.validation.verdict": ("Finding", "validate"),
+}
+
+__all__ = [
+    "Address",
+    "Document",
+    "DocumentError",
+    "Finding",
+    "Host",
+    "HostError",
+    "Limits",
+    "Plan",
+    "PlanError",
+    "Pool",
+    "Reason",
+    "SchemaError",
+    "Skip",
+    "Transition",
+    "Volume",
+    "parse_host",
+    "plan",
+    "transform",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, given in _HOMES.items():
+        if name in given:
+            value = getattr(import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'xmlkit' has no attribute {name!r}")

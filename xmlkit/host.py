@@ -1,0 +1,364 @@
+"""Host: what libvirt reports of a machine, and what its version can do.
+
+Laws
+- A host is read from libvirt's own documents, or said by the operator (`--pool`); nothing here
+  looks at a file system or a connection.
+- What was not observed is None, and whoever relies on it says "not verified".
+- Versions and capabilities stand in one table, each with its source and where it was seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from lxml import etree
+
+from xmlkit.document import Document, DocumentError, Limits
+
+__all__ = [
+    "CAPABILITIES",
+    "POOL_DISK_TYPES",
+    "Capability",
+    "Host",
+    "HostError",
+    "Pool",
+    "Volume",
+    "parse_host",
+    "parse_pool",
+    "parse_pool_option",
+    "parse_volume",
+    "version_of",
+    "version_text",
+]
+
+HOST_LIMITS = Limits(size=256 * 1024 * 1024, markup=4_000_000)
+
+# What a volume of a pool is to QEMU: the disk type that a `<disk type='volume'>` on it is turned
+# into. None: libvirt has no path for it, or refuses such a disk ("using '%s' pools for backing
+# 'volume' disks isn't yet supported").
+# Source: virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0; rbd run on 9.0 and 11.3.
+POOL_DISK_TYPES: dict[str, str | None] = {
+    "dir": "file",
+    "fs": "file",
+    "netfs": "file",
+    "vstorage": "file",
+    "logical": "block",
+    "disk": "block",
+    "scsi": "block",
+    "iscsi": "block",
+    "zfs": "block",
+    "iscsi-direct": None,
+    "mpath": None,
+    "rbd": None,
+    "sheepdog": None,
+    "gluster": None,
+}
+
+# Pools whose volume NAME is always the last part of the path: PATH/NAME.
+NAMED_BY_PATH = frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "zfs"))
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing that not every host can do.
+
+    since: first libvirt version, as libVersion() counts it (major * 1,000,000 + minor * 1,000 +
+    release); source: where that is said; seen: the versions on which it was tried.
+    """
+
+    id: str
+    what: str
+    since: int
+    source: str
+    seen: tuple[str, ...]
+
+
+CAPABILITIES = {
+    each.id: each
+    for each in (
+        Capability(
+            id="volume-disks",
+            what="<disk type='volume'>",
+            since=1_000_005,
+            source="libvirt docs/formatdomain.rst: type 'volume' since 1.0.5",
+            seen=("0.10.2 (schema: no)", "7.0.0", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="volume-slices",
+            what="<slices> in the <source> of a volume disk",
+            since=9_000_000,
+            source="domaincommon.rng, define diskSourceVolume; first release not known",
+            seen=("7.0.0 (no)", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+    )
+}
+
+# Hypervisor drivers that turn a volume disk into a path; libxl, lxc, ch and the others do not.
+# Source: callers of virDomainDiskTranslateSourcePool in libvirt 9.0.0 (qemu, bhyve); the test
+# driver takes them without looking.
+VOLUME_DISK_DRIVERS = frozenset(("qemu", "kvm", "hvf", "bhyve", "test"))
+
+# Security models under which a volume disk cannot start: AppArmor's profile is made before the
+# pool is asked, so the volume gets no rule. Seen with each version's own virt-aa-helper on
+# libvirt 7.0.0, 9.0.0, 11.3.0 and 12.8.0.
+NO_VOLUME_DISK_MODELS = frozenset(("apparmor",))
+
+# What the confined virt-aa-helper may read to find a disk's backing files.
+# Source: the profile usr.lib.libvirt.virt-aa-helper, alike in libvirt 9.0.0, 11.3.0 and 12.8.0.
+_AA_HELPER_READS = re.compile(
+    r"/var/lib/libvirt/images/.*|/var/lib/nova/instances/_base/[^/]*|/(media|mnt|opt|srv)/.*"
+    r"|/(root|home/[^/]+)/.*|.*\.(img|raw|qcow2?|qed|vmdk|vhd|iso)|(/.*)?/disk(\.[^/]*)?"
+)
+
+
+class HostError(ValueError):
+    """What was given as a host cannot be used; the message says what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as its XML reports it; sizes in bytes, None where the XML has none.
+
+    format: of a directory pool's volume it is libvirt's probe of bytes that a guest may have
+    written; it can confirm, never decide. A volume of type block is raw. backing: the path in
+    `<backingStore>`. encryption: `<encryption format>`. link: the path is a symbolic link.
+    """
+
+    pool: str
+    name: str
+    path: str
+    type: str = "file"
+    format: str | None = None
+    capacity: int | None = None
+    allocation: int | None = None
+    backing: str | None = None
+    encryption: str | None = None
+    link: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool; path is `<target><path>`; volumes is None where they were not observed."""
+
+    name: str
+    type: str
+    path: str
+    active: bool = True
+    autostart: bool = True
+    volumes: tuple[Volume, ...] | None = None
+
+    @cached_property
+    def by_name(self) -> dict[str, Volume]:
+        return {volume.name: volume for volume in self.volumes or ()}
+
+    def path_of(self, name: str) -> str | None:
+        """The path of the volume `name`, existing or to come; None where only libvirt knows."""
+        if name in self.by_name:
+            return self.by_name[name].path
+        if self.type in NAMED_BY_PATH and self.path:
+            return f"{self.path.rstrip('/')}/{name}"
+        return None
+
+
+@dataclass(frozen=True)
+class Host:
+    """What libvirt reports of one machine.
+
+    libversion: libVersion() of its libvirt, None if unknown. driver: `qemu`, `xen`, ...; "" if
+    unknown, then the domain's own type says it. security_models: of the capabilities.
+    """
+
+    libversion: int | None = None
+    driver: str = ""
+    security_models: tuple[str, ...] = ()
+    pools: tuple[Pool, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Pool]:
+        return {pool.name: pool for pool in self.pools}
+
+    @cached_property
+    def _by_directory(self) -> dict[str, Pool]:
+        # libvirt refuses two pools on one directory, but not while one of them is inactive
+        ordered = sorted(self.pools, key=lambda pool: pool.active)
+        return {pool.path.rstrip("/"): pool for pool in ordered if pool.type in NAMED_BY_PATH}
+
+    @cached_property
+    def _by_path(self) -> dict[str, Volume]:
+        return {volume.path: volume for pool in self.pools for volume in pool.volumes or ()}
+
+    def lookup(self, path: str) -> tuple[Pool, str, Volume | None] | None:
+        """(pool, volume name, volume if observed) that `path` directly lies in; None outside.
+
+        By string equality, as libvirt's own look-up by path does it: no link is followed.
+        """
+        volume = self._by_path.get(path)
+        if volume is not None:
+            return self.by_name[volume.pool], volume.name, volume
+        directory, _, name = path.rpartition("/")
+        pool = self._by_directory.get(directory)
+        return None if pool is None else (pool, name, None)
+
+    def can(self, capability: str) -> bool:
+        """Whether the host's version has a capability; an unknown version is taken as new."""
+        return self.libversion is None or self.libversion >= CAPABILITIES[capability].since
+
+
+def aa_helper_reads(path: str) -> bool:
+    """Whether AppArmor's profile lets virt-aa-helper read `path`, as the profile is shipped."""
+    return _AA_HELPER_READS.fullmatch(path) is not None
+
+
+def version_of(text: str) -> int:
+    """The number of a version such as "1.0.4" or "9.0.0", as libVersion() counts.
+
+    Raises HostError for anything else.
+    """
+    match = re.fullmatch(r"(\d+)\.(\d{1,3})(?:\.(\d{1,3}))?", text)
+    if not match:
+        raise HostError(f"not a libvirt version: {text!r}; write it like 9.0.0")
+    major, minor, release = (int(part or 0) for part in match.groups())
+    return major * 1_000_000 + minor * 1_000 + release
+
+
+def version_text(libversion: int) -> str:
+    """ "9.0.0" of 9000000."""
+    return f"{libversion // 1_000_000}.{libversion // 1_000 % 1_000}.{libversion % 1_000}"
+
+
+def parse_pool_option(text: str) -> Pool:
+    """The pool that `--pool NAME=[TYPE:]PATH` says: active, its volumes not known.
+
+    TYPE is there only if no "/" comes before the first ":"; without it the pool is a `dir`.
+    Raises HostError.
+    """
+    name, equals, rest = text.partition("=")
+    before, colon, after = rest.partition(":")
+    type_, path = (before, after) if colon and "/" not in before else ("dir", rest)
+    if not name or not equals or not path:
+        raise HostError(f"not a pool: {text!r}; write NAME=PATH or NAME=TYPE:PATH")
+    if type_ not in POOL_DISK_TYPES:
+        known = ", ".join(sorted(POOL_DISK_TYPES))
+        raise HostError(f"not a pool type: {type_!r} in {text!r}; libvirt's types are {known}")
+    if type_ in NAMED_BY_PATH and not path.startswith("/"):
+        raise HostError(f"the path of pool {name!r} must be absolute, not {path!r}")
+    return Pool(name=name, type=type_, path=path.rstrip("/") or "/")
+
+
+def parse_pool(
+    xml: etree._Element,
+    volumes: Iterable[Volume] | None = None,
+    *,
+    active: bool = True,
+    autostart: bool = True,
+) -> Pool:
+    """The pool that libvirt's `<pool>` document describes."""
+    return Pool(
+        name=xml.findtext("name") or "",
+        type=xml.get("type") or "",
+        path=(xml.findtext("target/path") or "").rstrip("/"),
+        active=active,
+        autostart=autostart,
+        volumes=None if volumes is None else tuple(volumes),
+    )
+
+
+def parse_volume(xml: etree._Element, pool: str, links: frozenset[str] = frozenset()) -> Volume:
+    """The volume that libvirt's `<volume>` document describes."""
+    target = xml.find("target")
+    path = format_ = encryption = None
+    if target is not None:
+        path = target.findtext("path")
+        format_ = _attribute(target.find("format"), "type")
+        encryption = _attribute(target.find("encryption"), "format")
+    path = path or xml.findtext("key") or ""
+    type_ = xml.get("type") or "file"
+    return Volume(
+        pool=pool,
+        name=xml.findtext("name") or "",
+        path=path,
+        type=type_,
+        # a disk pool's "format" is the partition's type, a logical pool has none
+        format="raw" if type_ == "block" else format_,
+        capacity=_size(xml.find("capacity")),
+        allocation=_size(xml.find("allocation")),
+        backing=xml.findtext("backingStore/path"),
+        encryption=encryption,
+        link=path in links,
+    )
+
+
+def parse_host(source: bytes | str, limits: Limits = HOST_LIMITS) -> Host:
+    """The host of a file that `xmlkit observe` wrote.
+
+    Raises DocumentError if it is not XML, HostError if it is not such a file.
+    """
+    root = Document.parse(source, limits).root
+    if root.tag != "host":
+        raise HostError(f"not a host file: its root is <{root.tag}>; make one with xmlkit observe")
+    if root.get("version") != "1":
+        raise HostError(
+            f"a host file of version {root.get('version')!r}; this xmlkit reads version 1: "
+            "make it anew with xmlkit observe"
+        )
+    text = root.get("libversion", "")
+    if text and not text.isdecimal():
+        raise HostError(f"libversion {text!r} is not a number such as 9000000")
+    pools = []
+    for storage in root.iterfind("storage"):
+        xml = storage.find("pool")
+        if xml is None:
+            raise HostError("a <storage> without <pool>; make the file anew with xmlkit observe")
+        links = frozenset(link.text or "" for link in storage.iterfind("link"))
+        name = xml.findtext("name") or ""
+        active = storage.get("active") == "yes"
+        volumes = [parse_volume(each, name, links) for each in storage.iterfind("volume")]
+        pools.append(
+            parse_pool(
+                xml,
+                volumes if active else None,
+                active=active,
+                autostart=storage.get("autostart") == "yes",
+            )
+        )
+    return Host(
+        libversion=int(text) if text else None,
+        driver=_driver(root.get("uri", ""), root.find("capabilities")),
+        security_models=tuple(
+            model.text or "" for model in root.iterfind("capabilities/host/secmodel/model")
+        ),
+        pools=tuple(pools),
+    )
+
+
+def _driver(uri: str, capabilities: etree._Element | None) -> str:
+    """From the URI's scheme without its transport; else the first type of guest it can run."""
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme:
+        return scheme
+    found = None if capabilities is None else capabilities.find("guest/arch/domain")
+    return "" if found is None else found.get("type", "")
+
+
+def _attribute(element: etree._Element | None, name: str) -> str | None:
+    return None if element is None else element.get(name)
+
+
+# virScaleInteger in libvirt: the suffixes it takes, "b" and "bytes" and none for bytes.
+_UNITS = {
+    letter + suffix: base**power
+    for power, letter in enumerate("kmgtpe", 1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+
+
+def _size(element: etree._Element | None) -> int | None:
+    """Bytes of a scaled number such as `<capacity unit='GiB'>1</capacity>`."""
+    text = None if element is None else (element.text or "").strip()
+    if element is None or not text or not text.isdecimal():
+        return None
+    unit = element.get("unit", "bytes").lower()
+    return int(text) * _UNITS.get(unit, 1)

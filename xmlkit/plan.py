@@ -1,0 +1,490 @@
+"""Plan: for every disk of a domain, what will become of it, or why nothing will.
+
+Laws
+- The plan holds every decision; transformers and executors hold none.
+- A disk is a Transition, or a Skip with a reason that an operator can act on.
+- The format comes from the domain. A pool's probe may confirm it; if it disagrees, refuse.
+- What the host cannot have as a volume disk keeps a path: of the same volume, in the disk's own
+  format. That is data in the transition (disk_type), not another pipeline.
+- A plan can be written as JSON and read back, and has an inverse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from xmlkit import names
+from xmlkit.disks import FORMATS, Address, Disk, read_domain
+from xmlkit.document import Document
+from xmlkit.host import (
+    CAPABILITIES,
+    NO_VOLUME_DISK_MODELS,
+    POOL_DISK_TYPES,
+    VOLUME_DISK_DRIVERS,
+    Host,
+    Pool,
+    Volume,
+    aa_helper_reads,
+    version_text,
+)
+from xmlkit.rules import RULES
+
+__all__ = ["KINDS", "Plan", "PlanError", "Reason", "Skip", "Transition", "plan"]
+
+SCHEMA = "xmlkit.plan/1"
+
+Form = Literal["volume", "path"]
+
+# The kinds of disk that --relocate tells apart (the spec's footnote 6).
+KINDS = ("root", "ephemeral", "swap")
+
+
+class PlanError(ValueError):
+    """A plan cannot be made or read, or does not fit the document; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why: an id of `xmlkit explain` and a message about this disk."""
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One disk that gets another address.
+
+    target: the disk's `<target dev>`. action: "adopt" (the image stays where it is) or "move" (to
+    after.path, before the XML is used). disk_type: the form it gets, `volume` or `path`; reason
+    says why it is not the form that was asked for. format: of the image, always written out.
+    verified: whether the volume was seen on the host. live: the document is a migration's
+    destination XML. span: the disk's own XML as it was written, for the way back. undo: this
+    transition leads back to span.
+    """
+
+    target: str
+    action: Literal["adopt", "move"]
+    disk_type: Form
+    format: str
+    before: Address
+    after: Address
+    verified: bool
+    reason: Reason | None = None
+    live: bool = False
+    span: str = ""
+    undo: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the XML changes at all; a disk kept on its path by the fallback does not."""
+        return not self.before.same(self.after)
+
+    def inverse(self) -> Transition:
+        """The transition that undoes this one."""
+        form: Form = "volume" if self.before.type == "volume" else "path"
+        return replace(
+            self, disk_type=form, before=self.after, after=self.before, undo=not self.undo
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """One disk that stays as it is, and why."""
+
+    target: str
+    address: Address
+    format: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided for each disk of one domain, in the domain's order."""
+
+    to: Form
+    name: str
+    uuid: str
+    disks: tuple[Transition | Skip, ...]
+
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        return tuple(disk for disk in self.disks if isinstance(disk, Transition))
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        return tuple(disk for disk in self.disks if isinstance(disk, Skip))
+
+    @property
+    def changes(self) -> bool:
+        """Whether any disk would change."""
+        return any(transition.changes for transition in self.transitions)
+
+    def inverse(self) -> Plan:
+        """The plan that undoes this one; its own inverse is this plan again."""
+        disks = (d.inverse() if isinstance(d, Transition) else d for d in self.disks)
+        return replace(self, to="path" if self.to == "volume" else "volume", disks=tuple(disks))
+
+    def to_json(self) -> str:
+        """The plan as a JSON document of schema xmlkit.plan/1."""
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "to": self.to,
+                "domain": {"name": self.name, "uuid": self.uuid},
+                "disks": [_disk_as_data(disk) for disk in self.disks],
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """The plan that `to_json` wrote. Raises PlanError for anything else."""
+        try:
+            data = json.loads(text)
+            if data["schema"] != SCHEMA:
+                raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
+            if data["to"] not in ("volume", "path"):
+                raise PlanError(f"a plan to {data['to']!r}; it can only be to volume or path")
+            return cls(
+                to=data["to"],
+                name=str(data["domain"]["name"]),
+                uuid=str(data["domain"]["uuid"]),
+                disks=tuple(_disk_from_data(disk) for disk in data["disks"]),
+            )
+        except PlanError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(
+                f"not a plan of xmlkit's: {type(error).__name__} {error}; "
+                "make one with xmlkit diff --format plan"
+            ) from None
+
+
+def plan(
+    domain: Document,
+    host: Host,
+    to: Form = "volume",
+    *,
+    relocate: Mapping[str | None, str] | None = None,
+    live: bool = False,
+    accept: Collection[str] = (),
+) -> Plan:
+    """Decide for each disk of `domain` what becomes of it on `host`.
+
+    to: `volume` or `path`. relocate: pool names by kind of disk (KINDS; None for the rest), for
+    disks that lie in Nova's instance directory and in no pool. live: the document is the
+    destination XML of a migration. accept: ids of reasons that the operator accepts (apparmor).
+    Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
+    """
+    if domain.kind != "domain":
+        raise PlanError(f"not a domain but a <{domain.kind}>")
+    for pool in (relocate or {}).values():
+        if pool not in host.by_name:
+            known = ", ".join(sorted(host.by_name)) or "none"
+            raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
+    planner = _Planner(domain, host, relocate or {}, live, accept)
+    decide = planner.to_volume if to == "volume" else planner.to_path
+    decisions = tuple(planner.decision(disk, decide) for disk in planner.disks)
+    return Plan(to, planner.domain.name, planner.domain.uuid, decisions)
+
+
+class _Refusal(Exception):
+    """A reason on its way from where it was found to the disk's Skip."""
+
+    def __init__(self, id: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = Reason(id, message)
+        assert id in RULES, id
+
+
+class _Planner:
+    def __init__(
+        self,
+        document: Document,
+        host: Host,
+        relocate: Mapping[str | None, str],
+        live: bool,
+        accept: Collection[str],
+    ) -> None:
+        self.document = document
+        self.domain = read_domain(document)
+        self.host = host
+        self.relocate = relocate
+        self.live = live
+        self.accept = accept
+        self.disks = self.domain.disks
+        self.targets = [disk.target for disk in self.disks]
+        self.no_volume_disks = self._no_volume_disks() if self.disks else None
+        self.refuse_live = not live and document.root.get("id") is not None
+
+    def decision(self, disk: Disk, decide: Callable[[Disk], Transition]) -> Transition | Skip:
+        try:
+            if self.refuse_live:
+                raise _Refusal("live", "this is the XML of a running domain")
+            if not disk.target or self.targets.count(disk.target) > 1:
+                raise _Refusal("no-target", "no <target dev> of its own names this disk")
+            return decide(disk)
+        except _Refusal as refusal:
+            return Skip(disk.target, disk.address, disk.image_format, refusal.reason)
+
+    # To volume.
+
+    def to_volume(self, disk: Disk) -> Transition:
+        fallback = self.fallback(disk)
+        if disk.address.type == "volume":
+            if fallback is None:
+                raise _Refusal("already", "it is a volume disk")
+            return self.to_path(disk, fallback)
+        path = self._path_of(disk)
+        self._refuse_foreign(disk)
+        self._refuse_state(disk)
+        found = self.host.lookup(path)
+        if found is None:
+            return self._relocated(disk, path, fallback)
+        pool, name, volume = found
+        disk_type = self._check_pool(disk, pool)
+        if POOL_DISK_TYPES[pool.type] is None:
+            fallback = fallback or Reason("pool-type", _no_disks_on(pool))
+        elif disk.address.type != disk_type:
+            raise _Refusal(
+                "pool-type",
+                f"a {disk.address.type} disk, but pool {pool.name} of type {pool.type} holds "
+                f"{disk_type} volumes",
+            )
+        _check_volume(disk, pool, name, volume)
+        return self._transition(disk, pool, name, path, fallback, volume is not None)
+
+    def _relocated(self, disk: Disk, path: str, fallback: Reason | None) -> Transition:
+        own = names.split_instance_path(path)
+        kind = names.kind_of(own[1]) if own else None
+        target = self.relocate.get(kind, self.relocate.get(None))
+        if own is None or own[0].lower() != self.domain.uuid or disk.address.type != "file":
+            target = None
+        if own is None or target is None:
+            raise _Refusal("outside-pools", f"{path} lies directly in none of the host's pools")
+        pool = self.host.by_name[target]
+        if self._check_pool(disk, pool) != "file":
+            raise _Refusal("pool-type", f"a file cannot move into pool {target} of type {pool.type}")
+        name = names.volume_name(self.domain.uuid, own[1])
+        to = pool.path_of(name)
+        if fault := names.fault_of_volume_name(name):
+            raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
+        if to is None or name in pool.by_name:
+            raise _Refusal("volume-taken", f"pool {target} already has a volume {name}")
+        for other in self.disks:
+            if other is not disk and other.address.path in (path, to):
+                raise _Refusal(
+                    "volume-taken", f"disk {other.target} uses {other.address.path} as well"
+                )
+        if "apparmor" in self.host.security_models and "apparmor" not in self.accept:
+            if aa_helper_reads(path) and not aa_helper_reads(to):
+                raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
+        return self._transition(disk, pool, name, to, fallback, verified=pool.volumes is not None)
+
+    def _transition(
+        self,
+        disk: Disk,
+        pool: Pool,
+        name: str,
+        path: str,
+        fallback: Reason | None,
+        verified: bool,
+    ) -> Transition:
+        if fallback is None:
+            after = Address("volume", path, pool.name, name)
+        else:
+            type_ = POOL_DISK_TYPES[pool.type] or disk.address.type
+            after = Address(type_, path, pool.name, name)
+        return Transition(
+            target=disk.target,
+            action="adopt" if path == disk.address.path else "move",
+            disk_type="volume" if fallback is None else "path",
+            format=disk.image_format,
+            before=disk.address,
+            after=after,
+            verified=verified,
+            reason=fallback,
+            live=self.live,
+            span=self.document.text_of(disk.element),
+        )
+
+    # To path.
+
+    def to_path(self, disk: Disk, reason: Reason | None = None) -> Transition:
+        address = disk.address
+        if address.type in ("file", "block"):
+            raise _Refusal("already", f"it is a {address.type} disk")
+        if address.type != "volume":
+            raise _Refusal("source-type", f"a {address.type} disk has no volume")
+        if not address.pool or not address.volume:
+            raise _Refusal("empty", "the drive has no medium")
+        if "mirror" in disk.children:
+            raise _Refusal("mirror", "a block job is running on it")
+        _check_format(disk)
+        pool = self.host.by_name.get(address.pool)
+        if pool is None:
+            raise _Refusal("no-pool", f"the host has no pool {address.pool!r}")
+        type_ = self._check_pool(disk, pool)
+        if type_ is None:
+            raise _Refusal("pool-type", f"volumes of a pool of type {pool.type} have no path")
+        if disk.children["source"].get("mode") == "direct":
+            raise _Refusal("pool-type", "mode='direct' is a network disk, which has no path")
+        volume = pool.by_name.get(address.volume)
+        _check_volume(disk, pool, address.volume, volume)
+        path = pool.path_of(address.volume)
+        if path is None:
+            raise _Refusal("no-volume", f"only libvirt knows the paths in pool {pool.name}")
+        if volume is not None and volume.type in ("file", "block"):
+            type_ = volume.type
+        return Transition(
+            target=disk.target,
+            action="adopt",
+            disk_type="path",
+            format=disk.image_format,
+            before=Address("volume", path, pool.name, address.volume),
+            after=Address(type_, path, pool.name, address.volume),
+            verified=volume is not None,
+            reason=reason,
+            live=self.live,
+            span=self.document.text_of(disk.element),
+        )
+
+    # What stands in the way.
+
+    def fallback(self, disk: Disk) -> Reason | None:
+        """Why this host cannot have the disk as a volume disk; None if it can."""
+        if self.no_volume_disks is None and not self.host.can("volume-slices"):
+            if disk.in_source("slices"):
+                return Reason("libvirt-version", self._too_old("volume-slices"))
+        return self.no_volume_disks
+
+    def _no_volume_disks(self) -> Reason | None:
+        """Why this host cannot have volume disks at all."""
+        host = self.host
+        if not host.can("volume-disks"):
+            return Reason("libvirt-version", self._too_old("volume-disks"))
+        driver = host.driver or self.document.root.get("type", "")
+        if driver not in VOLUME_DISK_DRIVERS:
+            return Reason("hypervisor", f"the {driver} driver has no volume disks")
+        for model in host.security_models:
+            if model in NO_VOLUME_DISK_MODELS:
+                return Reason(model, "under AppArmor a volume disk gets no rule at start")
+        return None
+
+    def _too_old(self, capability: str) -> str:
+        each = CAPABILITIES[capability]
+        assert self.host.libversion is not None
+        have, need = version_text(self.host.libversion), version_text(each.since)
+        return f"libvirt {have} has no {each.what}, which came with {need}"
+
+    def _path_of(self, disk: Disk) -> str:
+        address = disk.address
+        if address.type not in ("file", "block"):
+            raise _Refusal("source-type", f"a {address.type} disk has no volume")
+        if disk.in_source("fdgroup"):
+            raise _Refusal("fdgroup", "it is opened from passed file descriptors")
+        if not address.path:
+            raise _Refusal("empty", "the drive has no medium")
+        return address.path
+
+    def _refuse_foreign(self, disk: Disk) -> None:
+        """What is Nova's to keep: rescue, Cinder volumes, config drives."""
+        if not self.domain.nova:
+            own = names.split_instance_path(disk.address.path or "")
+            if own and own[0].lower() == self.domain.uuid and names.kind_of(own[1]) == "config":
+                raise _Refusal("config-drive", "Nova keeps it in the instance's directory")
+            return
+        for other in self.disks:
+            name = names.nova_name(other.address.path or "")
+            if name and name.endswith(".rescue"):
+                raise _Refusal("rescue", f"disk {other.target} is Nova's {name}")
+        if disk.owner == "cinder":
+            raise _Refusal("cinder", "it is attached by Cinder")
+        if disk.owner == "config-drive":
+            raise _Refusal("config-drive", "Nova keeps it in the instance's directory")
+
+    def _refuse_state(self, disk: Disk) -> None:
+        if "transient" in disk.children:
+            raise _Refusal("transient", "a <transient/> disk can only be a file")
+        if "mirror" in disk.children:
+            raise _Refusal("mirror", "a block job is running on it")
+        if disk.in_source("reservations"):
+            raise _Refusal("lun-reservations", "a volume's source cannot have <reservations>")
+        _check_format(disk)
+
+    def _check_pool(self, disk: Disk, pool: Pool) -> str | None:
+        """The disk type of the pool's volumes, None if libvirt has no such disks."""
+        if fault := names.fault_of_pool_name(pool.name):
+            raise _Refusal("bad-name", f"{pool.name!r} cannot name a pool: {fault}")
+        if not pool.active:
+            raise _Refusal("pool-inactive", f"pool {pool.name} is not active")
+        return POOL_DISK_TYPES.get(pool.type)
+
+
+def _no_disks_on(pool: Pool) -> str:
+    return f"libvirt has no volume disks on pools of type {pool.type}"
+
+
+def _check_format(disk: Disk) -> None:
+    if disk.format is not None and disk.format not in FORMATS:
+        raise _Refusal("format-unknown", f"<driver type={disk.format!r}> is not an image format")
+
+
+def _check_volume(disk: Disk, pool: Pool, name: str, volume: Volume | None) -> None:
+    if fault := names.fault_of_volume_name(name):
+        raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
+    if volume is None:
+        if pool.volumes is not None:
+            raise _Refusal("no-volume", f"pool {pool.name} does not list {name!r}: refresh it")
+        return
+    if volume.link:
+        raise _Refusal("symlink", f"{volume.path} is a symbolic link")
+    if volume.type not in ("file", "block"):
+        raise _Refusal("source-type", f"volume {name!r} is of type {volume.type}")
+    if volume.format is not None and not _agree(disk, volume):
+        raise _Refusal(
+            "format-disagrees",
+            f"the domain says {disk.image_format}, pool {pool.name} says {volume.format}",
+        )
+
+
+def _agree(disk: Disk, volume: Volume) -> bool:
+    """Whether the probe confirms the domain's format.
+
+    A CD image is probed as iso and used as raw; a LUKS volume is either to libvirt.
+    """
+    probed, said = volume.format, disk.image_format
+    if said == "raw":
+        return probed in ("raw", "iso") or (probed == "luks" and _is_encrypted(disk))
+    return probed == said
+
+
+def _is_encrypted(disk: Disk) -> bool:
+    return "encryption" in disk.children or disk.in_source("encryption")
+
+
+def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
+    data = asdict(disk)
+    if isinstance(disk, Skip):
+        data["action"] = "skip"
+    return data
+
+
+def _disk_from_data(data: dict[str, Any]) -> Transition | Skip:
+    data = dict(data)
+    reason = data.pop("reason")
+    made = None if reason is None else Reason(str(reason["id"]), str(reason["message"]))
+    if data.get("action") == "skip":
+        data.pop("action")
+        if made is None:
+            raise PlanError("a skip without a reason")
+        return Skip(reason=made, **{**data, "address": Address(**data["address"])})
+    for key in ("before", "after"):
+        data[key] = Address(**data[key])
+    if data.get("action") not in ("adopt", "move"):
+        raise PlanError(f"an unknown action {data.get('action')!r}")
+    return Transition(reason=made, **data)
