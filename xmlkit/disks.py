@@ -21,7 +21,25 @@ __all__ = ["FORMATS", "PATH_ATTRIBUTES", "Address", "Disk", "Domain", "read", "r
 # <driver type>s that name an image format (storageFormat in libvirt's storagecommon.rng, without
 # "dir"); "aio" is an old spelling of raw.
 FORMATS = frozenset(
-    "raw aio bochs cloop dmg iso vpc vdi fat vhd ploop luks cow qcow qcow2 qed vmdk".split()
+    [
+        "raw",
+        "aio",
+        "bochs",
+        "cloop",
+        "dmg",
+        "iso",
+        "vpc",
+        "vdi",
+        "fat",
+        "vhd",
+        "ploop",
+        "luks",
+        "cow",
+        "qcow",
+        "qcow2",
+        "qed",
+        "vmdk",
+    ]
 )
 
 # Which attribute of <source> holds the path, by the disk's type.

@@ -16,10 +16,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import accumulate
 from typing import Any
 
 from lxml import etree
+
+from xmlkit.errors import XmlkitError
 
 __all__ = [
     "Document",
@@ -36,14 +37,14 @@ MIB = 1024 * 1024
 
 # "<" can stand in a document only where markup begins, so splitting at markup loses nothing and
 # the odd parts are the tags, comments, CDATA sections and processing instructions.
-_MARKUP = re.compile(
+MARKUP = re.compile(
     r"(<(?:[^\"'>!?][^\"'>]*(?:\"[^\"]*\"[^\"'>]*|'[^']*'[^\"'>]*)*"
     r"|!--.*?--|!\[CDATA\[.*?\]\]|\?.*?\?)>)",
     re.DOTALL,
 )
 _QUOTE = re.compile(r"=\s*([\"'])")
 _NAME = re.compile(r"<[^\s/>]+")
-_ATTRIBUTE = re.compile(r"(\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+ATTRIBUTE = re.compile(r"(\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
 _BEFORE_ROOT = re.compile(r"[\ufeff\s]+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
 _DECLARED = re.compile(r"\ufeff?<\?xml\s[^>]*?\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)")
 _SPECIAL = re.compile(r"[&<'\"\t\n\r]")
@@ -60,7 +61,7 @@ _CODECS = {
 }
 
 
-class DocumentError(ValueError):
+class DocumentError(XmlkitError, ValueError):
     """The input cannot be read as a document.
 
     Fields: `reason` (what is wrong and what to do), `line` and `column` (from 1; 0 where it is
@@ -313,11 +314,13 @@ class Document:
             name = element.tag
             starts = [match.start() for match in _start_tag(name).finditer(text)]
             parent = element.getparent()
-            if parent is not None and len(siblings := list(parent.iterchildren(name))) == len(starts):
+            if parent is not None and len(siblings := list(parent.iterchildren(name))) == len(
+                starts
+            ):
                 return dict(zip(siblings, starts, strict=True))
             if len(elements := list(self.root.iter(name))) == len(starts):
                 return dict(zip(elements, starts, strict=True))
-        found = (match for match in _MARKUP.finditer(text) if match.group()[1] not in "/!?")
+        found = (match for match in MARKUP.finditer(text) if match.group()[1] not in "/!?")
         starts = [match.start() for match in found]
         return dict(zip(self.root.iter(etree.Element), starts, strict=True))
 
@@ -342,7 +345,7 @@ class Document:
             if not _start_tag(name).search(text, start + 1, end.start()):
                 return end.end()
         depth = 0
-        for match in _MARKUP.finditer(text, start):
+        for match in MARKUP.finditer(text, start):
             markup = match.group()
             if markup[1] == "/":
                 depth -= 1
@@ -480,7 +483,7 @@ def _name_of(tag: str) -> str:
 
 
 def _tag_at(text: str, at: int) -> str:
-    match = _MARKUP.match(text, at)
+    match = MARKUP.match(text, at)
     assert match is not None
     return match.group()
 
@@ -491,7 +494,7 @@ def _retagged(tag: str, values: Mapping[str, str | None], quote: str = "'") -> s
     New ones take the place of the first that goes, else they come last. Their quotes are the
     tag's; `quote` in a tag without attributes.
     """
-    written = _ATTRIBUTE.findall(tag)
+    written = ATTRIBUTE.findall(tag)
     new = dict(values)
     pieces = []
     place, space = None, " "
@@ -547,7 +550,7 @@ class _Writer:
         origins: Mapping[etree._Element, etree._Element],
         quote: str,
     ) -> None:
-        self.parts = _MARKUP.split(text)
+        self.parts = MARKUP.split(text)
         self.extents = dict(_extents(self.parts, element))
         self.origins = origins
         self.quote = quote
@@ -587,7 +590,9 @@ class _Writer:
         for child in node:
             self._node(child)
             source = self.origins.get(child)
-            self._text(child.tail, source, "tail", None if source is None else self.extents[source][1])
+            self._text(
+                child.tail, source, "tail", None if source is None else self.extents[source][1]
+            )
         same = original is not None and first != last and node.tag == original.tag
         self.out.append(self.parts[last] if same else f"</{_element_name(node)}>")
 
@@ -611,7 +616,11 @@ class _Writer:
         """The start tag `tag`, made to say what `node` says."""
         values: dict[str, str | None] = {}
         if original is not None:
-            values = {_attribute_name(original, key): None for key in original.keys() if key not in node.attrib}
+            values = {
+                _attribute_name(original, key): None
+                for key in original.keys()
+                if key not in node.attrib
+            }
         for key, value in node.items():
             if original is None or original.get(key) != value:
                 values[_attribute_name(node, key)] = value

@@ -16,7 +16,8 @@ from functools import cached_property
 
 from lxml import etree
 
-from xmlkit.document import Document, DocumentError, Limits
+from xmlkit.document import Document, Limits
+from xmlkit.errors import XmlkitError
 
 __all__ = [
     "CAPABILITIES",
@@ -114,7 +115,7 @@ _AA_HELPER_READS = re.compile(
 )
 
 
-class HostError(ValueError):
+class HostError(XmlkitError, ValueError):
     """What was given as a host cannot be used; the message says what to write instead."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from xmlkit import names
 from xmlkit.disks import FORMATS, Address, Disk, read_domain
 from xmlkit.document import Document
+from xmlkit.errors import XmlkitError
 from xmlkit.host import (
     CAPABILITIES,
     NO_VOLUME_DISK_MODELS,
@@ -42,7 +43,7 @@ Form = Literal["volume", "path"]
 KINDS = ("root", "ephemeral", "swap")
 
 
-class PlanError(ValueError):
+class PlanError(XmlkitError, ValueError):
     """A plan cannot be made or read, or does not fit the document; the message says why."""
 
 
@@ -268,7 +269,9 @@ class _Planner:
             raise _Refusal("outside-pools", f"{path} lies directly in none of the host's pools")
         pool = self.host.by_name[target]
         if self._check_pool(disk, pool) != "file":
-            raise _Refusal("pool-type", f"a file cannot move into pool {target} of type {pool.type}")
+            raise _Refusal(
+                "pool-type", f"a file cannot move into pool {target} of type {pool.type}"
+            )
         name = names.volume_name(self.domain.uuid, own[1])
         to = pool.path_of(name)
         if fault := names.fault_of_volume_name(name):

@@ -2,8 +2,8 @@
 
 Laws
 - Private: each libvirtd runs in its own namespaces (mounts, PIDs, IPC, host name, network) with its
-  own /etc/libvirt, /run, /dev and state, so many run side by side. Of the machine's libvirt nothing
-  is read or changed; at most three empty directories, /var/{lib,log,cache}/libvirt, are made.
+  own /etc/libvirt, /run, /dev and state, so many run side by side. Of the machine's libvirt it uses
+  the programs and changes nothing; at most the empty /var/{lib,log,cache}/libvirt are made.
 - Gone: when `Libvirtd.stop` returns, so is its last process and mount. When the thread that started
   it ends, however that ends, the kernel ends them too; then only the temporary directory stays.
 - Never skipped in CI: where it cannot run, the fixtures skip, with the reason; with CI=true they
@@ -154,7 +154,7 @@ class Libvirtd:
             self._control.sendall(b"run\n")
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ConnectionError, FileNotFoundError, TimeoutError):
                 _answering(self.directory)
                 return
             if self._ended(0.01):
@@ -170,7 +170,7 @@ class Libvirtd:
 
 
 def _answering(directory: Path) -> int:
-    """Return the PID of the libvirtd that answers there; OSError if none does.
+    """Return the PID of the libvirtd that answers there, or raise OSError.
 
     To connect is not enough: libvirtd listens before its drivers have started, and answers after.
     """

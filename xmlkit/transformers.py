@@ -35,7 +35,9 @@ def implied_format_to_stated(disk: Disk, transition: Transition) -> Iterator[Edi
         return
     driver = disk.children.get("driver")
     if driver is None:
-        yield InsertBefore(next(iter(disk.children.values())), "driver", {"type": transition.format})
+        yield InsertBefore(
+            next(iter(disk.children.values())), "driver", {"type": transition.format}
+        )
     else:
         yield SetAttributes(driver, {"type": transition.format})
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from lxml import etree
 
+from xmlkit.errors import XmlkitError
+
 __all__ = ["SCHEMAS", "SchemaError", "compiled", "directory"]
 
 # Root element -> schema file, as libvirt's virt-xml-validate and its tests/virschematest.c
@@ -43,7 +45,7 @@ _PLACES = (
 )
 
 
-class SchemaError(RuntimeError):
+class SchemaError(XmlkitError):
     """The schemas are not there or cannot be used; the message says what to install or name."""
 
 

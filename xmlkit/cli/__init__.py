@@ -1,0 +1,83 @@
+"""The command `xmlkit`: one file a command, imported only when it is called.
+
+Laws
+- stdout is for what was asked for, stderr for everything else.
+- Wrong input ends in one line that says what is wrong, where, and what to do, and exit code 2.
+- Nothing is imported before it is needed: a cold command should feel instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from xmlkit import __version__
+from xmlkit.errors import XmlkitError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "diff": "Show what a transition will change in a domain.",
+    "explain": "Explain an id that xmlkit printed.",
+    "observe": "Write down what libvirt reports of a host.",
+    "plan": "Decide what becomes of each disk, as JSON.",
+    "transform": "Rewrite a domain's disks to volumes or to paths.",
+    "validate": "Check libvirt XML against libvirt's schemas.",
+}
+
+TROUBLE = 2
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"xmlkit.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # without importing the commands
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="xmlkit %(version)s")
+def cli() -> None:
+    """Move virtual machines onto libvirt storage pools, and check libvirt XML.
+
+    \b
+    Example: what would change if the disks of a guest became volumes?
+        xmlkit diff --connect qemu:///system DOMAIN
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit: 0, 1 and 2 as each command's help says, 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # a file's name may be any bytes
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli.main(args, prog_name="xmlkit", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = TROUBLE
+    except BrokenPipeError:
+        # the reader has seen enough; keep Python from saying so at exit
+        sys.stdout = None  # type: ignore[assignment]
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    except (XmlkitError, OSError) as error:
+        click.echo(f"xmlkit: {error}", err=True)
+        code = TROUBLE
+    sys.exit(code)

@@ -1,0 +1,122 @@
+"""Reading documents and writing results: bounded, and never half."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xmlkit.document import MIB, Document, DocumentError, Limits
+from xmlkit.errors import XmlkitError
+
+__all__ = ["FileError", "limit_options", "read", "read_document", "write"]
+
+
+class FileError(XmlkitError):
+    """A file cannot be read or written; the message names it and says what to do."""
+
+
+def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --max-size, --max-depth and --max-markup."""
+    defaults = Limits()
+    for option, default, text in (
+        ("--max-markup", defaults.markup, "Tags and attributes in a document."),
+        ("--max-depth", defaults.depth, "Nesting of elements, 900 at most."),
+        ("--max-size", defaults.size // MIB, "Size of a document in MiB."),
+    ):
+        function = click.option(
+            option, type=click.IntRange(min=1), default=default, show_default=True, help=text
+        )(function)
+    return function
+
+
+def limits(max_size: int, max_depth: int, max_markup: int) -> Limits:
+    """The Limits that the options say. Raises FileError."""
+    try:
+        return Limits(depth=max_depth, size=max_size * MIB, markup=max_markup)
+    except ValueError as error:
+        raise FileError(str(error)) from None
+
+
+def read(file: str, size: int) -> bytes:
+    """The bytes of a file, or of stdin for "-"; no more than one over `size`.
+
+    Raises FileError.
+    """
+    if file == "-":
+        return sys.stdin.buffer.read(size + 1)
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(size + 1)
+    except OSError as error:
+        raise FileError(f"cannot read {file}: {error.strerror}") from None
+
+
+def read_document(file: str, bounds: Limits) -> Document:
+    """The document in a file. Raises FileError, DocumentError with the file's name."""
+    try:
+        return Document.parse(read(file, bounds.size), bounds)
+    except DocumentError as error:
+        error.file = "stdin" if file == "-" else file
+        raise
+
+
+def write(data: bytes, file: str | None) -> None:
+    """Write to stdout, or replace `file` at once: it has the old content or the new, never half.
+
+    Owner, mode and extended attributes of a file that is there are kept; a symbolic link is
+    refused, since replacing it would leave the file behind it as it was.
+    Raises FileError.
+    """
+    if file is None or file == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(file)
+    try:
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            status = None
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            raise FileError(f"{file} is a symbolic link: name the file itself")
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            with open(path, "wb") as opened:
+                opened.write(data)
+            return
+        _replace(path, data, status)
+    except OSError as error:
+        raise FileError(f"cannot write {file}: {error.strerror}") from None
+
+
+def _replace(path: Path, data: bytes, status: os.stat_result | None) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            if status is None:
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(opened.fileno(), 0o666 & ~mask)
+            else:
+                os.fchown(opened.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(opened.fileno(), stat.S_IMODE(status.st_mode))
+                for attribute in os.listxattr(path) if hasattr(os, "listxattr") else ():
+                    os.setxattr(opened.fileno(), attribute, os.getxattr(path, attribute))
+            os.fsync(opened.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

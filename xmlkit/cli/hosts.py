@@ -1,0 +1,203 @@
+"""The host that a command plans for, and the options that say how to plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from xmlkit import names
+from xmlkit.cli import files
+from xmlkit.document import Document, DocumentError, Limits
+from xmlkit.errors import XmlkitError
+from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
+from xmlkit.plan import KINDS, Plan, plan
+from xmlkit.rules import RULES
+
+__all__ = ["ACCEPTABLE", "Planner", "host_options", "planner"]
+
+# Reasons that an operator may accept.
+ACCEPTABLE = ("apparmor",)
+
+_NO_SOURCE = (
+    "which host? Say --connect URI (or set LIBVIRT_DEFAULT_URI) to ask libvirt, --host FILE for "
+    "what xmlkit observe wrote, or --pool NAME=PATH for each pool"
+)
+
+
+def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that plans; their values come as keyword arguments."""
+    options = (
+        click.option(
+            "--to",
+            type=click.Choice(["volume", "path"]),
+            default="volume",
+            show_default=True,
+            help="The form that disks get: type='volume', or file and block.",
+        ),
+        click.option(
+            "--pool",
+            "pools",
+            metavar="NAME=[TYPE:]PATH",
+            multiple=True,
+            help="A pool of the host (TYPE dir without one); its volumes are not verified.",
+        ),
+        click.option(
+            "--host", "host_file", metavar="FILE", help="The host, as xmlkit observe wrote it."
+        ),
+        click.option(
+            "--connect",
+            metavar="URI",
+            help="Ask libvirt at URI; without any of the three, $LIBVIRT_DEFAULT_URI.",
+        ),
+        click.option(
+            "--relocate",
+            metavar="[KIND=]POOL",
+            multiple=True,
+            help="Move disks in Nova's instance directory into POOL; KIND root, ephemeral, swap.",
+        ),
+        click.option(
+            "--assume-libvirt", metavar="VERSION", help="Plan as if libvirt had this version."
+        ),
+        click.option("--live", is_flag=True, help="The document is a migration's destination XML."),
+        click.option(
+            "--accept",
+            type=click.Choice(ACCEPTABLE),
+            multiple=True,
+            help="A reason that shall not stand in the way.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return files.limit_options(function)
+
+
+class Planner:
+    """The host and the options of one call."""
+
+    def __init__(self, host: Host, bounds: Limits, options: dict[str, Any], connection: Any):
+        self.host = host
+        self.bounds = bounds
+        self._options = options
+        self._connection = connection
+
+    def documents(self, arguments: tuple[str, ...]) -> Iterator[tuple[str, Document | XmlkitError]]:
+        """Each FILE or DOMAIN with its document, or with what kept it from being read.
+
+        With --connect an argument is a domain unless it is "-", has a "/" or ends in ".xml".
+        """
+        for argument in arguments:
+            try:
+                yield argument, self._document(argument)
+            except XmlkitError as error:
+                yield argument, error
+
+    def plan(self, document: Document) -> Plan:
+        """The plan for a domain. Raises PlanError."""
+        return plan(document, self.host, **self._options)
+
+    def _document(self, argument: str) -> Document:
+        is_file = argument == "-" or "/" in argument or argument.endswith(".xml")
+        if self._connection is None or is_file:
+            return files.read_document(argument, self.bounds)
+        from xmlkit.observe import domain_xml
+
+        return Document.parse(domain_xml(self._connection, argument), self.bounds)
+
+
+@contextmanager
+def planner(
+    *,
+    to: str,
+    pools: tuple[str, ...],
+    host_file: str | None,
+    connect: str | None,
+    relocate: tuple[str, ...],
+    assume_libvirt: str | None,
+    live: bool,
+    accept: tuple[str, ...],
+    max_size: int,
+    max_depth: int,
+    max_markup: int,
+) -> Iterator[Planner]:
+    """The planner that the options of `host_options` say.
+
+    Raises HostError, and what reading the host raises.
+    """
+    given = [name for name, value in _sources(pools, host_file, connect) if value]
+    if len(given) > 1:
+        raise HostError(f"{' and '.join(given)} both say what the host is: give one")
+    bounds = files.limits(max_size, max_depth, max_markup)
+    options = {
+        "to": to,
+        "relocate": _relocations(relocate),
+        "live": live,
+        "accept": accept,
+    }
+    uri = connect or (None if given else os.environ.get("LIBVIRT_DEFAULT_URI"))
+    if uri:
+        from xmlkit.observe import observe, opened
+
+        with opened(uri) as connection:
+            host = _assumed(parse_host(observe(connection)), assume_libvirt)
+            yield Planner(host, bounds, options, connection)
+        return
+    if host_file:
+        host = _host_of(host_file)
+    elif pools:
+        host = _host_of_pools(pools)
+    else:
+        raise HostError(_NO_SOURCE)
+    yield Planner(_assumed(host, assume_libvirt), bounds, options, None)
+
+
+def _sources(
+    pools: tuple[str, ...], host_file: str | None, connect: str | None
+) -> tuple[tuple[str, Any], ...]:
+    return ("--pool", pools), ("--host", host_file), ("--connect", connect)
+
+
+def _host_of(file: str) -> Host:
+    try:
+        return parse_host(files.read(file, HOST_LIMITS.size))
+    except DocumentError as error:
+        error.file = file
+        raise
+    except HostError as error:
+        raise HostError(f"{file}: {error}") from None
+
+
+def _host_of_pools(given: tuple[str, ...]) -> Host:
+    pools = tuple(map(parse_pool_option, given))
+    for pool in pools:
+        if fault := names.fault_of_pool_name(pool.name):
+            raise HostError(f"{pool.name!r} cannot name a pool: {fault}")
+        if sum(other.name == pool.name for other in pools) > 1:
+            raise HostError(f"two pools named {pool.name!r}")
+    return Host(pools=pools)
+
+
+def _assumed(host: Host, version: str | None) -> Host:
+    return host if version is None else replace(host, libversion=version_of(version))
+
+
+def _relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+    relocations: dict[str | None, str] = {}
+    for text in given:
+        before, equals, after = text.partition("=")
+        kind, pool = (before, after) if equals else (None, text)
+        if kind is not None and kind not in KINDS:
+            raise HostError(f"not a kind of disk: {kind!r} in {text!r}; it is {', '.join(KINDS)}")
+        if not pool:
+            raise HostError(f"no pool in --relocate {text!r}; write POOL or KIND=POOL")
+        if kind in relocations:
+            raise HostError(f"--relocate names two pools for {kind or 'the rest'}")
+        relocations[kind] = pool
+    return relocations
+
+
+assert set(ACCEPTABLE) <= RULES.keys()

@@ -1,0 +1,150 @@
+"""Observing a host through libvirt: one of the few modules that import libvirt.
+
+Laws
+- It only reads, on a read-only connection.
+- What it writes is libvirt's own documents, unaltered, in a wrapper that says what they do not:
+  a pool's state and autostart, and which volumes are symbolic links.
+- A pool or a volume that vanishes while it is read is left out, not an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from xml.sax.saxutils import escape, quoteattr
+
+from xmlkit.errors import XmlkitError
+from xmlkit.host import NAMED_BY_PATH, parse_pool, parse_volume
+
+__all__ = ["LibvirtError", "domain_xml", "domains_of", "observe", "opened"]
+
+_DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>\s*")
+
+
+class LibvirtError(XmlkitError):
+    """libvirt cannot be reached or refuses; the message is libvirt's, and what to do."""
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[Any]:
+    """A read-only connection to libvirt at `uri`.
+
+    Raises LibvirtError: libvirt-python is missing, or libvirt refuses.
+    """
+    try:
+        import libvirt
+    except ImportError:
+        raise LibvirtError(
+            "talking to libvirt needs libvirt-python: pip install 'libvirt-xmlkit[libvirt]' "
+            "(it is built from source: apt-get install libvirt-dev pkg-config gcc python3-dev)"
+        ) from None
+    # libvirt prints every error to stderr by itself unless a handler is there
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    try:
+        connection = libvirt.openReadOnly(uri)
+    except libvirt.libvirtError as error:
+        raise LibvirtError(f"cannot connect to {uri}: {error.get_error_message()}") from None
+    try:
+        yield connection
+    except libvirt.libvirtError as error:
+        raise LibvirtError(f"{uri}: {error.get_error_message()}") from None
+    finally:
+        connection.close()
+
+
+def observe(connection: Any, progress: Callable[[str], None] | None = None) -> bytes:
+    """The host file of a connection: `<host version="1" ...>` around libvirt's own documents.
+
+    progress: called with the name of each pool before it is read.
+    """
+    import libvirt
+
+    uri = connection.getURI()
+    pieces = [
+        f"<host version={quoteattr('1')} uri={quoteattr(_without_password(uri))} "
+        f"libversion={quoteattr(str(connection.getLibVersion()))}>\n",
+        _bare(connection.getCapabilities()),
+    ]
+    for pool in connection.listAllStoragePools():
+        if progress is not None:
+            progress(pool.name())
+        try:
+            pieces += _storage(pool, local=_is_local(uri))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+                raise
+    pieces.append("</host>\n")
+    return "".join(pieces).encode()
+
+
+def domains_of(connection: Any) -> list[str]:
+    """The names of all domains, running or not."""
+    return sorted(domain.name() for domain in connection.listAllDomains())
+
+
+def domain_xml(connection: Any, name: str) -> str:
+    """The persistent XML of the domain with this name or UUID.
+
+    Raises LibvirtError if there is none.
+    """
+    import libvirt
+
+    for lookup in (connection.lookupByName, connection.lookupByUUIDString):
+        try:
+            return str(lookup(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (
+                libvirt.VIR_ERR_NO_DOMAIN,
+                libvirt.VIR_ERR_INVALID_ARG,
+            ):
+                raise
+    raise LibvirtError(f"no domain {name!r}: it has {', '.join(domains_of(connection)) or 'none'}")
+
+
+def _storage(pool: Any, *, local: bool) -> Iterator[str]:
+    import libvirt
+    from lxml import etree
+
+    active = bool(pool.isActive())
+    xml = pool.XMLDesc(0)
+    known = parse_pool(etree.fromstring(xml.encode()))
+    volumes = []
+    links = []
+    for volume in pool.listAllVolumes() if active else ():
+        try:
+            text = volume.XMLDesc(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+            continue
+        volumes.append(_bare(text))
+        if local and known.type in NAMED_BY_PATH:
+            path = parse_volume(etree.fromstring(text.encode()), known.name).path
+            if os.path.islink(path) and known.type in ("dir", "fs", "netfs", "vstorage"):
+                links.append(f"<link>{escape(path)}</link>\n")
+    yield f"<storage active='{_yes(active)}' autostart='{_yes(pool.autostart())}'>\n"
+    yield _bare(xml)
+    yield from volumes
+    yield from links
+    yield "</storage>\n"
+
+
+def _bare(xml: str) -> str:
+    """A document to stand within another one: without an XML declaration, nothing else altered."""
+    return _DECLARATION.sub("", xml, count=1) if xml.lstrip().startswith("<?xml") else xml
+
+
+def _yes(value: Any) -> str:
+    return "yes" if value else "no"
+
+
+def _is_local(uri: str) -> bool:
+    return not urlsplit(uri).hostname and not uri.startswith("test:")
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1@", uri)
