@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from xmlkit.document import Document
@@ -87,23 +87,24 @@ def as_data(made: Preview, *, show_secrets: bool = False) -> dict[str, Any]:
 
 
 def _disk(disk: Transition | Skip) -> dict[str, Any]:
-    if isinstance(disk, Skip):
-        action, address, to, reason = "skip", disk.address, None, disk.reason
-    else:
-        action, address, to, reason = disk.action, disk.before, disk.after, disk.reason
-    came: dict[str, Any] = {"type": address.type, "path": address.path}
-    if address.type == "volume":
-        came |= {"pool": address.pool, "volume": address.volume}
-    return {
+    data: dict[str, Any] = {
         "target": disk.target,
-        "action": action,
-        "disk_type": None if isinstance(disk, Skip) else disk.disk_type,
-        "from": {**came, "format": disk.format},
-        "to": None
-        if to is None
-        else {"type": to.type, "pool": to.pool, "volume": to.volume, "path": to.path},
-        "verified": None if isinstance(disk, Skip) else disk.verified,
-        "reason": None if reason is None else {"id": reason.id, "message": reason.message},
+        "action": "skip",
+        "disk_type": None,
+        "from": None,
+        "to": None,
+        "verified": None,
+        "reason": None if disk.reason is None else asdict(disk.reason),
+    }
+    if isinstance(disk, Skip):
+        data["from"] = asdict(disk.address) | {"format": disk.format}
+        return data
+    return data | {
+        "action": disk.action,
+        "disk_type": disk.disk_type,
+        "from": asdict(disk.before) | {"format": disk.format},
+        "to": asdict(disk.after),
+        "verified": disk.verified,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lxml import etree
 
@@ -73,8 +73,7 @@ class Address:
         return f"{self.pool}/{self.volume}" if self.type == "volume" else self.path or "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """One `<disk>`, read.
 
     target: `<target dev>`. device: disk, cdrom, floppy or lun. format: `<driver type>`, None
@@ -90,11 +89,11 @@ class Disk:
     element: etree._Element
 
     def in_source(self, name: str) -> bool:
-        """Whether `<source>` has such an attribute or child."""
+        """Whether `<source>` has a child of this name."""
         source = self.children.get("source")
-        if source is None:
+        if source is None or not len(source):
             return False
-        return source.get(name) is not None or next(source.iterchildren(name), None) is not None
+        return next(source.iterchildren(name), None) is not None
 
     @property
     def image_format(self) -> str:
@@ -117,8 +116,7 @@ class Disk:
         return "config-drive" if name and names.kind_of(name) == "config" else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Domain:
+class Domain(NamedTuple):
     """What a `<domain>` says of itself and its disks; nova: whether it has Nova's metadata."""
 
     name: str
@@ -145,7 +143,9 @@ def _read_domain(root: etree._Element) -> Domain:
         elif child.tag == "uuid":
             uuid = (child.text or "").strip().lower()
         elif child.tag == "metadata":
-            nova = any(each.tag.startswith(_NOVA) for each in child.iterchildren(etree.Element))
+            nova = any(
+                str(each.tag).startswith(_NOVA) for each in child.iterchildren(etree.Element)
+            )
         else:
             disks += tuple(map(read, child.iterchildren("disk")))
     return Domain(name, uuid, nova, disks)
@@ -153,7 +153,7 @@ def _read_domain(root: etree._Element) -> Domain:
 
 def read(element: etree._Element) -> Disk:
     """What a `<disk>` element says."""
-    children = {child.tag: child for child in element.iterchildren(etree.Element)}
+    children = {str(child.tag): child for child in element.iterchildren(etree.Element)}
     type_ = element.get("type", "file")
     target, driver = children.get("target"), children.get("driver")
     source = children.get("source")
@@ -164,10 +164,10 @@ def read(element: etree._Element) -> Disk:
         elif (attribute := PATH_ATTRIBUTES.get(type_)) is not None:
             path = source.get(attribute)
     return Disk(
-        target="" if target is None else target.get("dev", ""),
-        device=element.get("device", "disk"),
-        address=Address(type_, path, pool, volume),
-        format=None if driver is None else driver.get("type"),
-        children=children,
-        element=element,
+        "" if target is None else target.get("dev", ""),
+        element.get("device", "disk"),
+        Address(type_, path, pool, volume),
+        None if driver is None else driver.get("type"),
+        children,
+        element,
     )

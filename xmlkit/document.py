@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from lxml import etree
 
@@ -102,32 +102,28 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttributes:
+class SetAttributes(NamedTuple):
     """An edit: attributes of an element's start tag, by name as written; None takes one away."""
 
     element: etree._Element
     values: Mapping[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class InsertBefore:
+class InsertBefore(NamedTuple):
     """An edit: a new, empty element in front of another one, with the same indentation."""
 
     element: etree._Element
     name: str
-    values: Mapping[str, str]
+    values: Mapping[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(NamedTuple):
     """An edit: an element goes, and the white space in front of it."""
 
     element: etree._Element
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(NamedTuple):
     """An edit: other XML text in the place of an element."""
 
     element: etree._Element
@@ -143,19 +139,6 @@ class Document:
     Make one with `Document.parse`. It does not change: an edit makes a new one.
     """
 
-    __slots__ = (
-        "_encoding",
-        "_limits",
-        "_plain",
-        "_root",
-        "_spans",
-        "_starts",
-        "_text",
-        "_trees",
-        "memo",
-        "source",
-    )
-
     def __init__(self, source: bytes, encoding: str, root: etree._Element | None, limits: Limits):
         self.source = source
         self._encoding = encoding
@@ -163,6 +146,8 @@ class Document:
         self._root = root
         self._text: str | None = None
         self._plain: bool | None = None
+        # names of which each element has an end tag of its own
+        self._closed: set[str] = set()
         self._starts: dict[str, dict[etree._Element, int]] = {}
         self._spans: dict[etree._Element | None, tuple[int, int]] = {}
         # what other modules read out of the document, so that they read it once
@@ -179,17 +164,20 @@ class Document:
         """
         if isinstance(source, str):
             source = _encoded(source)
-        if len(source) > limits.size:
+        size = len(source)
+        if size > limits.size:
             raise DocumentError(
-                f"larger than {limits.size / MIB:g} MiB; raise the limit (--max-size) if it is meant"
+                f"larger than {limits.size / MIB:g} MiB: raise the limit (--max-size) if need be"
             )
         encoding = _encoding_of(source)
-        if source.count(b"<") + source.count(b"=") > limits.markup:
+        if size > limits.markup and source.count(b"<") + source.count(b"=") > limits.markup:
             raise DocumentError(
-                f"more than {limits.markup:,} tags and attributes; "
-                "raise the limit (--max-markup) if it is meant"
+                f"more than {limits.markup:,} tags and attributes: "
+                "raise the limit (--max-markup) if need be"
             )
-        _refuse_doctype(source, encoding)
+        # Almost no document has the word: the prolog is walked only where it occurs at all.
+        if b"!" in source and "<!DOCTYPE".encode(encoding) in source:
+            _refuse_doctype(source.decode(encoding, "replace"))
         return cls(source, encoding, _parsed(source, encoding, limits), limits)
 
     @property
@@ -238,12 +226,16 @@ class Document:
         for edit in edits:
             at = self._start(edit.element)
             if isinstance(edit, SetAttributes):
-                tags.setdefault(at, {}).update(edit.values)
+                if at in tags:
+                    tags[at].update(edit.values)
+                else:
+                    tags[at] = dict(edit.values)
             elif isinstance(edit, InsertBefore):
-                new = _retagged(f"<{edit.name}/>", edit.values, self._quote())
-                changes.append((at, at, new + text[_blank_start(text, at) : at]))
+                new = _retagged(f"<{edit.name}/>", dict(edit.values), self._quote(at))
+                changes.append((at, at, new + _blank_before_markup(text, at)))
             elif isinstance(edit, Remove):
-                changes.append((_blank_start(text, at), self._span(edit.element)[1], ""))
+                blank = _blank_before_markup(text, at)
+                changes.append((at - len(blank), self._span(edit.element)[1], ""))
             else:
                 changes.append((at, self._span(edit.element)[1], edit.text))
         for at, values in tags.items():
@@ -268,12 +260,13 @@ class Document:
         origins = self._trees.get(tree)
         if origins is None:
             raise ValueError("not a tree of this document: edit the one that tree() returned")
-        written = _Writer(self.text_of(self.root), self.root, origins, self._quote()).write(tree)
+        quote = self._quote(self._start(self.root))
+        written = _Writer(self.text_of(self.root), self.root, origins, quote).write(tree)
         return self.edited([Replace(self.root, written)])
 
     def _changed(self, changes: list[tuple[int, int, str]]) -> Document:
         text = self.text
-        pieces = []
+        pieces: list[str] = []
         at = 0
         for start, end, new in sorted(changes):
             pieces += text[at:start], new
@@ -285,14 +278,14 @@ class Document:
             return self
         return Document(source, self._encoding, None, self._limits)
 
-    def _quote(self) -> str:
-        """The quotes of the first attribute after the XML declaration."""
-        first = _QUOTE.search(self.text, self._start(self.root))
+    def _quote(self, at: int) -> str:
+        """The quotes of the first attribute from `at` on."""
+        first = _QUOTE.search(self.text, at)
         return "'" if first is None else first.group(1)
 
     def _start(self, element: etree._Element) -> int:
         """Where in `text` the element starts."""
-        name = element.tag
+        name = str(element.tag)
         starts = self._starts.get(name)
         if starts is None:
             around = self._spans.get(element.getparent())
@@ -301,49 +294,52 @@ class Document:
                 found = _start_tag(name).search(self.text, *around)
                 if found and not _start_tag(name).search(self.text, found.end(), around[1]):
                     return found.start()
-            starts = self._starts[name] = self._starts_of(element)
+            starts = self._starts[name] = self._starts_of(element, name)
         return starts[element]
 
-    def _starts_of(self, element: etree._Element) -> dict[etree._Element, int]:
+    def _starts_of(self, element: etree._Element, name: str) -> dict[etree._Element, int]:
         """Where each element of this one's name starts, at the least."""
         text = self.text
         if self._plain is None:
             # without comments, CDATA and instructions each "<name" is the start of an element
-            self._plain = "<!" not in text and text.find("<?", 2) < 0
+            self._plain = ("!" not in text or "<!" not in text) and (
+                "?" not in text or text.find("<?", 2) < 0
+            )
         if self._plain:
-            name = element.tag
             starts = [match.start() for match in _start_tag(name).finditer(text)]
+            if text.count(f"</{name}>") == len(starts):
+                self._closed.add(name)
             parent = element.getparent()
-            if parent is not None and len(siblings := list(parent.iterchildren(name))) == len(
-                starts
-            ):
+            siblings = [] if parent is None else list(parent.iterchildren(name))
+            if len(siblings) == len(starts):
                 return dict(zip(siblings, starts, strict=True))
-            if len(elements := list(self.root.iter(name))) == len(starts):
+            elements = list(self.root.iter(name))
+            if len(elements) == len(starts):
                 return dict(zip(elements, starts, strict=True))
-        found = (match for match in MARKUP.finditer(text) if match.group()[1] not in "/!?")
-        starts = [match.start() for match in found]
-        return dict(zip(self.root.iter(etree.Element), starts, strict=True))
+        if "" not in self._starts:
+            found = (match for match in MARKUP.finditer(text) if match.group()[1] not in "/!?")
+            starts = [match.start() for match in found]
+            self._starts[""] = dict(zip(self.root.iter(etree.Element), starts, strict=True))
+        return self._starts[""]
 
     def _span(self, element: etree._Element) -> tuple[int, int]:
         """Where in `text` the element starts and ends."""
         span = self._spans.get(element)
         if span is None:
             start = self._start(element)
-            span = self._spans[element] = (start, self._end(start))
+            span = self._spans[element] = (start, self._end(start, str(element.tag)))
         return span
 
-    def _end(self, start: int) -> int:
-        """Where the element that starts at `start` ends."""
+    def _end(self, start: int, name: str) -> int:
+        """Where the element of this name that starts at `start` ends."""
         text = self.text
+        if name in self._closed:
+            end = text.index(f"</{name}>", start)
+            if text.find(f"<{name}", start + 1, end) < 0:
+                return end + len(name) + 3
         tag = _tag_at(text, start)
         if tag.endswith("/>"):
             return start + len(tag)
-        if self._plain:
-            name = _name_of(tag)
-            end = _end_tag(name).search(text, start)
-            assert end is not None
-            if not _start_tag(name).search(text, start + 1, end.start()):
-                return end.end()
         depth = 0
         for match in MARKUP.finditer(text, start):
             markup = match.group()
@@ -360,7 +356,7 @@ def _encoded(source: str) -> bytes:
     declared = _DECLARED.match(source)
     name = declared.group(1) if declared else "utf-8"
     try:
-        return source.encode(name)
+        return source.removeprefix("\ufeff").encode(name)
     except LookupError:
         raise DocumentError(f"unknown encoding {name!r}: save the file as UTF-8", 1, 1) from None
     except UnicodeEncodeError as error:
@@ -403,11 +399,7 @@ def _encoding_of(source: bytes) -> str:
     return encoding
 
 
-def _refuse_doctype(source: bytes, encoding: str) -> None:
-    # Almost no document has one: the prolog is walked only where the word occurs at all.
-    if "<!DOCTYPE".encode(encoding) not in source:
-        return
-    text = source.decode(encoding, "replace")
+def _refuse_doctype(text: str) -> None:
     at = 0
     while (found := _BEFORE_ROOT.match(text, at)) is not None:
         at = found.end()
@@ -443,8 +435,6 @@ def _parsed(source: bytes, encoding: str, limits: Limits) -> etree._Element:
         if "Excessive depth" in reason:
             reason = f"elements nested more than {limits.depth} deep"
         raise DocumentError(f"not well-formed: {reason}", line or 1, max(column, 1)) from None
-    if root.getroottree().docinfo.internalDTD is not None:
-        raise DocumentError("has a DOCTYPE: remove it", 1, 1)
     if limits.depth != 256 and _deeper_than(root, limits.depth):
         raise DocumentError(f"elements nested more than {limits.depth} deep")
     return root
@@ -464,16 +454,10 @@ def _start_tag(name: str) -> re.Pattern[str]:
     return re.compile(rf"<{re.escape(name)}[\s/>]")
 
 
-@cache
-def _end_tag(name: str) -> re.Pattern[str]:
-    return re.compile(rf"</{re.escape(name)}\s*>")
-
-
-def _blank_start(text: str, at: int) -> int:
-    """Where the white space in front of `at` begins."""
-    while at and text[at - 1] in " \t\r\n":
-        at -= 1
-    return at
+def _blank_before_markup(text: str, at: int) -> str:
+    """The white space in front of the markup at `at`."""
+    between = text[text.rfind(">", 0, at) + 1 : at]
+    return between[len(between.rstrip(" \t\r\n")) :]
 
 
 def _name_of(tag: str) -> str:
@@ -488,35 +472,37 @@ def _tag_at(text: str, at: int) -> str:
     return match.group()
 
 
-def _retagged(tag: str, values: Mapping[str, str | None], quote: str = "'") -> str:
-    """The start tag `tag` with some attributes set or, where None, taken away.
+def _retagged(tag: str, new: dict[str, str | None], quote: str = "'") -> str:
+    """The start tag `tag` with some attributes set or, where None, taken away; uses `new` up.
 
     New ones take the place of the first that goes, else they come last. Their quotes are the
     tag's; `quote` in a tag without attributes.
     """
-    written = ATTRIBUTE.findall(tag)
-    new = dict(values)
-    pieces = []
-    place, space = None, " "
+    # start of the tag, then white space, name, "=", value and nothing for each attribute, end
+    written = ATTRIBUTE.split(tag)
+    end = written.pop()
     if written:
-        quote = written[0][3][0]
-    for blank, name, equals, quoted in written:
-        if name not in new:
-            pieces.append(blank + name + equals + quoted)
-        elif (value := new.pop(name)) is not None:
-            pieces.append(blank + name + equals + _quoted(value, quoted[0]))
-        elif place is None:
-            place, space = len(pieces), blank
-    added = [
-        f"{space}{name}={_quoted(value, quote)}" for name, value in new.items() if value is not None
-    ]
-    if place is None:
-        pieces += added
+        quote = written[4][0]
     else:
+        start = len(_name_of(tag)) + 1
+        written, end = [tag[:start]], tag[start:]
+    pieces = written[:1]
+    place, space = 0, " "
+    for i in range(1, len(written), 5):
+        name = written[i + 1]
+        if name not in new:
+            pieces += written[i : i + 4]
+        elif (value := new.pop(name)) is not None:
+            pieces += written[i : i + 3]
+            pieces.append(_quoted(value, written[i + 3][0]))
+        elif not place:
+            place, space = len(pieces), written[i]
+    if new:
+        added = [f"{space}{n}={_quoted(v, quote)}" for n, v in new.items() if v is not None]
+        place = place or len(pieces)
         pieces[place:place] = added
-    name = _name_of(tag)
-    end = len(name) + 1 if not written else tag.rindex(written[-1][3]) + len(written[-1][3])
-    return f"<{name}{''.join(pieces)}{tag[end:]}"
+    pieces.append(end)
+    return "".join(pieces)
 
 
 def _extents(
@@ -577,7 +563,8 @@ class _Writer:
             start = self._tag(node, None, f"<{_element_name(node)}/>")
         else:
             start = self.parts[first]
-            moved = original.getparent() is not self.origins.get(node.getparent())
+            parent = node.getparent()
+            moved = parent is not None and original.getparent() is not self.origins.get(parent)
             if node.tag != original.tag or node.items() != original.items() or moved:
                 start = self._tag(node, original, start)
         if first == last:
@@ -617,8 +604,8 @@ class _Writer:
         values: dict[str, str | None] = {}
         if original is not None:
             values = {
-                _attribute_name(original, key): None
-                for key in original.keys()
+                _attribute_name(original, str(key)): None
+                for key in original.attrib
                 if key not in node.attrib
             }
         for key, value in node.items():

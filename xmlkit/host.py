@@ -299,7 +299,9 @@ def parse_host(source: bytes | str, limits: Limits = HOST_LIMITS) -> Host:
     """
     root = Document.parse(source, limits).root
     if root.tag != "host":
-        raise HostError(f"not a host file: its root is <{root.tag}>; make one with xmlkit observe")
+        raise HostError(
+            f"not a host file: its root is <{root.tag!s}>; make one with xmlkit observe"
+        )
     if root.get("version") != "1":
         raise HostError(
             f"a host file of version {root.get('version')!r}; this xmlkit reads version 1: "
@@ -362,4 +364,5 @@ def _size(element: etree._Element | None) -> int | None:
     if element is None or not text or not text.isdecimal():
         return None
     unit = element.get("unit", "bytes").lower()
-    return int(text) * _UNITS.get(unit, 1)
+    factor: int = _UNITS.get(unit, 1)
+    return int(text) * factor

@@ -70,6 +70,8 @@ def fault_of_volume_name(name: str) -> str | None:
     Sources: volName in libvirt's basictypes.rng; the refresh of directory pools leaves out names
     with control characters (libvirt 9.0.0, virStorageBackendRefreshLocal).
     """
+    if name.isprintable() and "/" not in name and name not in ("", ".", ".."):
+        return None
     if not name:
         return "it is empty"
     if name in (".", ".."):

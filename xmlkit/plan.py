@@ -283,9 +283,9 @@ class _Planner:
                 raise _Refusal(
                     "volume-taken", f"disk {other.target} uses {other.address.path} as well"
                 )
-        if "apparmor" in self.host.security_models and "apparmor" not in self.accept:
-            if aa_helper_reads(path) and not aa_helper_reads(to):
-                raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
+        confined = "apparmor" in self.host.security_models and "apparmor" not in self.accept
+        if confined and aa_helper_reads(path) and not aa_helper_reads(to):
+            raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
         return self._transition(disk, pool, name, to, fallback, verified=pool.volumes is not None)
 
     def _transition(
@@ -303,16 +303,16 @@ class _Planner:
             type_ = POOL_DISK_TYPES[pool.type] or disk.address.type
             after = Address(type_, path, pool.name, name)
         return Transition(
-            target=disk.target,
-            action="adopt" if path == disk.address.path else "move",
-            disk_type="volume" if fallback is None else "path",
-            format=disk.image_format,
-            before=disk.address,
-            after=after,
-            verified=verified,
-            reason=fallback,
-            live=self.live,
-            span=self.document.text_of(disk.element),
+            disk.target,
+            "adopt" if path == disk.address.path else "move",
+            "volume" if fallback is None else "path",
+            disk.image_format,
+            disk.address,
+            after,
+            verified,
+            fallback,
+            self.live,
+            self.document.text_of(disk.element),
         )
 
     # To path.
@@ -360,10 +360,10 @@ class _Planner:
 
     def fallback(self, disk: Disk) -> Reason | None:
         """Why this host cannot have the disk as a volume disk; None if it can."""
-        if self.no_volume_disks is None and not self.host.can("volume-slices"):
-            if disk.in_source("slices"):
-                return Reason("libvirt-version", self._too_old("volume-slices"))
-        return self.no_volume_disks
+        reason = self.no_volume_disks
+        if reason is None and not self.host.can("volume-slices") and disk.in_source("slices"):
+            reason = Reason("libvirt-version", self._too_old("volume-slices"))
+        return reason
 
     def _no_volume_disks(self) -> Reason | None:
         """Why this host cannot have volume disks at all."""
@@ -388,7 +388,8 @@ class _Planner:
         address = disk.address
         if address.type not in ("file", "block"):
             raise _Refusal("source-type", f"a {address.type} disk has no volume")
-        if disk.in_source("fdgroup"):
+        source = disk.children.get("source")
+        if source is not None and source.get("fdgroup") is not None:
             raise _Refusal("fdgroup", "it is opened from passed file descriptors")
         if not address.path:
             raise _Refusal("empty", "the drive has no medium")
@@ -397,7 +398,8 @@ class _Planner:
     def _refuse_foreign(self, disk: Disk) -> None:
         """What is Nova's to keep: rescue, Cinder volumes, config drives."""
         if not self.domain.nova:
-            own = names.split_instance_path(disk.address.path or "")
+            path = disk.address.path or ""
+            own = names.split_instance_path(path) if "/disk.config" in path else None
             if own and own[0].lower() == self.domain.uuid and names.kind_of(own[1]) == "config":
                 raise _Refusal("config-drive", "Nova keeps it in the instance's directory")
             return

@@ -44,7 +44,7 @@ def redact_pair(before: str, after: str) -> tuple[str, str]:
 
 
 def _replaced(text: str, old: list[str] | None) -> str:
-    pieces = []
+    pieces: list[str] = []
     at = 0
     for number, (start, end) in enumerate(_secrets(text)):
         same = old is None or (number < len(old) and old[number] == text[start:end])
@@ -74,7 +74,8 @@ def _secrets(text: str) -> Iterator[tuple[int, int]]:
                 for found in _IN_ARGUMENT.finditer(text, start, end):
                     yield found.span(1)
             elif attribute == "value" and prefix and name == "env":
-                if _SECRET_NAME.search(text[slice(*attributes.get("name", (0, 0)))]):
+                variable = text[slice(*attributes.get("name", (0, 0)))]
+                if _SECRET_NAME.search(variable):
                     yield start, end
         if name in _ELEMENTS and tag[-2] != "/":
             yield match.end(), text.index(f"</{tag[1:].rstrip('>').split(None, 1)[0]}", match.end())

@@ -6,13 +6,13 @@ Laws
 - Applied twice is applied once; a plan's inverse gives the original bytes back.
 - A disk that is neither as the plan found it nor as it leaves it is refused.
 
-To add one: a function (disk, transition) that yields edits, its place in TRANSFORMERS, a fixture, a test.
+To add one: a function (disk, transition) that returns edits, its place in TRANSFORMERS, a fixture,
+a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+import copy
 from xml.sax.saxutils import quoteattr
 
 from lxml import etree
@@ -23,38 +23,46 @@ from xmlkit.plan import Plan, PlanError, Transition
 
 __all__ = ["TRANSFORMERS", "transform"]
 
-_NO_ADDRESS = dict.fromkeys(("file", "dev", "fdgroup", "pool", "volume", "mode"))
+# What goes from <source> with the old address, by the disk's type.
+_GOES: dict[str, dict[str, str | None]] = {
+    "file": {"file": None},
+    "block": {"dev": None},
+    "volume": {"pool": None, "volume": None, "mode": None},
+}
 
 
-def implied_format_to_stated(disk: Disk, transition: Transition) -> Iterator[Edit]:
+def implied_format_to_stated(disk: Disk, transition: Transition) -> tuple[Edit, ...]:
     """`<driver type>` where there is none: what is raw by omission is said to be raw.
 
     A volume disk without it boots as raw whatever the volume is (libvirt 7.0 to 12.8).
     """
     if disk.format is not None:
-        return
+        return ()
+    stated: dict[str, str | None] = {"type": transition.format}
     driver = disk.children.get("driver")
-    if driver is None:
-        yield InsertBefore(
-            next(iter(disk.children.values())), "driver", {"type": transition.format}
-        )
-    else:
-        yield SetAttributes(driver, {"type": transition.format})
+    if driver is not None:
+        return (SetAttributes(driver, stated),)
+    first = next(iter(disk.children.values()))
+    return (InsertBefore(first, "driver", stated),)
 
 
-def live_to_inactive(disk: Disk, transition: Transition) -> Iterator[Edit]:
+def live_to_inactive(disk: Disk, transition: Transition) -> tuple[Edit, ...]:
     """Without what libvirt fills into a running domain: index and the detected backing chain."""
-    if transition.live:
-        yield SetAttributes(disk.children["source"], {"index": None})
-        if "backingStore" in disk.children:
-            yield Remove(disk.children["backingStore"])
+    if not transition.live:
+        return ()
+    without_index = SetAttributes(disk.children["source"], {"index": None})
+    backing = disk.children.get("backingStore")
+    return (without_index,) if backing is None else (without_index, Remove(backing))
 
 
-def address_to_address(disk: Disk, transition: Transition) -> Iterator[Edit]:
+def address_to_address(disk: Disk, transition: Transition) -> tuple[Edit, ...]:
     """The disk's type and the attributes of `<source>` that say where the content is."""
-    address = _attributes_of(transition.after)
-    yield SetAttributes(disk.element, {"type": transition.after.type})
-    yield SetAttributes(disk.children["source"], _NO_ADDRESS | address)
+    after = transition.after
+    source = _GOES[disk.address.type] | _attributes_of(after)
+    return (
+        SetAttributes(disk.element, {"type": after.type}),
+        SetAttributes(disk.children["source"], source),
+    )
 
 
 TRANSFORMERS = (implied_format_to_stated, live_to_inactive, address_to_address)
@@ -66,7 +74,7 @@ def transform(domain: Document, plan: Plan) -> Document:
     Raises PlanError if the plan is for another domain, or a planned disk is gone or has been
     changed since.
     """
-    transitions = [transition for transition in plan.transitions if transition.changes]
+    transitions = [t for t in plan.disks if isinstance(t, Transition) and t.changes]
     if not transitions:
         return domain
     now = read_domain(domain)
@@ -89,12 +97,12 @@ def transform(domain: Document, plan: Plan) -> Document:
     return domain.edited(edits) if edits else domain
 
 
-def _edits(disk: Disk, transition: Transition) -> Iterator[Edit]:
+def _edits(disk: Disk, transition: Transition) -> list[Edit]:
     if not transition.undo:
-        return chain.from_iterable(each(disk, transition) for each in TRANSFORMERS)
+        return [edit for each in TRANSFORMERS for edit in each(disk, transition)]
     if _is_what_the_plan_made(disk, transition):
-        return iter((Replace(disk.element, transition.span),))
-    return address_to_address(disk, transition)
+        return [Replace(disk.element, transition.span)]
+    return list(address_to_address(disk, transition))
 
 
 def _is_what_the_plan_made(disk: Disk, transition: Transition) -> bool:
@@ -108,7 +116,7 @@ def _is_what_the_plan_made(disk: Disk, transition: Transition) -> bool:
 
 
 def _canonical(element: etree._Element) -> bytes:
-    return etree.tostring(element, method="c14n", exclusive=True, with_tail=False)
+    return etree.tostring(copy.deepcopy(element), method="c14n", exclusive=True)
 
 
 def _attributes_of(address: Address) -> dict[str, str | None]:

@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
         code = TROUBLE
     except BrokenPipeError:
         # the reader has seen enough; keep Python from saying so at exit
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 141
     except KeyboardInterrupt:
         code = 130

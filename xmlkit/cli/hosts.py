@@ -16,7 +16,6 @@ from xmlkit.document import Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
 from xmlkit.plan import KINDS, Plan, plan
-from xmlkit.rules import RULES
 
 __all__ = ["ACCEPTABLE", "Planner", "host_options", "planner"]
 
@@ -198,6 +197,3 @@ def _relocations(given: tuple[str, ...]) -> dict[str | None, str]:
             raise HostError(f"--relocate names two pools for {kind or 'the rest'}")
         relocations[kind] = pool
     return relocations
-
-
-assert set(ACCEPTABLE) <= RULES.keys()

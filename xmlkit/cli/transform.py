@@ -70,10 +70,10 @@ def _check(document: Document, plan: Plan, made: Document) -> None:
     """Read the result again and go back: what does not come back is not written."""
     again = Document.parse(made.source)
     if transform(again, plan).source != made.source:
-        raise PlanError("the result would change again: not written; please report this document")
-    if made is not document and not any(t.undo for t in plan.transitions):
-        if transform(again, plan.inverse()).source != document.source:
-            raise PlanError("the way back does not lead to the original: not written")
+        raise PlanError("the result would change again: not written; please report it")
+    forward = not any(transition.undo for transition in plan.transitions)
+    if forward and transform(again, plan.inverse()).source != document.source:
+        raise PlanError("the way back does not lead to the original: not written")
 
 
 def _note(plan: Plan, *, changed: bool) -> None:
