@@ -2,6 +2,7 @@
 
 Laws
 - What is shown is what transform() makes, byte for byte, but for secrets.
+- The difference is found disk by disk, so that its cost grows with the number of disks.
 - A document that is valid before and invalid after is trouble, whatever else is so.
 """
 
@@ -9,9 +10,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
+from xmlkit.disks import read_domain
 from xmlkit.document import Document
 from xmlkit.plan import Plan, Skip, Transition
 from xmlkit.redaction import redact_pair
@@ -21,6 +26,9 @@ from xmlkit.validation.verdict import Finding, validate
 __all__ = ["SCHEMA", "Preview", "as_data", "preview", "unified"]
 
 SCHEMA = "xmlkit.diff/1"
+
+Tag = Literal["replace", "delete", "insert", "equal"]
+Opcode = tuple[Tag, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,15 @@ def unified(made: Preview, *, show_secrets: bool = False) -> str:
     """The unified diff of the document's bytes, secrets redacted; "" if nothing changes."""
     if made.after is made.before:
         return ""
-    before, after = made.before.text, made.after.text
+    old, new = _lines(made.before.text), _lines(made.after.text)
+    groups = _Known(_opcodes(made, old, new)).get_grouped_opcodes()
     if not show_secrets:
-        before, after = redact_pair(before, after)
-    lines = difflib.unified_diff(
-        _lines(before), _lines(after), f"{made.file} (before)", f"{made.file} (after)"
-    )
-    return "".join(
-        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
-    )
+        before, after = redact_pair(made.before.text, made.after.text)
+        old, new = _lines(before), _lines(after)
+    pieces = [f"--- {made.file} (before)\n+++ {made.file} (after)\n"]
+    for group in groups:
+        pieces += _hunk(group, old, new)
+    return "".join(pieces)
 
 
 def as_data(made: Preview, *, show_secrets: bool = False) -> dict[str, Any]:
@@ -106,6 +114,73 @@ def _disk(disk: Transition | Skip) -> dict[str, Any]:
         "to": asdict(disk.after),
         "verified": disk.verified,
     }
+
+
+class _Known(difflib.SequenceMatcher[str]):
+    """difflib's grouping into hunks, of opcodes that were found otherwise."""
+
+    def __init__(self, opcodes: list[Opcode]) -> None:
+        super().__init__(None, "", "")
+        self._opcodes = opcodes
+
+    def get_opcodes(self) -> list[Opcode]:
+        return self._opcodes
+
+
+def _opcodes(made: Preview, old: list[str], new: list[str]) -> list[Opcode]:
+    """difflib's opcodes, found disk by disk: over a whole document it takes quadratic time."""
+    opcodes: list[Opcode] = []
+    i = j = 0
+    ends = [(len(old), len(old)), (len(new), len(new))]
+    disks = zip(_places(made.before, old), _places(made.after, new), strict=True)
+    for (i1, i2), (j1, j2) in (*disks, ends):
+        if i1 < i:
+            # two disks on one line: a document in few lines, then
+            return difflib.SequenceMatcher(None, old, new).get_opcodes()
+        _add(opcodes, ("equal", i, i1, j, j1))
+        found = difflib.SequenceMatcher(None, old[i1:i2], new[j1:j2], autojunk=False)
+        for tag, a1, a2, b1, b2 in found.get_opcodes():
+            _add(opcodes, (tag, a1 + i1, a2 + i1, b1 + j1, b2 + j1))
+        i, j = i2, j2
+    return opcodes
+
+
+def _add(opcodes: list[Opcode], opcode: Opcode) -> None:
+    tag, i1, i2, j1, j2 = opcode
+    if opcodes and opcodes[-1][0] == tag == "equal":
+        opcodes[-1] = ("equal", opcodes[-1][1], i2, opcodes[-1][3], j2)
+    elif i1 < i2 or j1 < j2:
+        opcodes.append(opcode)
+
+
+def _places(document: Document, lines: list[str]) -> Iterator[tuple[int, int]]:
+    """First line of each disk and the one after its last, from 0."""
+    starts = [0, *accumulate(map(len, lines))]
+    for disk in read_domain(document).disks:
+        start, end = document.span_of(disk.element)
+        yield bisect_right(starts, start) - 1, bisect_left(starts, end)
+
+
+def _hunk(
+    group: Sequence[tuple[str, int, int, int, int]], old: list[str], new: list[str]
+) -> Iterator[str]:
+    i1, i2, j1, j2 = group[0][1], group[-1][2], group[0][3], group[-1][4]
+    yield f"@@ -{_range(i1, i2)} +{_range(j1, j2)} @@\n"
+    for tag, a1, a2, b1, b2 in group:
+        if tag == "equal":
+            yield from (_shown(" ", line) for line in old[a1:a2])
+            continue
+        yield from (_shown("-", line) for line in old[a1:a2])
+        yield from (_shown("+", line) for line in new[b1:b2])
+
+
+def _range(start: int, end: int) -> str:
+    length = end - start
+    return f"{start + 1}" if length == 1 else f"{start + bool(length)},{length}"
+
+
+def _shown(mark: str, line: str) -> str:
+    return mark + line if line.endswith("\n") else f"{mark}{line}\n\\ No newline at end of file\n"
 
 
 def _lines(text: str) -> list[str]:

@@ -206,7 +206,7 @@ class Document:
 
     def text_of(self, element: etree._Element) -> str:
         """One element of `root`, from its start tag to its end tag, as it is written."""
-        start, end = self._span(element)
+        start, end = self.span_of(element)
         return self.text[start:end]
 
     def place_of(self, element: etree._Element) -> tuple[int, int]:
@@ -235,9 +235,9 @@ class Document:
                 changes.append((at, at, new + _blank_before_markup(text, at)))
             elif isinstance(edit, Remove):
                 blank = _blank_before_markup(text, at)
-                changes.append((at - len(blank), self._span(edit.element)[1], ""))
+                changes.append((at - len(blank), self.span_of(edit.element)[1], ""))
             else:
-                changes.append((at, self._span(edit.element)[1], edit.text))
+                changes.append((at, self.span_of(edit.element)[1], edit.text))
         for at, values in tags.items():
             tag = _tag_at(text, at)
             changes.append((at, at + len(tag), _retagged(tag, values)))
@@ -322,8 +322,8 @@ class Document:
             self._starts[""] = dict(zip(self.root.iter(etree.Element), starts, strict=True))
         return self._starts[""]
 
-    def _span(self, element: etree._Element) -> tuple[int, int]:
-        """Where in `text` the element starts and ends."""
+    def span_of(self, element: etree._Element) -> tuple[int, int]:
+        """Where in `text` an element of `root` starts and ends, in characters from 0."""
         span = self._spans.get(element)
         if span is None:
             start = self._start(element)

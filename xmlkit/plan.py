@@ -12,8 +12,10 @@ Laws
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from xmlkit import names
@@ -218,7 +220,10 @@ class _Planner:
         self.live = live
         self.accept = accept
         self.disks = self.domain.disks
-        self.targets = [disk.target for disk in self.disks]
+        targets = [disk.target for disk in self.disks]
+        unique = len(set(targets)) == len(targets)
+        self.shared_targets = set() if unique else {t for t, n in Counter(targets).items() if n > 1}
+        self.rescue = self._rescue_disk() if self.domain.nova else None
         self.no_volume_disks = self._no_volume_disks() if self.disks else None
         self.refuse_live = not live and document.root.get("id") is not None
 
@@ -226,7 +231,7 @@ class _Planner:
         try:
             if self.refuse_live:
                 raise _Refusal("live", "this is the XML of a running domain")
-            if not disk.target or self.targets.count(disk.target) > 1:
+            if not disk.target or disk.target in self.shared_targets:
                 raise _Refusal("no-target", "no <target dev> of its own names this disk")
             return decide(disk)
         except _Refusal as refusal:
@@ -278,11 +283,8 @@ class _Planner:
             raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
         if to is None or name in pool.by_name:
             raise _Refusal("volume-taken", f"pool {target} already has a volume {name}")
-        for other in self.disks:
-            if other is not disk and other.address.path in (path, to):
-                raise _Refusal(
-                    "volume-taken", f"disk {other.target} uses {other.address.path} as well"
-                )
+        if self._paths[path] > 1 or self._paths[to]:
+            raise _Refusal("volume-taken", f"another disk uses {path} or {to}")
         confined = "apparmor" in self.host.security_models and "apparmor" not in self.accept
         if confined and aa_helper_reads(path) and not aa_helper_reads(to):
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
@@ -395,6 +397,17 @@ class _Planner:
             raise _Refusal("empty", "the drive has no medium")
         return address.path
 
+    @cached_property
+    def _paths(self) -> Counter[str | None]:
+        return Counter(disk.address.path for disk in self.disks)
+
+    def _rescue_disk(self) -> Disk | None:
+        for disk in self.disks:
+            name = names.nova_name(disk.address.path or "")
+            if name is not None and name.endswith(".rescue"):
+                return disk
+        return None
+
     def _refuse_foreign(self, disk: Disk) -> None:
         """What is Nova's to keep: rescue, Cinder volumes, config drives."""
         if not self.domain.nova:
@@ -403,10 +416,8 @@ class _Planner:
             if own and own[0].lower() == self.domain.uuid and names.kind_of(own[1]) == "config":
                 raise _Refusal("config-drive", "Nova keeps it in the instance's directory")
             return
-        for other in self.disks:
-            name = names.nova_name(other.address.path or "")
-            if name and name.endswith(".rescue"):
-                raise _Refusal("rescue", f"disk {other.target} is Nova's {name}")
+        if self.rescue is not None:
+            raise _Refusal("rescue", f"disk {self.rescue.target} is Nova's rescue disk")
         if disk.owner == "cinder":
             raise _Refusal("cinder", "it is attached by Cinder")
         if disk.owner == "config-drive":

@@ -48,7 +48,9 @@ def _replaced(text: str, old: list[str] | None) -> str:
     at = 0
     for number, (start, end) in enumerate(_secrets(text)):
         same = old is None or (number < len(old) and old[number] == text[start:end])
-        pieces += text[at:start], HIDDEN if same else CHANGED
+        # the lines of a text stay the lines that they are
+        shown = (HIDDEN if same else CHANGED) + "\n" * text.count("\n", start, end)
+        pieces += text[at:start], shown
         at = end
     pieces.append(text[at:])
     return "".join(pieces)

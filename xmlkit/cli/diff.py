@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import click
@@ -57,7 +58,7 @@ def command(
         xmlkit diff --pool nova-disks-pool=/var/lib/nova/instances/disks \\
             --relocate nova-disks-pool instance.xml
     """
-    code = 0
+    code = changed = 0
     entries = []
     paint = _painter(color)
     with planner(**options) as planned:
@@ -72,16 +73,19 @@ def command(
                 continue
             made = preview(file, document, plan, schemas)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
+            changed += made.plan.changes
             if format_ == "json":
                 entries.append(as_data(made, show_secrets=show_secrets))
                 continue
             if format_ == "text":
-                _show(made, paint)
-            _show_unified(unified(made, show_secrets=show_secrets), paint)
+                click.echo(_show(made, paint))
+            click.echo(_painted(unified(made, show_secrets=show_secrets), paint), nl=False)
     if format_ == "json":
         import json
 
         click.echo(json.dumps({"schema": SCHEMA, "domains": entries}, indent=2))
+    if format_ == "text" and len(files) > 1:
+        click.echo(f"{changed} of {len(files)} domains would change")
     sys.exit(code)
 
 
@@ -89,31 +93,29 @@ def _named(error: XmlkitError, file: str) -> str:
     return f"{file}: {error}" if isinstance(error, PlanError) else str(error)
 
 
-def _show(made: Preview, paint: Paint) -> None:
+def _show(made: Preview, paint: Paint) -> str:
     plan = made.plan
-    click.echo(paint(f"{plan.name or '(no name)'}  {plan.uuid}  {made.file}", bold=True))
+    lines = [paint(f"{plan.name or '(no name)'}  {plan.uuid}", bold=True), f"  {made.file}"]
     for disk in plan.disks:
-        if isinstance(disk, Skip):
-            click.echo(
-                f"  {disk.target:<5} {paint('stays', fg='yellow')}  {disk.address} ({disk.format})"
-            )
-            click.echo(f"               {disk.reason.id}: {disk.reason.message}")
-            continue
-        what = {"adopt": "adopt", "move": "move "}[disk.action] if disk.changes else "keep "
-        click.echo(f"  {disk.target:<5} {paint(what, fg='green')}  {_address(disk, before=True)}")
-        if disk.changes:
-            seen = "" if disk.verified else paint("  not verified", fg="yellow")
-            click.echo(f"            -> {_address(disk, before=False)}{seen}")
-        if disk.reason is not None:
-            click.echo(f"               {disk.reason.id}: {disk.reason.message}")
+        lines += _show_disk(disk, paint)
     if not plan.disks:
-        click.echo("  no disks")
-    click.echo(f"  {_verdict(made, paint)}")
+        lines.append("  no disks")
+    return "\n".join([*lines, f"  {_verdict(made, paint)}\n"])
 
 
-def _address(disk: Transition, *, before: bool) -> str:
-    address = disk.before if before else disk.after
-    return f"{address.type} {address} ({disk.format})"
+def _show_disk(disk: Transition | Skip, paint: Paint) -> Iterator[str]:
+    target = f"{disk.target or '?':<5}"
+    if isinstance(disk, Skip) or not disk.changes:
+        address = disk.address if isinstance(disk, Skip) else disk.before
+        kept = f"{address.type:>7} {address} ({disk.format})"
+        yield f"  {target} {paint('stays', fg='yellow')}{kept}"
+    else:
+        action = paint(f"{disk.action:<5}", fg="green")
+        unverified = "" if disk.verified else paint(", not verified", fg="yellow")
+        yield f"  {target} {action}{disk.before.type:>7} {disk.before}"
+        yield f"           ->{disk.after.type:>7} {disk.after} ({disk.format}{unverified})"
+    if disk.reason is not None:
+        yield f"                  {paint(disk.reason.id, bold=True)}: {disk.reason.message}"
 
 
 def _verdict(made: Preview, paint: Paint) -> str:
@@ -123,17 +125,17 @@ def _verdict(made: Preview, paint: Paint) -> str:
         words.append(f"{paint('invalid' if findings else 'valid', fg=colour)} {when}")
     text = ", ".join(words)
     findings = made.findings_after if made.broken else made.findings_before
-    return text + (f": {findings[0].message} (line {findings[0].line})" if findings else "")
+    return text + (f": line {findings[0].line}: {findings[0].message}" if findings else "")
 
 
-def _show_unified(text: str, paint: Paint) -> None:
-    if not text:
-        return
+def _painted(text: str, paint: Paint) -> str:
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    for line in text.split("\n")[:-1]:
-        head = line.startswith(("---", "+++"))
-        click.echo(paint(line, bold=True) if head else paint(line, fg=colours.get(line[:1])))
-    click.echo()
+    return "\n".join(
+        paint(line, bold=True)
+        if line.startswith(("--- ", "+++ "))
+        else paint(line, fg=colours.get(line[:1]))
+        for line in text.split("\n")
+    )
 
 
 class Paint(Protocol):
