@@ -31,6 +31,7 @@ __all__ = [
     "Remove",
     "Replace",
     "SetAttributes",
+    "quoted",
 ]
 
 MIB = 1024 * 1024
@@ -494,11 +495,11 @@ def _retagged(tag: str, new: dict[str, str | None], quote: str = "'") -> str:
             pieces += written[i : i + 4]
         elif (value := new.pop(name)) is not None:
             pieces += written[i : i + 3]
-            pieces.append(_quoted(value, written[i + 3][0]))
+            pieces.append(quoted(value, written[i + 3][0]))
         elif not place:
             place, space = len(pieces), written[i]
     if new:
-        added = [f"{space}{n}={_quoted(v, quote)}" for n, v in new.items() if v is not None]
+        added = [f"{space}{n}={quoted(v, quote)}" for n, v in new.items() if v is not None]
         place = place or len(pieces)
         pieces[place:place] = added
     pieces.append(end)
@@ -682,7 +683,8 @@ def _attribute_name(node: etree._Element, key: str) -> str:
     return f"{prefix}:{local}"
 
 
-def _quoted(value: str, quote: str) -> str:
+def quoted(value: str, quote: str = "'") -> str:
+    """An attribute's value as it stands in a start tag, quotes and all."""
     if _SPECIAL.search(value) is None:
         return f"{quote}{value}{quote}"
     value = value.replace("&", "&amp;").replace("<", "&lt;")

@@ -9,14 +9,15 @@ Laws
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
-from xml.sax.saxutils import escape, quoteattr
 
+from xmlkit.document import quoted
 from xmlkit.errors import XmlkitError
 from xmlkit.host import NAMED_BY_PATH, parse_pool, parse_volume
 
@@ -65,8 +66,8 @@ def observe(connection: Any, progress: Callable[[str], None] | None = None) -> b
 
     uri = connection.getURI()
     pieces = [
-        f"<host version={quoteattr('1')} uri={quoteattr(_without_password(uri))} "
-        f"libversion={quoteattr(str(connection.getLibVersion()))}>\n",
+        f"<host version={quoted('1')} uri={quoted(_without_password(uri))} "
+        f"libversion={quoted(str(connection.getLibVersion()))}>\n",
         _bare(connection.getCapabilities()),
     ]
     for pool in connection.listAllStoragePools():
@@ -125,7 +126,7 @@ def _storage(pool: Any, *, local: bool) -> Iterator[str]:
         if local and known.type in NAMED_BY_PATH:
             path = parse_volume(etree.fromstring(text.encode()), known.name).path
             if os.path.islink(path) and known.type in ("dir", "fs", "netfs", "vstorage"):
-                links.append(f"<link>{escape(path)}</link>\n")
+                links.append(f"<link>{html.escape(path, quote=False)}</link>\n")
     yield f"<storage active='{_yes(active)}' autostart='{_yes(pool.autostart())}'>\n"
     yield _bare(xml)
     yield from volumes

@@ -11,7 +11,6 @@ Laws
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -133,6 +132,8 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as a JSON document of schema xmlkit.plan/1."""
+        import json
+
         return json.dumps(
             {
                 "schema": SCHEMA,
@@ -146,6 +147,8 @@ class Plan:
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
         """The plan that `to_json` wrote. Raises PlanError for anything else."""
+        import json
+
         try:
             data = json.loads(text)
             if data["schema"] != SCHEMA:

@@ -13,12 +13,11 @@ a test.
 from __future__ import annotations
 
 import copy
-from xml.sax.saxutils import quoteattr
 
 from lxml import etree
 
 from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read, read_domain
-from xmlkit.document import Document, Edit, InsertBefore, Remove, Replace, SetAttributes
+from xmlkit.document import Document, Edit, InsertBefore, Remove, Replace, SetAttributes, quoted
 from xmlkit.plan import Plan, PlanError, Transition
 
 __all__ = ["TRANSFORMERS", "transform"]
@@ -108,7 +107,7 @@ def _edits(disk: Disk, transition: Transition) -> list[Edit]:
 def _is_what_the_plan_made(disk: Disk, transition: Transition) -> bool:
     """Whether the disk is just what the transition made out of its span, and nobody's since."""
     prefixes = " ".join(
-        f"xmlns:{prefix}={quoteattr(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
+        f"xmlns:{prefix}={quoted(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
     )
     was = Document.parse(f"<was {prefixes}>{transition.span}</was>")
     made = was.edited(_edits(read(was.root[0]), transition.inverse())).root[0]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -78,25 +76,27 @@ def write(data: bytes, file: str | None) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    path = Path(file)
     try:
         try:
-            status = os.lstat(path)
+            status = os.lstat(file)
         except FileNotFoundError:
             status = None
         if status is not None and stat.S_ISLNK(status.st_mode):
             raise FileError(f"{file} is a symbolic link: name the file itself")
         if status is not None and not stat.S_ISREG(status.st_mode):
-            with open(path, "wb") as opened:
+            with open(file, "wb") as opened:
                 opened.write(data)
             return
-        _replace(path, data, status)
+        _replace(file, data, status)
     except OSError as error:
         raise FileError(f"cannot write {file}: {error.strerror}") from None
 
 
-def _replace(path: Path, data: bytes, status: os.stat_result | None) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def _replace(path: str, data: bytes, status: os.stat_result | None) -> None:
+    import tempfile
+
+    parent, base = os.path.split(os.path.abspath(path))
+    descriptor, name = tempfile.mkstemp(prefix=f".{base}.", dir=parent)
     try:
         with os.fdopen(descriptor, "wb") as opened:
             opened.write(data)
@@ -115,7 +115,7 @@ def _replace(path: Path, data: bytes, status: os.stat_result | None) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    directory = os.open(parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

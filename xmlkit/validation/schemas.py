@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 
 from lxml import etree
 
@@ -49,21 +48,21 @@ class SchemaError(XmlkitError):
     """The schemas are not there or cannot be used; the message says what to install or name."""
 
 
-def directory(given: str | os.PathLike[str] | None = None) -> Path:
+def directory(given: str | os.PathLike[str] | None = None) -> str:
     """Where libvirt's schemas are: `given`, else $XMLKIT_SCHEMAS, else where packages put them.
 
     Raises SchemaError if there is none.
     """
     named = given or os.environ.get("XMLKIT_SCHEMAS")
     if named:
-        path = Path(named)
-        if not (path / "domain.rng").is_file():
+        path = os.fspath(named)
+        if not os.path.isfile(f"{path}/domain.rng"):
             origin = "--schemas" if given else "$XMLKIT_SCHEMAS"
             raise SchemaError(f"no libvirt schemas in {path} ({origin}): it has no domain.rng")
         return path
     for place in _PLACES:
         if os.path.isfile(f"{place}/domain.rng"):
-            return Path(place)
+            return place
     raise SchemaError(
         "libvirt's schemas are not installed. Debian, Ubuntu: apt-get install libvirt0 "
         "(libvirt-common since Debian 13); Fedora: dnf install libvirt-libs; macOS: brew install "
@@ -72,15 +71,15 @@ def directory(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 @cache
-def compiled(path: Path, schema: str) -> etree.RelaxNG:
+def compiled(path: str, schema: str) -> etree.RelaxNG:
     """The schema `schema`.rng of a directory, compiled once a process.
 
     Raises SchemaError if the file is missing or is no RELAX NG.
     """
-    file = path / f"{schema}.rng"
-    if not file.is_file():
-        raise SchemaError(f"these schemas have no {file.name}: {path}")
+    file = f"{path}/{schema}.rng"
+    if not os.path.isfile(file):
+        raise SchemaError(f"the schemas in {path} have no {schema}.rng")
     try:
-        return etree.RelaxNG(file=str(file))
+        return etree.RelaxNG(file=file)
     except (etree.RelaxNGParseError, etree.XMLSyntaxError, OSError) as error:
         raise SchemaError(f"cannot use {file}: {error}") from None
