@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from xmlkit.document import quoted
 from xmlkit.errors import XmlkitError
 from xmlkit.host import NAMED_BY_PATH, parse_pool, parse_volume
+from xmlkit.markup import quoted
 
 __all__ = ["LibvirtError", "domain_xml", "domains_of", "observe", "opened"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from xmlkit.document import ATTRIBUTE, MARKUP
+from xmlkit.markup import ATTRIBUTE, MARKUP
 
 __all__ = ["redact", "redact_pair"]
 

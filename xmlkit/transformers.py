@@ -17,7 +17,8 @@ import copy
 from lxml import etree
 
 from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read, read_domain
-from xmlkit.document import Document, Edit, InsertBefore, Remove, Replace, SetAttributes, quoted
+from xmlkit.document import Document, Edit, InsertBefore, Remove, Replace, SetAttributes
+from xmlkit.markup import quoted
 from xmlkit.plan import Plan, PlanError, Transition
 
 __all__ = ["TRANSFORMERS", "transform"]

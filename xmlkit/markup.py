@@ -1,0 +1,112 @@
+"""Markup as text: finding tags, reading and rewriting a start tag, quoting a value.
+
+Laws
+- "<" can stand in a document only where markup begins, so splitting at markup loses nothing.
+- A start tag that is rewritten keeps the order, the quotes and the white space of its attributes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+__all__ = [
+    "ATTRIBUTE",
+    "CDATA",
+    "MARKUP",
+    "blank_before",
+    "first_quote",
+    "name_of",
+    "quoted",
+    "retagged",
+    "start_tag",
+    "tag_at",
+]
+
+# Tags, comments, CDATA sections and processing instructions: the odd parts of MARKUP.split().
+MARKUP = re.compile(
+    r"(<(?:[^\"'>!?][^\"'>]*(?:\"[^\"]*\"[^\"'>]*|'[^']*'[^\"'>]*)*"
+    r"|!--.*?--|!\[CDATA\[.*?\]\]|\?.*?\?)>)",
+    re.DOTALL,
+)
+# White space, name, "=" and value of an attribute.
+ATTRIBUTE = re.compile(r"(\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+CDATA = "<![CDATA["
+
+_NAME = re.compile(r"<[^\s/>]+")
+_QUOTE = re.compile(r"=\s*([\"'])")
+_SPECIAL = re.compile(r"[&<'\"\t\n\r]")
+
+
+@cache
+def start_tag(name: str) -> re.Pattern[str]:
+    """What the start tags of elements of this name begin with."""
+    return re.compile(rf"<{re.escape(name)}[\s/>]")
+
+
+def first_quote(text: str, at: int) -> str:
+    """The quotes of the first attribute from `at` on."""
+    first = _QUOTE.search(text, at)
+    return "'" if first is None else first.group(1)
+
+
+def blank_before(text: str, at: int) -> str:
+    """The white space in front of the markup at `at`."""
+    between = text[text.rfind(">", 0, at) + 1 : at]
+    return between[len(between.rstrip(" \t\r\n")) :]
+
+
+def name_of(tag: str) -> str:
+    """The name in a start tag, with its prefix."""
+    match = _NAME.match(tag)
+    assert match is not None
+    return match.group()[1:]
+
+
+def tag_at(text: str, at: int) -> str:
+    """The markup that begins at `at`."""
+    match = MARKUP.match(text, at)
+    assert match is not None
+    return match.group()
+
+
+def retagged(tag: str, new: dict[str, str | None], quote: str = "'") -> str:
+    """The start tag `tag` with some attributes set or, where None, taken away; uses `new` up.
+
+    New ones take the place of the first that goes, else they come last. Their quotes are the
+    tag's; `quote` in a tag without attributes.
+    """
+    # start of the tag, then white space, name, "=", value and nothing for each attribute, end
+    written = ATTRIBUTE.split(tag)
+    end = written.pop()
+    if written:
+        quote = written[4][0]
+    else:
+        start = len(name_of(tag)) + 1
+        written, end = [tag[:start]], tag[start:]
+    pieces = written[:1]
+    place, space = 0, " "
+    for i in range(1, len(written), 5):
+        name = written[i + 1]
+        if name not in new:
+            pieces += written[i : i + 4]
+        elif (value := new.pop(name)) is not None:
+            pieces += written[i : i + 3]
+            pieces.append(quoted(value, written[i + 3][0]))
+        elif not place:
+            place, space = len(pieces), written[i]
+    if new:
+        added = [f"{space}{n}={quoted(v, quote)}" for n, v in new.items() if v is not None]
+        place = place or len(pieces)
+        pieces[place:place] = added
+    pieces.append(end)
+    return "".join(pieces)
+
+
+def quoted(value: str, quote: str = "'") -> str:
+    """An attribute's value as it stands in a start tag, quotes and all."""
+    if _SPECIAL.search(value) is None:
+        return f"{quote}{value}{quote}"
+    value = value.replace("&", "&amp;").replace("<", "&lt;")
+    value = value.replace("\t", "&#9;").replace("\n", "&#10;").replace("\r", "&#13;")
+    return quote + value.replace(quote, "&quot;" if quote == '"' else "&apos;") + quote
