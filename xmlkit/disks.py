@@ -70,7 +70,7 @@ class Address:
         return self.path == other.path
 
     def __str__(self) -> str:
-        return f"{self.pool}/{self.volume}" if self.type == "volume" else self.path or "nothing"
+        return f"{self.pool}/{self.volume}" if self.type == "volume" else self.path or "-"
 
 
 class Disk(NamedTuple):

@@ -103,7 +103,9 @@ def domain_xml(connection: Any, name: str) -> str:
                 libvirt.VIR_ERR_INVALID_ARG,
             ):
                 raise
-    raise LibvirtError(f"no domain {name!r}: it has {', '.join(domains_of(connection)) or 'none'}")
+    raise LibvirtError(
+        f"no domain {name!r} here; there is: {', '.join(domains_of(connection)) or 'none'}"
+    )
 
 
 def _storage(pool: Any, *, local: bool) -> Iterator[str]:

@@ -79,12 +79,12 @@ def _check(document: Document, plan: Plan, made: Document) -> None:
 def _note(plan: Plan, *, changed: bool) -> None:
     for disk in plan.disks:
         if isinstance(disk, Skip):
-            text = f"stays at {disk.address}: {disk.reason.id}: {disk.reason.message}"
+            text = f"stays: {disk.reason.id}: {disk.reason.message}"
         elif disk.changes:
             seen = "" if disk.verified else " (not verified)"
             text = f"{disk.action}: {disk.before} -> {disk.after.type} {disk.after}{seen}"
         else:
-            text = f"stays at {disk.before}"
+            text = "stays"
         if not isinstance(disk, Skip) and disk.reason is not None:
             text += f": {disk.reason.id}: {disk.reason.message}"
         print(f"xmlkit: {disk.target or '(no target)'}: {text}", file=sys.stderr)
