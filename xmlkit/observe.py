@@ -103,9 +103,11 @@ def domain_xml(connection: Any, name: str) -> str:
                 libvirt.VIR_ERR_INVALID_ARG,
             ):
                 raise
-    raise LibvirtError(
-        f"no domain {name!r} here; there is: {', '.join(domains_of(connection)) or 'none'}"
-    )
+    import difflib
+
+    near = difflib.get_close_matches(name, domains_of(connection), n=3)
+    meant = f"; did you mean {' or '.join(near)}?" if near else "; virsh list --all shows them"
+    raise LibvirtError(f"no domain {name!r}{meant}")
 
 
 def _storage(pool: Any, *, local: bool) -> Iterator[str]:
