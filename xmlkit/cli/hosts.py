@@ -142,11 +142,12 @@ def planner(
         from xmlkit.observe import observe, opened
 
         with opened(uri) as connection:
-            host = _assumed(parse_host(observe(connection)), assume_libvirt)
+            observed = parse_host(observe(connection), replace(HOST_LIMITS, markup=1 << 30))
+            host = _assumed(observed, assume_libvirt)
             yield Planner(host, bounds, options, connection)
         return
     if host_file:
-        host = _host_of(host_file)
+        host = _host_of(host_file, bounds)
     elif pools:
         host = _host_of_pools(pools)
     else:
@@ -160,9 +161,10 @@ def _sources(
     return ("--pool", pools), ("--host", host_file), ("--connect", connect)
 
 
-def _host_of(file: str) -> Host:
+def _host_of(file: str, bounds: Limits) -> Host:
+    bounds = replace(bounds, markup=max(bounds.markup, HOST_LIMITS.markup))
     try:
-        return parse_host(files.read(file, HOST_LIMITS.size))
+        return parse_host(files.read(file, bounds.size), bounds)
     except DocumentError as error:
         error.file = file
         raise
