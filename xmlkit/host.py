@@ -68,14 +68,18 @@ class Capability:
     """One thing that not every host can do.
 
     since: first libvirt version, as libVersion() counts it (major * 1,000,000 + minor * 1,000 +
-    release); source: where that is said; seen: the versions on which it was tried.
+    release), 0 for any. only: the drivers or pool types that can, empty for all. never: the
+    security models under which it cannot work. source: where that is said. seen: the versions on
+    which it was tried.
     """
 
     id: str
     what: str
-    since: int
     source: str
     seen: tuple[str, ...]
+    since: int = 0
+    only: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
 
 
 CAPABILITIES = {
@@ -89,24 +93,38 @@ CAPABILITIES = {
             seen=("0.10.2 (schema: no)", "7.0.0", "9.0.0", "11.3.0", "12.8.0"),
         ),
         Capability(
+            id="volume-disk-drivers",
+            what="hypervisor drivers that turn a volume disk into a path",
+            only=frozenset(("qemu", "kvm", "hvf", "bhyve", "test")),
+            source="callers of virDomainDiskTranslateSourcePool in libvirt 9.0.0: qemu and bhyve; "
+            "libxl and lxc refuse it, the test driver takes it without looking",
+            seen=("7.0.0 (qemu)", "9.0.0 (qemu, test)", "11.3.0 (qemu)", "12.8.0 (qemu)"),
+        ),
+        Capability(
+            id="volume-disk-pools",
+            what="pool types that can be behind a volume disk",
+            only=frozenset(type_ for type_, disk in POOL_DISK_TYPES.items() if disk)
+            | {"iscsi-direct"},
+            source="virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0",
+            seen=("7.0.0 (dir)", "9.0.0 (dir, disk, iscsi-direct; rbd: no)", "11.3.0 (rbd: no)"),
+        ),
+        Capability(
+            id="volume-disk-security",
+            what="security models under which a guest with volume disks can start",
+            never=frozenset(("apparmor",)),
+            source="virt-aa-helper makes the profile before libvirt asks the pool for the path, so "
+            "the volume gets no rule",
+            seen=("7.0.0 (no)", "9.0.0 (no)", "11.3.0 (no)", "12.8.0 (no)"),
+        ),
+        Capability(
             id="volume-slices",
             what="<slices> in the <source> of a volume disk",
             since=9_000_000,
-            source="domaincommon.rng, define diskSourceVolume; first release not known",
+            source="domaincommon.rng, define diskSourceVolume; the first release is not known",
             seen=("7.0.0 (no)", "9.0.0", "11.3.0", "12.8.0"),
         ),
     )
 }
-
-# Hypervisor drivers that turn a volume disk into a path; libxl, lxc, ch and the others do not.
-# Source: callers of virDomainDiskTranslateSourcePool in libvirt 9.0.0 (qemu, bhyve); the test
-# driver takes them without looking.
-VOLUME_DISK_DRIVERS = frozenset(("qemu", "kvm", "hvf", "bhyve", "test"))
-
-# Security models under which a volume disk cannot start: AppArmor's profile is made before the
-# pool is asked, so the volume gets no rule. Seen with each version's own virt-aa-helper on
-# libvirt 7.0.0, 9.0.0, 11.3.0 and 12.8.0.
-NO_VOLUME_DISK_MODELS = frozenset(("apparmor",))
 
 # What the confined virt-aa-helper may read to find a disk's backing files.
 # Source: the profile usr.lib.libvirt.virt-aa-helper, alike in libvirt 9.0.0, 11.3.0 and 12.8.0.
@@ -204,9 +222,17 @@ class Host:
         pool = self._by_directory.get(directory)
         return None if pool is None else (pool, name, None)
 
-    def can(self, capability: str) -> bool:
-        """Whether the host's version has a capability; an unknown version is taken as new."""
-        return self.libversion is None or self.libversion >= CAPABILITIES[capability].since
+    def can(self, capability: str, value: str = "") -> bool:
+        """Whether the host has a capability, with this driver or pool type if it is about those.
+
+        An unknown version is taken as new.
+        """
+        entry = CAPABILITIES[capability]
+        if self.libversion is not None and self.libversion < entry.since:
+            return False
+        if entry.only and value not in entry.only:
+            return False
+        return not entry.never.intersection(self.security_models)
 
 
 def aa_helper_reads(path: str) -> bool:

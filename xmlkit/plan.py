@@ -23,9 +23,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import (
     CAPABILITIES,
-    NO_VOLUME_DISK_MODELS,
     POOL_DISK_TYPES,
-    VOLUME_DISK_DRIVERS,
     Host,
     Pool,
     Volume,
@@ -256,13 +254,13 @@ class _Planner:
             return self._relocated(disk, path, fallback)
         pool, name, volume = found
         disk_type = self._check_pool(disk, pool)
-        if POOL_DISK_TYPES[pool.type] is None:
+        if not self.host.can("volume-disk-pools", pool.type):
             fallback = fallback or Reason("pool-type", _no_disks_on(pool))
         elif disk.address.type != disk_type:
             raise _Refusal(
                 "pool-type",
                 f"a {disk.address.type} disk, but pool {pool.name} of type {pool.type} holds "
-                f"{disk_type} volumes",
+                f"{disk_type or 'network'} volumes",
             )
         _check_volume(disk, pool, name, volume)
         return self._transition(disk, pool, name, path, fallback, volume is not None)
@@ -376,11 +374,10 @@ class _Planner:
         if not host.can("volume-disks"):
             return Reason("libvirt-version", self._too_old("volume-disks"))
         driver = host.driver or self.document.root.get("type", "")
-        if driver not in VOLUME_DISK_DRIVERS:
+        if not host.can("volume-disk-drivers", driver):
             return Reason("hypervisor", f"the {driver} driver has no volume disks")
-        for model in host.security_models:
-            if model in NO_VOLUME_DISK_MODELS:
-                return Reason(model, "under AppArmor a volume disk gets no rule at start")
+        if not host.can("volume-disk-security"):
+            return Reason("apparmor", "under AppArmor a volume disk gets no rule at start")
         return None
 
     def _too_old(self, capability: str) -> str:
