@@ -3,7 +3,8 @@
 The sentence: a Document and a Host make a Plan, transform() does what the plan says, validate()
 judges the result. The core needs neither libvirt nor Nova:
 
-    from xmlkit import Document, Host, Pool, plan, transform, validate
+    from xmlkit import Document, Host, Pool, transform, validate
+    from xmlkit.plan import plan
 
 The names are imported when they are first used, so that `import xmlkit` costs nothing.
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from xmlkit.disks import Address
     from xmlkit.document import Document, DocumentError, Limits
     from xmlkit.host import Host, HostError, Pool, Volume, parse_host
-    from xmlkit.plan import Plan, PlanError, Reason, Skip, Transition, plan
+    from xmlkit.plan import Plan, PlanError, Reason, Skip, Transition
     from xmlkit.transformers import transform
     from xmlkit.validation.schemas import SchemaError
     from xmlkit.validation.verdict import Finding, validate
@@ -28,7 +29,7 @@ _HOMES = {
     "xmlkit.disks": ("Address",),
     "xmlkit.document": ("Document", "DocumentError", "Limits"),
     "xmlkit.host": ("Host", "HostError", "Pool", "Volume", "parse_host"),
-    "xmlkit.plan": ("Plan", "PlanError", "Reason", "Skip", "Transition", "plan"),
+    "xmlkit.plan": ("Plan", "PlanError", "Reason", "Skip", "Transition"),
     "xmlkit.transformers": ("transform",),
     "xmlkit.validation.schemas": ("SchemaError",),
     "xmlkit.validation.verdict": ("Finding", "validate"),
@@ -51,7 +52,6 @@ __all__ = [
     "Transition",
     "Volume",
     "parse_host",
-    "plan",
     "transform",
     "validate",
 ]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from lxml import etree
 
 from xmlkit.laying import laid
-from xmlkit.markup import MARKUP, blank_before, first_quote, retagged, start_tag, tag_at
-from xmlkit.parsing import MIB, DocumentError, Limits, parsed, read
+from xmlkit.markup import MARKUP, blank_before, encoded, first_quote, retagged, start_tag, tag_at
+from xmlkit.parsing import MIB, DocumentError, Limits, parsed, place, read
 
 __all__ = [
     "MIB",
@@ -127,8 +127,7 @@ class Document:
 
     def place_of(self, element: etree._Element) -> tuple[int, int]:
         """Line and column, from 1, at which an element of `root` begins."""
-        at = self._start(element)
-        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
+        return place(self.text, self._start(element))
 
     def edited(self, edits: Iterable[Edit]) -> Document:
         """The document after edits of elements of `root`.
@@ -189,8 +188,7 @@ class Document:
             pieces += text[at:start], new
             at = end
         pieces.append(text[at:])
-        # What the encoding lacks can only stand in text and attributes, where a reference will do.
-        source = "".join(pieces).encode(self._encoding, "xmlcharrefreplace")
+        source = encoded("".join(pieces), self._encoding)
         if source == self.source:
             return self
         return Document(source, self._encoding, None, self._limits)
@@ -217,7 +215,7 @@ class Document:
             self._plain = ("!" not in text or "<!" not in text) and (
                 "?" not in text or text.find("<?", 2) < 0
             )
-        if self._plain:
+        if self._plain and "{" not in name:
             starts = [match.start() for match in start_tag(name).finditer(text)]
             if text.count(f"</{name}>") == len(starts):
                 self._closed.add(name)

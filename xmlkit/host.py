@@ -130,7 +130,8 @@ CAPABILITIES = {
 # Source: the profile usr.lib.libvirt.virt-aa-helper, alike in libvirt 9.0.0, 11.3.0 and 12.8.0.
 _AA_HELPER_READS = re.compile(
     r"/var/lib/libvirt/images/.*|/var/lib/nova/instances/_base/[^/]*|/(media|mnt|opt|srv)/.*"
-    r"|/(root|home/[^/]+)/.*|.*\.(img|raw|qcow2?|qed|vmdk|vhd|iso)|(/.*)?/disk(\.[^/]*)?"
+    r"|/(root|home/[^/]+)/(?!\.|bin/).*|.*\.(img|raw|qcow2?|qed|vmdk|vhd|(?i:iso))"
+    r"|(/.*)?/disk(\.[^/]*)?"
 )
 
 
@@ -204,7 +205,11 @@ class Host:
     def _by_directory(self) -> dict[str, Pool]:
         # libvirt refuses two pools on one directory, but not while one of them is inactive
         ordered = sorted(self.pools, key=lambda pool: pool.active)
-        return {pool.path.rstrip("/"): pool for pool in ordered if pool.type in NAMED_BY_PATH}
+        return {
+            pool.path.rstrip("/"): pool
+            for pool in ordered
+            if pool.type in NAMED_BY_PATH and pool.path.startswith("/")
+        }
 
     @cached_property
     def _by_path(self) -> dict[str, Volume]:
@@ -218,8 +223,8 @@ class Host:
         volume = self._by_path.get(path)
         if volume is not None:
             return self.by_name[volume.pool], volume.name, volume
-        directory, _, name = path.rpartition("/")
-        pool = self._by_directory.get(directory)
+        directory, slash, name = path.rpartition("/")
+        pool = self._by_directory.get(directory) if slash else None
         return None if pool is None else (pool, name, None)
 
     def can(self, capability: str, value: str = "") -> bool:

@@ -8,13 +8,12 @@ Laws
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from lxml import etree
 
-from xmlkit.markup import CDATA, MARKUP, retagged
+from xmlkit.markup import ATTRIBUTE, CDATA, MARKUP, name_of, retagged
 
 __all__ = ["laid"]
 
@@ -53,14 +52,15 @@ class _Writer:
 
     def write(self, tree: etree._Element) -> str:
         self._indent_added(tree)
-        self._node(tree)
+        self._node(tree, {})
         return "".join(self.out)
 
     @cached_property
     def newline(self) -> str:
         return "\r\n" if any("\r\n" in text for text in self.parts[::2]) else "\n"
 
-    def _node(self, node: etree._Element) -> None:
+    def _node(self, node: etree._Element, scope: Mapping[str, str]) -> None:
+        """Write a node where the prefixes of `scope` are declared ("" for the default)."""
         original = self.origins.get(node)
         first, last = (0, 0) if original is None else self.extents[original]
         if not isinstance(node.tag, str):
@@ -68,14 +68,8 @@ class _Writer:
             written = etree.tostring(node, encoding="unicode", with_tail=False)
             self.out.append(self.parts[first] if same else written)
             return
-        if original is None:
-            start = self._tag(node, None, f"<{_element_name(node)}/>")
-        else:
-            start = self.parts[first]
-            parent = node.getparent()
-            moved = parent is not None and original.getparent() is not self.origins.get(parent)
-            if node.tag != original.tag or node.items() != original.items() or moved:
-                start = self._tag(node, original, start)
+        start = f"<{_element_name(node)}/>" if original is None else self.parts[first]
+        start, scope = self._tag(node, original, start, scope)
         if first == last:
             if not node.text and len(node) == 0:
                 self.out.append(start)
@@ -84,12 +78,13 @@ class _Writer:
         self.out.append(start)
         self._text(node.text, original, "text", first if first != last else None)
         for child in node:
-            self._node(child)
+            self._node(child, scope)
             source = self.origins.get(child)
             last_part = None if source is None else self.extents[source][1]
             self._text(child.tail, source, "tail", last_part)
-        same = original is not None and first != last and node.tag == original.tag
-        self.out.append(self.parts[last] if same else f"</{_element_name(node)}>")
+        name = _element_name(node)
+        same = first != last and name_of(self.parts[first]) == name
+        self.out.append(self.parts[last] if same else f"</{name}>")
 
     def _text(
         self, text: str | None, original: etree._Element | None, which: str, part: int | None
@@ -107,30 +102,45 @@ class _Writer:
             part += 2
             self.out.append(parts[part] + parts[part + 1])
 
-    def _tag(self, node: etree._Element, original: etree._Element | None, tag: str) -> str:
-        """The start tag `tag`, made to say what `node` says."""
+    def _tag(
+        self,
+        node: etree._Element,
+        original: etree._Element | None,
+        tag: str,
+        scope: Mapping[str, str],
+    ) -> tuple[str, dict[str, str]]:
+        """The start tag `tag`, made to say what `node` says, and the scope within it."""
         values: dict[str, str | None] = {}
-        if original is not None:
-            values = {
-                _attribute_name(original, str(key)): None
-                for key in original.attrib
-                if key not in node.attrib
-            }
+        names = {}
+        scope = dict(scope)
+        for _, name, _, value in ATTRIBUTE.findall(tag):
+            prefix, _, local = name.rpartition(":")
+            if name == "xmlns" or prefix == "xmlns":
+                scope[local if prefix else ""] = _unquoted(value)
+            elif original is not None:
+                uri = _XML if prefix == "xml" else original.nsmap.get(prefix)
+                key = f"{{{uri}}}{local}" if prefix else local
+                names[key] = name
+                if key not in node.attrib:
+                    values[name] = None
         for key, value in node.items():
-            if original is None or original.get(key) != value:
-                values[_attribute_name(node, key)] = value
-        parent = node.getparent()
-        inherited = {} if parent is None else parent.nsmap
-        declared = set(re.findall(r"\sxmlns:?([^\s=]*)\s*=", tag))
-        for prefix, uri in node.nsmap.items():
-            if (prefix or "") not in declared and inherited.get(prefix) != uri:
-                values[f"xmlns:{prefix}" if prefix else "xmlns"] = uri
-        if inherited.get(None) and None not in node.nsmap and "" not in declared:
-            values["xmlns"] = ""
+            if key not in names:
+                names[key] = _attribute_name(node, key)
+                values[names[key]] = value
+            elif original is None or original.get(key) != value:
+                values[names[key]] = value
+        needed = {node.prefix or "": etree.QName(node).namespace or ""}
+        for key in node.keys():  # noqa: SIM118 - an element's items are its children
+            prefix = names[key].rpartition(":")[0]
+            if prefix and prefix != "xml":
+                needed[prefix] = key[1:].partition("}")[0]
+        for prefix, uri in needed.items():
+            if scope.get(prefix, "") != uri:
+                values[f"xmlns:{prefix}" if prefix else "xmlns"] = scope[prefix] = uri
         name = _element_name(node)
-        if original is not None and node.tag != original.tag:
-            tag = f"<{name}{tag[len(_element_name(original)) + 1 :]}"
-        return retagged(tag, values, self.quote)
+        if original is not None and name != name_of(tag):
+            tag = f"<{name}{tag[len(name_of(tag)) + 1 :]}"
+        return (retagged(tag, values, self.quote) if values else tag), scope
 
     def _indent_added(self, copied: etree._Element) -> None:
         """Put added elements that bring no white space on lines of their own, as their siblings."""
@@ -173,6 +183,14 @@ def _indent_inside(element: etree._Element, own: str, unit: str) -> None:
     for child in element:
         _indent_inside(child, own + unit, unit)
         child.tail = child.tail or (own if child.getnext() is None else own + unit)
+
+
+def _unquoted(value: str) -> str:
+    if "&" not in value:
+        return value[1:-1]
+    from html import unescape
+
+    return unescape(value[1:-1])
 
 
 def _element_name(node: etree._Element) -> str:

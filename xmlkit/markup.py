@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from xmlkit.parsing import DocumentError
+
 __all__ = [
     "ATTRIBUTE",
     "CDATA",
     "MARKUP",
     "blank_before",
+    "encoded",
     "first_quote",
     "name_of",
     "quoted",
@@ -101,6 +104,29 @@ def retagged(tag: str, new: dict[str, str | None], quote: str = "'") -> str:
         pieces[place:place] = added
     pieces.append(end)
     return "".join(pieces)
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """The text of a document in its encoding; references for what the encoding lacks.
+
+    Raises DocumentError where no reference can stand: in names, comments and CDATA sections.
+    """
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        pass
+    for markup in MARKUP.split(text)[1::2]:
+        # of a start tag all but the values
+        fixed = markup if markup[1] in "/!?" else ATTRIBUTE.sub(r"\1\2", markup)
+        try:
+            fixed.encode(encoding)
+        except UnicodeEncodeError as error:
+            lacking = fixed[error.start]
+            raise DocumentError(
+                f"{lacking!r} cannot be written in {encoding} within {fixed[:40]!r}: "
+                "save the document as UTF-8"
+            ) from None
+    return text.encode(encoding, "xmlcharrefreplace")
 
 
 def quoted(value: str, quote: str = "'") -> str:

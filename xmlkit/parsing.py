@@ -15,11 +15,11 @@ from lxml import etree
 
 from xmlkit.errors import XmlkitError
 
-__all__ = ["MIB", "DocumentError", "Limits", "parsed", "read"]
+__all__ = ["MIB", "DocumentError", "Limits", "parsed", "place", "read"]
 
 MIB = 1024 * 1024
 
-_BEFORE_ROOT = re.compile(r"[\ufeff\s]+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
+_BEFORE_ROOT = re.compile(rb"\xef\xbb\xbf|\s+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
 _DECLARED = re.compile(r"\ufeff?<\?xml\s[^>]*?\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)")
 
 # Python's name of an encoding -> what libxml2 is told to read, whatever the document declares.
@@ -91,7 +91,7 @@ def read(source: bytes | str, limits: Limits) -> tuple[bytes, str, etree._Elemen
         )
     # Almost no document has the word: the prolog is walked only where it occurs at all.
     if b"!" in source and "<!DOCTYPE".encode(encoding) in source:
-        _refuse_doctype(source.decode(encoding, "replace"))
+        _refuse_doctype(source, encoding)
     return source, encoding, parsed(source, encoding, limits)
 
 
@@ -142,17 +142,27 @@ def _encoding_of(source: bytes) -> str:
     return encoding
 
 
-def _refuse_doctype(text: str) -> None:
+def _refuse_doctype(source: bytes, encoding: str) -> None:
+    # UTF-16 is the one that regular expressions over bytes cannot read
+    start = source.decode(encoding, "replace").encode() if "16" in encoding else source
     at = 0
-    while (found := _BEFORE_ROOT.match(text, at)) is not None:
+    while (found := _BEFORE_ROOT.match(start, at)) is not None:
         at = found.end()
-    if text.startswith("<!DOCTYPE", at):
+    if start.startswith(b"<!DOCTYPE", at):
+        line, column = place(start[:at].decode("utf-8", "replace"), at)
         raise DocumentError(
             "has a DOCTYPE, which libvirt's documents do not need and which is refused because "
             "it can define entities: remove it",
-            text.count("\n", 0, at) + 1,
-            at - text.rfind("\n", 0, at),
+            line,
+            column,
         )
+
+
+def place(text: str, at: int) -> tuple[int, int]:
+    """Line and column, from 1, of the character at `at`; a byte order mark is none."""
+    line = text.count("\n", 0, at) + 1
+    column = min(at, len(text)) - text.rfind("\n", 0, at)
+    return line, column - (line == 1 and text.startswith("\ufeff"))
 
 
 _parsers: dict[tuple[str, bool], etree.XMLParser] = {}
@@ -175,7 +185,7 @@ def parsed(source: bytes, encoding: str, limits: Limits) -> etree._Element:
         root = etree.fromstring(source, parser)
     except etree.XMLSyntaxError as error:
         line, column = error.position
-        reason = (error.msg or "not well-formed").split(", line ")[0]
+        reason = (error.msg or "not well-formed").split(", line ")[0].strip()
         if "Excessive depth" in reason:
             reason = f"elements nested more than {limits.depth} deep"
         elif "Resource limit" in reason or "too big" in reason:

@@ -12,10 +12,10 @@ Laws
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from xmlkit import names
 from xmlkit.disks import FORMATS, Address, Disk, read_domain
@@ -148,24 +148,14 @@ class Plan:
         import json
 
         try:
-            data = json.loads(text)
-            if data["schema"] != SCHEMA:
-                raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
-            if data["to"] not in ("volume", "path"):
-                raise PlanError(f"a plan to {data['to']!r}; it can only be to volume or path")
-            return cls(
-                to=data["to"],
-                name=str(data["domain"]["name"]),
-                uuid=str(data["domain"]["uuid"]),
-                disks=tuple(_disk_from_data(disk) for disk in data["disks"]),
-            )
-        except PlanError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(
-                f"not a plan of xmlkit's: {type(error).__name__} {error}; "
-                "make one with xmlkit diff --format plan"
-            ) from None
+            data = _fields(json.loads(text), _PLAN, "the plan")
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"not a plan: {error}; make one with xmlkit plan") from None
+        if data["schema"] != SCHEMA:
+            raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
+        domain = _fields(data["domain"], {"name": _TEXT, "uuid": _TEXT}, "domain")
+        disks = tuple(_disk_from_data(disk, i) for i, disk in enumerate(data["disks"]))
+        return cls(data["to"], domain["name"], domain["uuid"], disks)
 
 
 def plan(
@@ -192,8 +182,26 @@ def plan(
             raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
     planner = _Planner(domain, host, relocate or {}, live, accept)
     decide = planner.to_volume if to == "volume" else planner.to_path
-    decisions = tuple(planner.decision(disk, decide) for disk in planner.disks)
-    return Plan(to, planner.domain.name, planner.domain.uuid, decisions)
+    decisions = [planner.decision(disk, decide) for disk in planner.disks]
+    if relocate:
+        decisions = list(_without_clashes(decisions))
+    return Plan(to, planner.domain.name, planner.domain.uuid, tuple(decisions))
+
+
+def _without_clashes(decisions: list[Transition | Skip]) -> Iterator[Transition | Skip]:
+    """Two disks that would move to one volume both stay."""
+    wanted = Counter(d.after.path for d in decisions if _moves(d))
+    for decision in decisions:
+        if not _moves(decision) or wanted[decision.after.path] == 1:
+            yield decision
+            continue
+        message = f"another disk would move to {decision.after} as well"
+        reason = Reason("volume-taken", message)
+        yield Skip(decision.target, decision.before, decision.format, reason)
+
+
+def _moves(decision: Transition | Skip) -> TypeGuard[Transition]:
+    return isinstance(decision, Transition) and decision.action == "move"
 
 
 class _Refusal(Exception):
@@ -234,6 +242,8 @@ class _Planner:
                 raise _Refusal("live", "this is the XML of a running domain")
             if not disk.target or disk.target in self.shared_targets:
                 raise _Refusal("no-target", "no <target dev> of its own names this disk")
+            if self.rescue is not None:
+                raise _Refusal("rescue", f"disk {self.rescue.target} is Nova's rescue disk")
             return decide(disk)
         except _Refusal as refusal:
             return Skip(disk.target, disk.address, disk.image_format, refusal.reason)
@@ -284,8 +294,10 @@ class _Planner:
             raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
         if to is None or name in pool.by_name:
             raise _Refusal("volume-taken", f"pool {target} already has a volume {name}")
-        if self._paths[path] > 1 or self._paths[to]:
-            raise _Refusal("volume-taken", f"another disk uses {path} or {to}")
+        if self._places[path] > 1:
+            raise _Refusal("volume-taken", f"another disk uses {path} as well")
+        if self._places[to] or self._places[f"{target}/{name}"]:
+            raise _Refusal("volume-taken", f"another disk is on volume {target}/{name}")
         confined = "apparmor" in self.host.security_models and "apparmor" not in self.accept
         if confined and aa_helper_reads(path) and not aa_helper_reads(to):
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
@@ -398,26 +410,25 @@ class _Planner:
         return address.path
 
     @cached_property
-    def _paths(self) -> Counter[str | None]:
-        return Counter(disk.address.path for disk in self.disks)
+    def _places(self) -> Counter[str]:
+        """How many disks are at each path, or POOL/VOLUME."""
+        return Counter(str(disk.address) for disk in self.disks)
 
     def _rescue_disk(self) -> Disk | None:
         for disk in self.disks:
-            name = names.nova_name(disk.address.path or "")
+            name = names.nova_name(disk.address.path or disk.address.volume or "")
             if name is not None and name.endswith(".rescue"):
                 return disk
         return None
 
     def _refuse_foreign(self, disk: Disk) -> None:
-        """What is Nova's to keep: rescue, Cinder volumes, config drives."""
+        """What is Nova's to keep: Cinder volumes, config drives."""
         if not self.domain.nova:
             path = disk.address.path or ""
             own = names.split_instance_path(path) if "/disk.config" in path else None
             if own and own[0].lower() == self.domain.uuid and names.kind_of(own[1]) == "config":
                 raise _Refusal("config-drive", "Nova keeps it in the instance's directory")
             return
-        if self.rescue is not None:
-            raise _Refusal("rescue", f"disk {self.rescue.target} is Nova's rescue disk")
         if disk.owner == "cinder":
             raise _Refusal("cinder", "it is attached by Cinder")
         if disk.owner == "config-drive":
@@ -483,24 +494,73 @@ def _is_encrypted(disk: Disk) -> bool:
     return "encryption" in disk.children or disk.in_source("encryption")
 
 
-def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
-    data = asdict(disk)
-    if isinstance(disk, Skip):
-        data["action"] = "skip"
+# What a plan's JSON must hold: types, or the values that are allowed.
+_TEXT = (str,)
+_TEXT_OR_NONE = (str, type(None))
+_FORMS = ("volume", "path")
+_PLAN = {"schema": _TEXT, "to": _FORMS, "domain": (dict,), "disks": (list,)}
+_REASON = {"id": _TEXT, "message": _TEXT}
+_ADDRESS = {
+    "type": _TEXT,
+    "path": _TEXT_OR_NONE,
+    "pool": _TEXT_OR_NONE,
+    "volume": _TEXT_OR_NONE,
+}
+_SKIP = {"action": ("skip",), "target": _TEXT, "address": (dict,), "format": _TEXT}
+_TRANSITION = {
+    "action": ("adopt", "move"),
+    "target": _TEXT,
+    "disk_type": _FORMS,
+    "format": tuple(FORMATS - {"aio"}),
+    "before": (dict,),
+    "after": (dict,),
+    "verified": (bool,),
+    "reason": (dict, type(None)),
+    "live": (bool,),
+    "span": _TEXT,
+    "undo": (bool,),
+}
+
+
+def _fields(data: Any, shape: Mapping[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
+    """`data`, if it is an object with just the fields of `shape`. Raises PlanError."""
+    if not isinstance(data, dict):
+        raise PlanError(f"{where} is not an object; make a plan with xmlkit plan")
+    for name in shape.keys() ^ data.keys():
+        what = "lacks" if name in shape else "has an unknown"
+        raise PlanError(f"{where} {what} {name!r}; make a plan with xmlkit plan")
+    for name, allowed in shape.items():
+        value = data[name]
+        types = tuple(each for each in allowed if isinstance(each, type))
+        if not (type(value) in types if types else value in allowed):
+            raise PlanError(f"{where}: {name} cannot be {value!r}; make a plan with xmlkit plan")
     return data
 
 
-def _disk_from_data(data: dict[str, Any]) -> Transition | Skip:
-    data = dict(data)
-    reason = data.pop("reason")
-    made = None if reason is None else Reason(str(reason["id"]), str(reason["message"]))
-    if data.get("action") == "skip":
-        data.pop("action")
-        if made is None:
-            raise PlanError("a skip without a reason")
-        return Skip(reason=made, **{**data, "address": Address(**data["address"])})
-    for key in ("before", "after"):
-        data[key] = Address(**data[key])
-    if data.get("action") not in ("adopt", "move"):
-        raise PlanError(f"an unknown action {data.get('action')!r}")
-    return Transition(reason=made, **data)
+def _address_from_data(data: Any, where: str) -> Address:
+    return Address(**_fields(data, _ADDRESS, where))
+
+
+def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
+    return {"action": "skip"} | asdict(disk) if isinstance(disk, Skip) else asdict(disk)
+
+
+def _disk_from_data(data: Any, number: int) -> Transition | Skip:
+    where = f"disk {number + 1}"
+    if isinstance(data, dict) and data.get("action") == "skip":
+        data = _fields(data, _SKIP | {"reason": (dict,)}, where)
+        reason = Reason(**_fields(data["reason"], _REASON, f"{where}, reason"))
+        address = _address_from_data(data["address"], f"{where}, address")
+        return Skip(data["target"], address, data["format"], reason)
+    data = dict(_fields(data, _TRANSITION, where))
+    if not data["target"]:
+        raise PlanError(f"{where} has no target")
+    if data["reason"] is not None:
+        data["reason"] = Reason(**_fields(data["reason"], _REASON, f"{where}, reason"))
+    for name in ("before", "after"):
+        data[name] = address = _address_from_data(data[name], f"{where}, {name}")
+        volume = address.pool and address.volume
+        known = {"file": address.path, "block": address.path, "volume": volume}
+        if not known.get(address.type):
+            raise PlanError(f"{where}, {name}: not the address of a file, block or volume disk")
+    return Transition(**data)

@@ -17,7 +17,15 @@ import copy
 from lxml import etree
 
 from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read, read_domain
-from xmlkit.document import Document, Edit, InsertBefore, Remove, Replace, SetAttributes
+from xmlkit.document import (
+    Document,
+    DocumentError,
+    Edit,
+    InsertBefore,
+    Remove,
+    Replace,
+    SetAttributes,
+)
 from xmlkit.markup import quoted
 from xmlkit.plan import Plan, PlanError, Transition
 
@@ -110,8 +118,14 @@ def _is_what_the_plan_made(disk: Disk, transition: Transition) -> bool:
     prefixes = " ".join(
         f"xmlns:{prefix}={quoted(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
     )
-    was = Document.parse(f"<was {prefixes}>{transition.span}</was>")
-    made = was.edited(_edits(read(was.root[0]), transition.inverse())).root[0]
+    try:
+        was = Document.parse(f"<was {prefixes}>{transition.span}</was>")
+    except DocumentError:
+        return False
+    disks = [read(child) for child in was.root]
+    if len(disks) != 1 or not disks[0].address.same(transition.after):
+        return False
+    made = was.edited(_edits(disks[0], transition.inverse())).root[0]
     return _canonical(made) == _canonical(disk.element)
 
 

@@ -1,0 +1,184 @@
+"""Secrets never show: in no place where libvirt's documents have them, however they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from xmlkit.redaction import redact, redact_pair
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+# Each has the secret HIDE-ME in it, and `stays`, which is none.
+SECRETS = {
+    "vnc": ("<graphics type='vnc' passwd='HIDE-ME'/>", "vnc"),
+    "spice": ('<graphics type="spice" passwd="HIDE-ME"/>', "spice"),
+    "blanks around =": ("<graphics type='vnc' passwd = 'HIDE-ME' port='5'/>", "port='5'"),
+    "line breaks": ("<graphics\n  passwd\n=\n'HIDE-ME'\n  port='5'/>", "port='5'"),
+    "> before it": ("<graphics listen='a>b' passwd='HIDE-ME'/>", "a>b"),
+    "' before it": ('<graphics listen="it\'s" passwd="HIDE-ME"/>', "it's"),
+    "entities": ("<graphics passwd='&lt;&quot;HIDE-ME&#13;'/>", "passwd"),
+    "not empty": ("<graphics passwd='HIDE-ME'></graphics>", "</graphics>"),
+    "commented out": ("<!-- <graphics passwd='HIDE-ME'/> --><a/>", "<a/>"),
+    "cookie": ("<cookies><cookie name='sid'>HIDE-ME</cookie></cookies>", "sid"),
+    "cookie, prefixed": ("<x:cookie xmlns:x='u' name='sid'>HIDE-ME</x:cookie>", "sid"),
+    "cookie, CDATA": ("<cookie name='sid'><![CDATA[HIDE-ME]]></cookie>", "sid"),
+    "cookie, CDATA with an end tag": (
+        "<cookie name='sid'><![CDATA[</cookie>HIDE-ME]]></cookie>",
+        "sid",
+    ),
+    "cookie, comment with an end tag": (
+        "<cookie name='sid'><!-- </cookie> -->HIDE-ME</cookie>",
+        "sid",
+    ),
+    "cookie, end tag with a blank": ("<cookie name='sid'>HIDE-ME</cookie >", "sid"),
+    "cookie, lines": ("<cookie\n name='sid'\n>\nHIDE-ME\n</cookie>", "sid"),
+    "auth": ("<auth username='HIDE-ME'><secret type='ceph' usage='u'/></auth>", "usage='u'"),
+    "query": ("<source protocol='https' name='n' query='token=HIDE-ME'/>", "name='n'"),
+    "query, signed": ("<source name='n' query='Expires=1&amp;Signature=HIDE-ME'/>", "name='n'"),
+}
+
+# As the value of <qemu:arg>.
+ARGUMENTS = {
+    "secret": ("secret,id=sec0,data=HIDE-ME", "id=sec0"),
+    "secret, then more": ("secret,id=sec0,data=HIDE-ME,format=raw", "format=raw"),
+    "secret, doubled comma": ("secret,id=sec0,data=a,,HIDE-ME", "id=sec0"),
+    "secret, blank": ("secret,id=sec0,data=a HIDE-ME", "id=sec0"),
+    "secret, &": ("secret,id=sec0,data=a&HIDE-ME", "id=sec0"),
+    "secret, JSON": ('{"qom-type":"secret","id":"sec0","data":"HIDE-ME"}', "sec0"),
+    "password": ("port=5900,password=HIDE-ME", "port=5900"),
+    "password, first": ("password=HIDE-ME,port=5900", "port=5900"),
+    "password, JSON": ('{"driver": "ssh", "password": "HIDE-ME"}', "ssh"),
+    "option": ("--token=HIDE-ME", "--"),
+    "dotted": ("driver=https,file.password=HIDE-ME", "driver=https"),
+    "rbd": ("file=rbd:pool/image:id=cinder:key=HIDE-ME==:auth_supported=cephx", "pool/image"),
+    "url": ("file=https://user:HIDE-ME@example.org/image", "example.org"),
+    "capitals": ("PASSWORD=HIDE-ME", "PASSWORD"),
+}
+
+
+def argument(value: str, quote: str = "'") -> str:
+    """A <qemu:arg> with this value."""
+    escaped = value.replace("&", "&amp;").replace("<", "&lt;")
+    escaped = escaped.replace("'", "&apos;").replace('"', "&quot;" if quote == '"' else '"')
+    element = f"<qemu:arg value={quote}{escaped}{quote}/>"
+    return f"<qemu:commandline xmlns:qemu='{QEMU}'>{element}</qemu:commandline>"
+
+
+@pytest.mark.parametrize(("xml", "stays"), SECRETS.values(), ids=SECRETS)
+def test_a_secret_in_a_document_does_not_show(xml: str, stays: str) -> None:
+    """And what is none does."""
+    shown = redact(f"<domain>{xml}</domain>")
+
+    assert "HIDE-ME" not in shown
+    assert stays in shown
+
+
+@pytest.mark.parametrize("quote", ["'", '"'], ids=["single", "double"])
+@pytest.mark.parametrize(("value", "stays"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_a_secret_on_a_qemu_command_line_does_not_show(value: str, stays: str, quote: str) -> None:
+    """In each of the ways in which QEMU takes one."""
+    shown = redact(argument(value, quote))
+
+    assert "HIDE-ME" not in shown
+    assert stays in shown
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        pytest.param("<q:env name='API_TOKEN' value='HIDE-ME'/>", id="token"),
+        pytest.param("<q:env value='HIDE-ME' name='AWS_SECRET_ACCESS_KEY'/>", id="value-first"),
+        pytest.param("<q:env name='db_password' value='HIDE-ME'/>", id="small-letters"),
+    ],
+)
+def test_a_secret_in_qemus_environment_does_not_show(xml: str) -> None:
+    """A variable whose name says that it is one."""
+    assert "HIDE-ME" not in redact(f"<q:commandline xmlns:q='{QEMU}'>{xml}</q:commandline>")
+
+
+def test_a_command_line_is_known_by_its_namespace_and_not_by_its_prefix() -> None:
+    """It may have none."""
+    xml = f"<commandline xmlns='{QEMU}'><arg value='secret,id=s,data=HIDE-ME'/></commandline>"
+
+    assert "HIDE-ME" not in redact(f"<domain>{xml}</domain>")
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<domain><name>password</name></domain>",
+        "<domain><description>a secret, a token, a key and a cookie</description></domain>",
+        "<graphics type='vnc' passwdValidTo='2030-01-01T00:00:00'/>",
+        "<secret type='ceph' uuid='0'/>",
+        "<cookies/>",
+        "<cookie/>",
+        "<a b='passwd=x'/>",
+        "<user username='root'/>",
+        argument("-device"),
+        argument("virtio-keyboard-pci,id=input0"),
+        argument("secret,id=sec0,file=/run/secret"),
+        f"<q:env xmlns:q='{QEMU}' name='PATH' value='/bin'/>",
+    ],
+)
+def test_what_is_no_secret_stays_as_it_is(xml: str) -> None:
+    """A document without one is shown byte for byte."""
+    assert xml == redact(xml)
+
+
+def test_nothing_of_a_secret_shows_through() -> None:
+    """Two secrets of another length, and the same one twice, look alike."""
+    short, long = (redact(f"<graphics passwd='{'x' * length}'/>") for length in (1, 40))
+
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(path.name for path in FIXTURES.glob("*.xml")), "nova/qcow2-vol-ceph.xml"]
+)
+def test_a_redacted_document_still_is_one(name: str) -> None:
+    """With the same elements in it."""
+    text = (FIXTURES / name).read_text()
+
+    assert [each.tag for each in etree.fromstring(text.encode()).iter()] == [
+        each.tag for each in etree.fromstring(redact(text).encode()).iter()
+    ]
+
+
+@pytest.mark.parametrize("show", [redact, lambda text: redact_pair(text, text)[1]])
+def test_none_of_the_places_in_the_fixture_shows(show: object) -> None:
+    """fixtures/secrets.xml has one of each kind, numbered."""
+    text = (FIXTURES / "secrets.xml").read_text()
+    assert callable(show)
+
+    assert 7 == text.count("HIDE-ME")
+    assert "HIDE-ME" not in show(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        pytest.param("<a passwd='x'/>", "<a passwd='x'/>", 0, id="same"),
+        pytest.param("<a passwd='x'/>", '<a passwd="x"/>', 0, id="other-quotes"),
+        pytest.param("<a passwd='x'/>", "<a passwd='y'/>", 1, id="another"),
+        pytest.param("<a passwd='x'/>", "<a passwd='X'/>", 1, id="other-case"),
+        pytest.param("<a/>", "<a passwd='x'/>", 1, id="new"),
+        pytest.param("<a passwd='x'/>", "<a/>", 0, id="gone"),
+        pytest.param("<a><cookie>x</cookie></a>", "<a><cookie>y</cookie></a>", 1, id="cookie"),
+        pytest.param(
+            "<a><b passwd='x'/><c passwd='y'/></a>",
+            "<a><b passwd='x'/><c passwd='z'/></a>",
+            1,
+            id="one-of-two",
+        ),
+    ],
+)
+def test_a_change_of_a_secret_shows_as_changed(before: str, after: str, changed: int) -> None:
+    """Neither the old value nor the new one, nor a hash."""
+    old, new = redact_pair(before, after)
+
+    assert (0, changed) == (old.count("(changed)"), new.count("(changed)"))
+    assert after.count("passwd") == new.count("passwd")
