@@ -43,20 +43,20 @@ SECRETS = {
 
 # As the value of <qemu:arg>.
 ARGUMENTS = {
-    "secret": ("secret,id=sec0,data=HIDE-ME", "id=sec0"),
-    "secret, then more": ("secret,id=sec0,data=HIDE-ME,format=raw", "format=raw"),
-    "secret, doubled comma": ("secret,id=sec0,data=a,,HIDE-ME", "id=sec0"),
-    "secret, blank": ("secret,id=sec0,data=a HIDE-ME", "id=sec0"),
-    "secret, &": ("secret,id=sec0,data=a&HIDE-ME", "id=sec0"),
-    "secret, JSON": ('{"qom-type":"secret","id":"sec0","data":"HIDE-ME"}', "sec0"),
-    "password": ("port=5900,password=HIDE-ME", "port=5900"),
-    "password, first": ("password=HIDE-ME,port=5900", "port=5900"),
-    "password, JSON": ('{"driver": "ssh", "password": "HIDE-ME"}', "ssh"),
-    "option": ("--token=HIDE-ME", "--"),
-    "dotted": ("driver=https,file.password=HIDE-ME", "driver=https"),
-    "rbd": ("file=rbd:pool/image:id=cinder:key=HIDE-ME==:auth_supported=cephx", "pool/image"),
-    "url": ("file=https://user:HIDE-ME@example.org/image", "example.org"),
-    "capitals": ("PASSWORD=HIDE-ME", "PASSWORD"),
+    "secret": "secret,id=sec0,data=HIDE-ME",
+    "secret, then more": "secret,id=sec0,data=HIDE-ME,format=raw",
+    "secret, doubled comma": "secret,id=sec0,data=a,,HIDE-ME",
+    "secret, blank": "secret,id=sec0,data=a HIDE-ME",
+    "secret, &": "secret,id=sec0,data=a&HIDE-ME",
+    "secret, JSON": '{"qom-type":"secret","id":"sec0","data":"HIDE-ME"}',
+    "password": "port=5900,password=HIDE-ME",
+    "password, first": "password=HIDE-ME,port=5900",
+    "password, JSON": '{"driver": "ssh", "password": "HIDE-ME"}',
+    "option": "--token=HIDE-ME",
+    "dotted": "driver=https,file.password=HIDE-ME",
+    "rbd": "file=rbd:pool/image:id=cinder:key=HIDE-ME==:auth_supported=cephx",
+    "url": "file=https://user:HIDE-ME@example.org/image",
+    "capitals": "PASSWORD=HIDE-ME",
 }
 
 
@@ -78,13 +78,10 @@ def test_a_secret_in_a_document_does_not_show(xml: str, stays: str) -> None:
 
 
 @pytest.mark.parametrize("quote", ["'", '"'], ids=["single", "double"])
-@pytest.mark.parametrize(("value", "stays"), ARGUMENTS.values(), ids=ARGUMENTS)
-def test_a_secret_on_a_qemu_command_line_does_not_show(value: str, stays: str, quote: str) -> None:
-    """In each of the ways in which QEMU takes one."""
-    shown = redact(argument(value, quote))
-
-    assert "HIDE-ME" not in shown
-    assert stays in shown
+@pytest.mark.parametrize("value", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_a_secret_on_a_qemu_command_line_does_not_show(value: str, quote: str) -> None:
+    """In each of the ways in which QEMU takes one: the argument is hidden as a whole."""
+    assert argument("(redacted)", quote) == redact(argument(value, quote))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +117,6 @@ def test_a_command_line_is_known_by_its_namespace_and_not_by_its_prefix() -> Non
         "<user username='root'/>",
         argument("-device"),
         argument("virtio-keyboard-pci,id=input0"),
-        argument("secret,id=sec0,file=/run/secret"),
         f"<q:env xmlns:q='{QEMU}' name='PATH' value='/bin'/>",
     ],
 )

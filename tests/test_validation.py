@@ -85,19 +85,7 @@ def test_the_fixtures_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "line", "xpath"),
     [
-        pytest.param(
-            domain("\n    <disk><target dev='vda'/></disk>\n    <disk colour='red'/>\n  "),
-            7,
-            "/domain/devices/disk[2]",
-            id="second-disk",
-        ),
         pytest.param(domain(extra="  <nonsense/>\n"), 6, "/domain/nonsense", id="unknown-element"),
-        pytest.param(
-            domain("\n    <disk>\n      <target/>\n    </disk>"),
-            7,
-            "/domain/devices/disk/target",
-            id="missing-attribute",
-        ),
     ],
 )
 def test_a_finding_names_the_place_that_is_wrong(document: Document, line: int, xpath: str) -> None:

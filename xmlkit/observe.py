@@ -48,11 +48,13 @@ def opened(uri: str) -> Iterator[Any]:
     try:
         connection = libvirt.openReadOnly(uri)
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"cannot connect to {uri}: {error.get_error_message()}") from None
+        raise LibvirtError(
+            f"cannot connect to {_without_password(uri)}: {error.get_error_message()}"
+        ) from None
     try:
         yield connection
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"{uri}: {error.get_error_message()}") from None
+        raise LibvirtError(f"{_without_password(uri)}: {error.get_error_message()}") from None
     finally:
         connection.close()
 
@@ -114,7 +116,7 @@ def _pools(connection: Any) -> list[Any]:
     import libvirt
 
     try:
-        return list(connection.listAllStoragePools())
+        return sorted(connection.listAllStoragePools(), key=lambda pool: pool.name())
     except libvirt.libvirtError as error:
         # a driver without storage: its hosts have no pools
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
@@ -131,9 +133,12 @@ def _storage(pool: Any, *, local: bool) -> Iterator[str]:
     known = parse_pool(etree.fromstring(xml.encode()))
     volumes = []
     links = []
-    for volume in pool.listAllVolumes() if active else ():
+    for volume in _volumes(pool) if active else ():
         try:
             text = volume.XMLDesc(0)
+        except UnicodeDecodeError:
+            # a name that is no UTF-8 cannot stand in a domain's XML either
+            continue
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
                 raise
@@ -148,6 +153,16 @@ def _storage(pool: Any, *, local: bool) -> Iterator[str]:
     yield from volumes
     yield from links
     yield "</storage>\n"
+
+
+def _volumes(pool: Any) -> list[Any]:
+    volumes = {}
+    for volume in pool.listAllVolumes():
+        try:
+            volumes[volume.name()] = volume
+        except UnicodeDecodeError:
+            continue
+    return [volumes[name] for name in sorted(volumes)]
 
 
 def _bare(xml: str) -> str:

@@ -10,9 +10,9 @@ Laws
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from xmlkit.markup import ATTRIBUTE, MARKUP
+from xmlkit.markup import ATTRIBUTE, MARKUP, name_of
 
 __all__ = ["redact", "redact_pair"]
 
@@ -20,14 +20,16 @@ HIDDEN = "(redacted)"
 CHANGED = "(changed)"
 
 # Enough to see that a text has none, which is the usual case.
-_HINT = re.compile(r"passw|<auth\b|cookie|secret|token|credential|\bkey\b", re.IGNORECASE)
-
-_ATTRIBUTES = frozenset(("passwd", "password"))
+_HINT = re.compile(
+    r"passw|passphrase|cookie|secret|token|credential|key|<auth\b|\bquery\b|://[^/\s]*@|signature",
+    re.IGNORECASE,
+)
+_ATTRIBUTES = frozenset(("passwd", "password", "query"))
 _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
-_SECRET_NAME = re.compile(r"passw|secret|token|credential|key", re.IGNORECASE)
-# in an argument such as secret,id=sec0,data=... or vnc=:1,password=...
-_IN_ARGUMENT = re.compile(
-    r"(?:^|[,.\s?&])(?:[\w.-]*(?:passw(?:or)?d|secret|token|credential)|data|key)=([^,\s&]*)",
+# What makes an argument or a variable of a guest's command line a secret, as a whole: values may
+# be quoted, escaped or JSON, so that no part of them is sure to be harmless.
+_SECRET = re.compile(
+    r"passw|passphrase|secret|token|credential|\bkey\b|[-_]key\b|\bdata=|://[^/\s]*:[^/\s]*@",
     re.IGNORECASE,
 )
 
@@ -58,26 +60,49 @@ def _replaced(text: str, old: list[str] | None) -> str:
 
 def _secrets(text: str) -> Iterator[tuple[int, int]]:
     """Where the secrets stand, in their order."""
-    if not _HINT.search(text):
-        return
-    for match in MARKUP.finditer(text):
+    if _HINT.search(text):
+        yield from _secrets_within(text, 0, len(text))
+
+
+def _secrets_within(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    hidden = ""  # the element whose text is a secret, and where that text began
+    began = 0
+    for match in MARKUP.finditer(text, start, end):
         tag = match.group()
-        if tag[1] in "/!?":
-            continue
-        prefix, _, name = tag[1:].rstrip("/>").split(None, 1)[0].rpartition(":")
-        attributes = {
-            each.group(2): each.span(4) for each in ATTRIBUTE.finditer(text, *match.span())
-        }
-        for attribute, (start, end) in attributes.items():
-            start, end = start + 1, end - 1
-            if attribute in _ATTRIBUTES or (name == "auth" and attribute == "username"):
-                yield start, end
-            elif attribute == "value" and prefix and name == "arg":
-                for found in _IN_ARGUMENT.finditer(text, start, end):
-                    yield found.span(1)
-            elif attribute == "value" and prefix and name == "env":
-                variable = text[slice(*attributes.get("name", (0, 0)))]
-                if _SECRET_NAME.search(variable):
-                    yield start, end
-        if name in _ELEMENTS and tag[-2] != "/":
-            yield match.end(), text.index(f"</{tag[1:].rstrip('>').split(None, 1)[0]}", match.end())
+        if hidden:
+            if tag.startswith(f"</{hidden}") and name_of("<" + tag[2:]).rstrip(">") == hidden:
+                yield began, match.start()
+                hidden = ""
+        elif tag.startswith("<!--"):
+            # what is commented out was somebody's secret all the same
+            yield from _secrets_within(text, match.start() + 4, match.end() - 3)
+        elif tag[1] not in "/!?":
+            written = name_of(tag).rstrip("/>")
+            attributes = {
+                each.group(2): (each.start(4) + 1, each.end(4) - 1)
+                for each in ATTRIBUTE.finditer(text, *match.span())
+            }
+            yield from _in_attributes(text, written, attributes)
+            if tag[-2] != "/" and _is_secret_element(text, written, attributes):
+                hidden, began = written, match.end()
+
+
+def _in_attributes(
+    text: str, written: str, attributes: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    name = written.rpartition(":")[2]
+    variable = text[slice(*attributes.get("name", (0, 0)))]
+    for attribute, (start, end) in attributes.items():
+        said = f"{variable}={text[start:end]}"
+        if (
+            attribute in _ATTRIBUTES
+            or (name == "auth" and attribute == "username")
+            or (name in ("arg", "env") and attribute == "value" and _SECRET.search(said))
+        ):
+            yield start, end
+
+
+def _is_secret_element(text: str, written: str, attributes: Mapping[str, tuple[int, int]]) -> bool:
+    name = written.rpartition(":")[2]
+    variable = text[slice(*attributes.get("name", (0, 0)))]
+    return name in _ELEMENTS or (name == "initenv" and _SECRET.search(variable) is not None)

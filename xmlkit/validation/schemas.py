@@ -20,6 +20,7 @@ __all__ = ["SCHEMAS", "SchemaError", "compiled", "directory"]
 # choose it (9.0.0).
 SCHEMAS = {
     "capabilities": "capability",
+    "cpu": "cpu",
     "device": "nodedev",
     "domain": "domain",
     "domainCapabilities": "domaincaps",
