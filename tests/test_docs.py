@@ -17,7 +17,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def _shown(page: Path) -> list[tuple[str, str]]:
     """Each `$ xmlkit ...` in a page's blocks, with the output below it."""
     found = []
-    for block in re.findall(r"```\n(\$ .*?)```|((?:^    [^\n]*\n|^\n)+)", page.read_text(), re.M | re.S):
+    for block in re.findall(
+        r"```\n(\$ .*?)```|((?:^    [^\n]*\n|^\n)+)", page.read_text(), re.M | re.S
+    ):
         text = block[0] or "\n".join(line[4:] for line in block[1].split("\n"))
         match = re.match(r"\s*\$ (xmlkit (?:[^\n]*\\\n)*[^\n]*)\n(.*)", text, re.S)
         if match and "guest.xml" not in match.group(1):

@@ -799,6 +799,20 @@ def disks(count: int, between: str = "") -> bytes:
     return HEAD + "".join(map(text.format, range(count))).encode() + TAIL
 
 
+def one_disk(between: bytes = b"", inside: bytes = b"", argument: bytes = b"") -> bytes:
+    """A domain with one such disk, with something long in a tag, in the disk or behind it."""
+    return (
+        HEAD.replace(b">", b" xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>", 1)
+        + b"<disk type='file'"
+        + between
+        + b"><source file='/p/a'/>"
+        + inside
+        + b"<target dev='vda'/></disk></devices><q:commandline><q:arg value='"
+        + argument
+        + b"'/></q:commandline></domain>"
+    )
+
+
 def laughs() -> bytes:
     """Entities of entities."""
     entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
@@ -858,6 +872,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "empty-disks": (lambda: HEAD + b"<disk/>" * 200_000 + TAIL, {0, 1, 2}),
     "disks": (lambda: disks(30_000), {0, 1, 2}),
     "disks-of-nova": (lambda: disks(30_000).replace(b"<memory>", NOVA + b"<memory>"), {0, 1, 2}),
+    # in each of these a part is 1 MiB that one might look through again and again
+    "blanks-in-a-tag": (lambda: one_disk(between=b" " * MIB), {0, 1, 2}),
+    "lines-in-a-tag": (lambda: one_disk(between=b"\n" * MIB), {0, 1, 2}),
+    "lines-in-a-disk": (lambda: one_disk(inside=b"\n" * MIB), {0, 1, 2}),
+    "comment-in-a-disk": (lambda: one_disk(inside=b"<!--" + b"\n" * MIB + b"-->"), {0, 1, 2}),
+    "dots-in-an-argument": (lambda: one_disk(argument=b"token" + b"." * MIB), {0, 1, 2}),
+    "commas-in-an-argument": (lambda: one_disk(argument=b"token=," * (MIB // 7)), {0, 1, 2}),
     "disks-with-comments": (lambda: disks(25_000, "<!-- -->"), {0, 1, 2}),
 }
 
@@ -865,7 +886,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
 MEASURE = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
-done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+try:
+    done = subprocess.run(
+        sys.argv[2:], stdin=subprocess.DEVNULL, capture_output=True, timeout=float(sys.argv[1])
+    )
+except subprocess.TimeoutExpired:
+    done = subprocess.CompletedProcess([], -1, b"", b"took too long")
 wall = time.monotonic() - start
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps({
@@ -889,7 +915,7 @@ MEMORY = 300.0  # MiB
 
 def measured(*command: str) -> dict[str, Any]:
     """The exit code, stderr, seconds and MiB of a command."""
-    wrapper = [sys.executable, "-c", MEASURE, *command]
+    wrapper = [sys.executable, "-c", MEASURE, str(WALL), *command]
     done = subprocess.run(wrapper, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -929,10 +955,26 @@ def test_a_hostile_document_ends_early(
             end="",
         )
     assert "Traceback" not in took["stderr"]
-    assert took["code"] in codes
+    assert took["code"] in codes, took["stderr"]
     if took["code"] == 2:
         # what validate finds is its answer, for the others it is trouble
         said, silent = ("stdout", "stderr") if command == "validate" else ("stderr", "stdout")
         assert (1, "") == (took[said].count("\n"), took[silent])
     assert took["rss"] <= MEMORY
-    assert took["wall"] <= WALL
+
+
+def test_a_raised_limit_holds_to_the_end(tmp_path: Path) -> None:
+    """What --max-depth and --max-markup let in is not refused when it is checked once more."""
+    file = tmp_path / "deep.xml"
+    disk = one_disk(argument=b"x")
+    file.write_bytes(
+        disk.replace(b"<memory>", b"<metadata>" + nested(300) + b"</metadata><memory>")
+    )
+    command = [*XMLKIT, "transform", "--quiet", "--pool", "p=/p", "--max-depth", "400", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert b" pool='p' volume='a'" in done.stdout
+    file.write_bytes(disks(60_000))
+    command[-3:-1] = ["--max-markup", "1000000"]
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert (0, b"") == (done.returncode, done.stderr)

@@ -14,7 +14,6 @@ import json
 import re
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from xmlkit import (
     transform,
 )
 from xmlkit.errors import XmlkitError
-from xmlkit.observe import domain_xml, observe, opened
+from xmlkit.observe import observe, opened
 from xmlkit.plan import plan
 from xmlkit.rules import RULES
 from xmlkit.testing import Libvirtd
