@@ -40,7 +40,11 @@ FILE_POOLS = frozenset(("dir", "fs", "netfs", "vstorage"))
 BLOCK_POOLS = frozenset(("logical", "disk", "zfs"))
 NOVA = "{http://openstack.org/xmlns/libvirt/nova/"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_NOVA_PATH = re.compile(rf"(?:.*/)?(?P<uuid>{_UUID})(?P<by>[/_])(?P<name>[^/]+)", re.IGNORECASE)
+# A disk of Nova's: a file in the instance's directory, else a volume.
+_NOVA_PATHS = (
+    re.compile(rf"(?:.*/)?(?P<uuid>{_UUID})(?P<by>/)(?P<name>[^/]+)", re.IGNORECASE),
+    re.compile(rf"(?:.*/)?(?P<uuid>{_UUID})(?P<by>_)(?P<name>[^/]+)", re.IGNORECASE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ def eligible(
     Nothing is moved here: a disk in no pool stays.
     """
     root = etree.fromstring(document.source)
-    if root.get("id") is not None and not live:
+    if (root.get("id") is not None and not live) or _is_rescued(root):
         return []
     disks = root.findall("devices/disk")
     targets = [_attribute(disk, "target", "dev") for disk in disks]
@@ -214,6 +218,9 @@ def _is_usable(pool: Pool, name: str, disk: etree._Element) -> bool:
     format_ = _attribute(disk, "driver", "type")
     if format_ is not None and format_ not in IMAGE_FORMATS:
         return False
+    # a LUN is passed through to the guest, so it has to be a block device
+    if disk.get("device") == "lun" and pool.type in FILE_POOLS:
+        return False
     if not name or name in (".", "..") or "/" in name or re.search(r"[\x00-\x1f\x7f]", name):
         return False
     if not pool.active or not pool.name or re.search(r"[/\n]", pool.name):
@@ -235,23 +242,31 @@ def _agrees(volume: Volume, format_: str | None, disk: etree._Element) -> bool:
 
 
 def _is_novas(root: etree._Element, disk: etree._Element) -> bool:
-    """Whether Nova keeps the disk: a Cinder volume, its config drive, anything during a rescue."""
+    """Whether Nova keeps the disk elsewhere than among its images: Cinder's, its config drive."""
     own = _nova_disk(disk)
     config = own is not None and own["name"].removesuffix(".rescue") == "disk.config"
-    if not any(str(child.tag).startswith(NOVA) for child in root.iterfind("metadata/{*}*")):
+    if not _has_novas_metadata(root):
         uuid = (root.findtext("uuid") or "").strip().lower()
         return own is not None and config and own["by"] == "/" and own["uuid"].lower() == uuid
-    others = map(_nova_disk, root.iterfind("devices/disk"))
-    if any(other is not None and other["name"].endswith(".rescue") for other in others):
-        return True
     alias = _attribute(disk, "alias", "name") or ""
     return config or disk.find("serial") is not None or alias.startswith("ua-")
 
 
+def _is_rescued(root: etree._Element) -> bool:
+    """Whether the domain is an instance of Nova's that is being rescued."""
+    names = [found["name"] for disk in root.iterfind("devices/disk") if (found := _nova_disk(disk))]
+    return _has_novas_metadata(root) and any(name.endswith(".rescue") for name in names)
+
+
+def _has_novas_metadata(root: etree._Element) -> bool:
+    return any(str(child.tag).startswith(NOVA) for child in root.iterfind("metadata/{*}*"))
+
+
 def _nova_disk(disk: etree._Element) -> re.Match[str] | None:
-    """The parts of a path of Nova's, .../{uuid}/{name} or, of LVM, .../{uuid}_{name}."""
-    path = _attribute(disk, "source", {"block": "dev"}.get(disk.get("type", "file"), "file"))
-    return _NOVA_PATH.fullmatch(path or "")
+    """The parts of a path of Nova's, .../{uuid}/{name} or, as a volume, .../{uuid}_{name}."""
+    attribute = {"block": "dev", "volume": "volume"}.get(disk.get("type", "file"), "file")
+    path = _attribute(disk, "source", attribute) or ""
+    return next(filter(None, (pattern.fullmatch(path) for pattern in _NOVA_PATHS)), None)
 
 
 def _attribute(disk: etree._Element, child: str, name: str) -> str | None:

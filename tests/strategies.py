@@ -391,7 +391,7 @@ def _disks(draw: Draw, style: Style, target: str) -> str:
     type_ = draw(
         st.sampled_from(["file", "file", "file", "block", "block", "volume", "volume", "network"])
     )
-    given = {"type": type_, "device": draw(st.sampled_from(["disk", "disk", "cdrom", ""]))}
+    given = {"type": type_, "device": draw(st.sampled_from(["disk", "disk", "cdrom", "", "lun"]))}
     if type_ == "file" and _rarely(draw):
         del given["type"]  # file is what is meant then
     blank = draw(st.sampled_from([" ", " ", "  ", "\n   "]))

@@ -14,11 +14,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
@@ -146,6 +147,44 @@ def test_wrong_arguments_are_refused(arguments: tuple[str, ...]) -> None:
     assert re.search(r"^(Error|xmlkit): ", message, re.MULTILINE)
 
 
+# The schemas of what is written in JSON.
+
+
+def nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON document with its place."""
+    if isinstance(schema, dict):
+        yield place, schema
+        for key, value in schema.items():
+            yield from nodes(value, f"{place}/{key}")
+
+
+@pytest.mark.parametrize("name", ["diff", "plan", "validate"])
+def test_a_schema_says_all_that_there_is_and_what_it_means(name: str) -> None:
+    """A schema of 2020-12 that allows nothing else, with a description of each property."""
+    schema = json.loads((ROOT / f"schemas/{name}-1.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    objects = [(place, node) for place, node in nodes(schema) if node.get("type") == "object"]
+    properties = [
+        (f"{place}/{key}", value)
+        for place, node in objects
+        for key, value in node["properties"].items()
+    ]
+    defined = {f"#/$defs/{key}": value for key, value in schema["$defs"].items()}
+
+    assert "https://json-schema.org/draft/2020-12/schema" == schema["$schema"]
+    assert f"xmlkit.{name}/1" == schema["properties"]["schema"]["const"] == schema["title"]
+    assert 3 <= len(objects)
+    for place, node in objects:
+        assert (place, False) == (place, node.get("additionalProperties"))
+        assert (place, set(node["properties"])) == (place, set(node["required"]))
+    assert [] == [
+        place
+        for place, value in properties
+        if "description" not in value | defined.get(value.get("$ref", ""), {})
+        and not value.get("$ref", "").startswith("#/$defs/address/properties/")
+    ]
+
+
 # Which host.
 
 
@@ -193,6 +232,8 @@ def test_libvirts_variable_counts_last(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--pool", "images=relative", "absolute"),
         ("--pool", "images=zip:/x", "'zip'"),
         ("--pool", "a/b=/x", "'a/b'"),
+        ("--pool", "a\x01b=/srv/images", "'a\\x01b'"),
+        ("--pool", "a\udcff=/srv/images", "'a\\udcff'"),
         ("--relocate", "nowhere", "'nowhere'"),
         ("--relocate", "root=", "'root='"),
         ("--relocate", "", "POOL"),
@@ -219,6 +260,13 @@ def test_a_host_that_cannot_be_is_refused(name: str, option: str, value: str, me
 def test_what_is_said_twice_is_refused(arguments: tuple[str, ...]) -> None:
     """Nobody can tell which of the two was meant."""
     refused(xmlkit(*PLANNING["plan"], *arguments, DOMAIN))
+
+
+def test_two_pools_may_be_where_libvirt_has_many() -> None:
+    """All iSCSI pools are at /dev/disk/by-path, all pools of partitions at /dev."""
+    pools = ("--pool", "a=iscsi:/dev/disk/by-path", "--pool", "b=iscsi:/dev/disk/by-path")
+
+    assert 0 == xmlkit(*PLANNING["plan"], *pools, DOMAIN).exit_code
 
 
 HOST_FILES = {
@@ -361,8 +409,13 @@ def test_a_file_that_cannot_be_read_is_trouble(
 
 @pytest.mark.parametrize("name", PLANNING)
 def test_a_directory_is_no_domain(name: str, tmp_path: Path) -> None:
-    """Only validate takes one."""
-    assert str(tmp_path) in refused(xmlkit(*READING[name], tmp_path))
+    """Only validate takes one, whatever there is in it."""
+    (tmp_path / "domain.xml").write_bytes(Path(DOMAIN).read_bytes())
+    message = refused(xmlkit(*READING[name], tmp_path))
+
+    assert str(tmp_path) in message
+    assert "directory" in message
+    assert "without" not in message
 
 
 @pytest.mark.parametrize(
@@ -478,6 +531,8 @@ def test_a_stream_that_is_closed_is_no_traceback(name: str, script: str) -> None
     assert "Exception ignored" not in done.stderr
     if ">&-" not in script.replace("2>&-", ""):
         assert done.returncode == (1 if name == "diff" else 0)
+    elif name != "validate":  # which has nothing to say of a file that is valid
+        assert 2 == done.returncode
 
 
 @pytest.mark.parametrize("name", READING)
@@ -582,10 +637,10 @@ def test_without_libvirt_python_a_connection_is_refused(arguments: tuple[str, ..
 def test_a_cold_command_imports_nothing_that_it_does_not_need() -> None:
     """Help and version without lxml, click's commands without each other, none with libvirt."""
     code = (
-        "import sys; sys.argv[1:] = {0!r}\n"
+        "import sys; sys.argv[1:] = {0!r}; before = set(sys.modules)\n"
         "from xmlkit.cli import main\n"
         "try: main()\n"
-        "except SystemExit: print(*sorted(sys.modules), file=sys.stderr)"
+        "except SystemExit: print(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
 
     def modules(*arguments: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import libvirt
 import pytest
 from lxml import etree
 
@@ -228,3 +229,20 @@ def test_a_domain_has_its_disks_in_order_and_a_plain_uuid() -> None:
 def test_a_child_of_the_source_is_one_that_stands_directly_in_it(xml: str, expected: bool) -> None:
     """`in_source` looks neither beside nor deeper."""
     assert expected is disk(xml).in_source("slices")
+
+
+def test_of_elements_that_stand_twice_the_one_counts_that_libvirt_takes() -> None:
+    """No schema allows it, but libvirt reads it: two readings of one document must not differ."""
+    text = (
+        "<domain type='test'><name>one</name><name>two</name><memory>65536</memory>"
+        f"<uuid>{UUID}</uuid><uuid>{UUID[:-1]}0</uuid><os><type>hvm</type></os><devices>"
+        "<disk type='file'><source file='/one'/><source file='/two'/><driver type='raw'/>"
+        "<driver type='qcow2'/><target dev='vda'/><target dev='vdb'/></disk></devices></domain>"
+    )
+    given = read_domain(Document.parse(text))
+    taken = read_domain(Document.parse(libvirt.open("test:///default").defineXML(text).XMLDesc()))
+
+    assert (taken.name, taken.uuid) == (given.name, given.uuid)
+    assert [(each.target, each.address, each.format) for each in taken.disks] == [
+        (each.target, each.address, each.format) for each in given.disks
+    ]

@@ -33,6 +33,7 @@ from xmlkit.document import (
     MIB,
     Document,
     DocumentError,
+    Edit,
     InsertBefore,
     Limits,
     Remove,
@@ -321,7 +322,7 @@ def test_elements_removed_replaced_and_inserted(
     data = utf8(document)
     all_elements, where = elements(document), places(document)
     pieces: list[bytes] = []
-    edits: list[Remove | Replace | InsertBefore] = []
+    edits: list[Edit] = []
     at = 0
     for number in sorted({number % len(all_elements) for number, _ in wanted} - {0}):
         kind = {n % len(all_elements): kind for n, kind in wanted}[number]
@@ -424,6 +425,12 @@ def test_a_tag_without_attributes_takes_the_quotes_of_the_document() -> None:
     assert "<?xml version=\"1.0\"?><a b='1'/>" == edited(
         '<?xml version="1.0"?><a/>', lambda a: a.set("b", "1")
     )
+    document = Document.parse('<a b="1"><c/><d e="2"/></a>')
+    added: list[Edit] = [
+        SetAttributes(document.root[0], {"f": "3"}),
+        InsertBefore(document.root[1], "g", {"h": "4"}),
+    ]
+    assert '<a b="1"><c f="3"/><g h="4"/><d e="2"/></a>' == document.edited(added).text
 
 
 def add_driver(disk: etree._Element) -> None:
@@ -813,12 +820,18 @@ def one_disk(between: bytes = b"", inside: bytes = b"", argument: bytes = b"") -
     )
 
 
+def commented(start: bytes, again: bytes) -> bytes:
+    """A comment of what looks like markup, just within the limit."""
+    return b"<!--" + start + again * 200_000 + b"-->"
+
+
 def laughs() -> bytes:
     """Entities of entities."""
     entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
     return f'<!DOCTYPE d [<!ENTITY e0 "ha">{entities}]><domain>&e9;</domain>'.encode()
 
 
+HINT = b"<!-- password -->"  # that there may be secrets to look for
 BIG = 60 * MIB
 SECTION = 9_900_000  # libxml2 refuses a text of more than 10 million bytes
 
@@ -877,8 +890,22 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "lines-in-a-tag": (lambda: one_disk(between=b"\n" * MIB), {0, 1, 2}),
     "lines-in-a-disk": (lambda: one_disk(inside=b"\n" * MIB), {0, 1, 2}),
     "comment-in-a-disk": (lambda: one_disk(inside=b"<!--" + b"\n" * MIB + b"-->"), {0, 1, 2}),
-    "dots-in-an-argument": (lambda: one_disk(argument=b"token" + b"." * MIB), {0, 1, 2}),
-    "commas-in-an-argument": (lambda: one_disk(argument=b"token=," * (MIB // 7)), {0, 1, 2}),
+    "dots-in-an-argument": (lambda: one_disk(inside=HINT, argument=b"." * MIB), {0, 1, 2}),
+    "commas-in-an-argument": (
+        lambda: one_disk(inside=HINT, argument=b"tok=," * (MIB // 5)),
+        {0, 1, 2},
+    ),
+    "colons-in-an-argument": (
+        lambda: one_disk(inside=HINT, argument=b"a://" + b":" * MIB),
+        {0, 1, 2},
+    ),
+    "tags-in-a-comment": (lambda: one_disk(inside=commented(b"passw <a ", b"<a ")), {0, 1, 2}),
+    "quotes-in-a-comment": (lambda: one_disk(inside=commented(b"passw", b"<a '\"")), {0, 1, 2}),
+    "marks-in-a-comment": (lambda: one_disk(inside=commented(b"passw", b"<?a ")), {0, 1, 2}),
+    "sections-in-a-comment": (
+        lambda: one_disk(inside=commented(b"passw", b"<![CDATA[")),
+        {0, 1, 2},
+    ),
     "disks-with-comments": (lambda: disks(25_000, "<!-- -->"), {0, 1, 2}),
 }
 

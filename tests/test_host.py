@@ -38,6 +38,7 @@ def volume(xml: str, pool: str = "p") -> Volume:
         pytest.param("a=/x/", "a", "dir", "/x", id="slash-at-the-end"),
         pytest.param("a=/x///", "a", "dir", "/x", id="slashes-at-the-end"),
         pytest.param("a=/", "a", "dir", "/", id="root"),
+        pytest.param("a=/x//y", "a", "dir", "/x/y", id="slashes-between"),
         pytest.param("a=/x:y", "a", "dir", "/x:y", id="colon-in-path"),
         pytest.param("a=/x:/y", "a", "dir", "/x:/y", id="colon-then-slash"),
         pytest.param("a=dir:/x", "a", "dir", "/x", id="type"),
@@ -270,6 +271,7 @@ HOST = Host(
     [
         pytest.param("/srv/images/a", ("images", "a", True), id="observed"),
         pytest.param("/srv/images/b", ("images", "b", False), id="not-observed"),
+        pytest.param("/srv//images/a", ("images", "a", True), id="slashes-as-libvirt-reads-them"),
         pytest.param("/dev/vg/lv", ("vg", "lv", False), id="logical"),
         pytest.param("/dev/lun", ("iscsi", "u", True), id="by-the-volumes-path"),
         pytest.param("/a", ("root", "a", False), id="root"),

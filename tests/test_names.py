@@ -191,3 +191,10 @@ def test_faulty_are_the_names_that_libvirt_does_not_keep(libvirtd: Libvirtd) -> 
 def test_a_pool_name_is_faulty_just_where_libvirts_schema_refuses_it(name: str) -> None:
     """Source of truth: objectName in libvirt's own basictypes.rng."""
     assert is_valid(grammar("objectName"), name) == (names.fault_of_pool_name(name) is None)
+
+
+@pytest.mark.parametrize("name", ["a\x01b", "\x1f", "a\udcff", "\uffff"], ids=ascii)
+def test_a_name_that_no_document_can_have_is_faulty(name: str) -> None:
+    """Control characters and the bytes of another encoding: the result would be no XML."""
+    assert None is not names.fault_of_pool_name(name)
+    assert None is not names.fault_of_volume_name(name)

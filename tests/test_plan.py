@@ -193,6 +193,12 @@ CASES = {
         near=text("transient", "<transient/>", "<shareable/>"),
         instead="adopt volume",
     ),
+    "lun-type": Case(
+        "lun-type",
+        text("file-in-pool", "device='disk'", "device='lun'"),
+        near=PLAIN,
+        instead="adopt volume",
+    ),
     "lun-reservations": Case(
         "lun-reservations",
         text("lun-reservations"),
@@ -596,6 +602,26 @@ def test_a_disk_whose_path_lies_directly_in_a_pool_is_adopted(
         there.before,
     )
     assert Address(expected, "/x/v", "p", "v") == back.after
+
+
+def test_a_device_beside_the_partitions_of_a_disk_pool_lies_outside() -> None:
+    """Such pools are all at /dev: what they do not list is another disk, not a stale list."""
+    pools = tuple(
+        Pool(
+            name,
+            "disk",
+            "/dev",
+            volumes=(volume(name, f"{name}1", f"/dev/{name}1", "raw", "block"),),
+        )
+        for name in ("sdb", "sdc")
+    )
+    host = Host(9_000_000, "qemu", (), pools)
+    disk = "<disk type='block'><source dev='/dev/{}'/><target dev='{}'/></disk>"
+    disks = [("sdb1", "vda"), ("sdc1", "vdb"), ("nvme0n1", "vdc")]
+    made = plan(domain("".join(disk.format(*each) for each in disks)), host)
+
+    assert ["adopt volume", "adopt volume", "outside-pools"] == [what(each) for each in made.disks]
+    assert ["sdb", "sdc"] == [each.after.pool for each in made.transitions]
 
 
 def test_a_relative_path_lies_in_no_pool() -> None:

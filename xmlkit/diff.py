@@ -138,7 +138,7 @@ def _opcodes(made: Preview, old: list[str], new: list[str]) -> list[Opcode]:
             # two disks on one line: a document in few lines, then
             return difflib.SequenceMatcher(None, old, new).get_opcodes()
         _add(opcodes, ("equal", i, i1, j, j1))
-        found = difflib.SequenceMatcher(None, old[i1:i2], new[j1:j2], autojunk=False)
+        found = difflib.SequenceMatcher(None, old[i1:i2], new[j1:j2])
         for tag, a1, a2, b1, b2 in found.get_opcodes():
             _add(opcodes, (tag, a1 + i1, a2 + i1, b1 + j1, b2 + j1))
         i, j = i2, j2

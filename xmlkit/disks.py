@@ -139,9 +139,9 @@ def _read_domain(root: etree._Element) -> Domain:
     disks: tuple[Disk, ...] = ()
     for child in root.iterchildren("name", "uuid", "metadata", "devices"):
         if child.tag == "name":
-            name = child.text or ""
+            name = name or child.text or ""
         elif child.tag == "uuid":
-            uuid = (child.text or "").strip().lower()
+            uuid = uuid or (child.text or "").strip().lower()
         elif child.tag == "metadata":
             nova = any(
                 str(each.tag).startswith(_NOVA) for each in child.iterchildren(etree.Element)
@@ -153,7 +153,9 @@ def _read_domain(root: etree._Element) -> Domain:
 
 def read(element: etree._Element) -> Disk:
     """What a `<disk>` element says."""
-    children = {str(child.tag): child for child in element.iterchildren(etree.Element)}
+    # backwards: of two of one name libvirt takes the first
+    backwards = element.iterchildren(etree.Element, reversed=True)
+    children = {str(child.tag): child for child in backwards}
     type_ = element.get("type", "file")
     target, driver = children.get("target"), children.get("driver")
     source = children.get("source")

@@ -74,7 +74,7 @@ class Document:
     def __init__(self, source: bytes, encoding: str, root: etree._Element | None, limits: Limits):
         self.source = source
         self._encoding = encoding
-        self._limits = limits
+        self.limits = limits
         self._root = root
         self._text: str | None = None
         self._plain: bool | None = None
@@ -100,7 +100,7 @@ class Document:
     def root(self) -> etree._Element:
         """The root of the document's own tree. To be read, never edited: edit `tree()`."""
         if self._root is None:
-            self._root = parsed(self.source, self._encoding, self._limits)
+            self._root = parsed(self.source, self._encoding, self.limits)
         return self._root
 
     @property
@@ -155,7 +155,9 @@ class Document:
                 changes.append((at, self.span_of(edit.element)[1], edit.text))
         for at, values in tags.items():
             tag = tag_at(text, at)
-            changes.append((at, at + len(tag), retagged(tag, values)))
+            # only a tag without attributes has no quotes of its own
+            quote = "" if "=" in tag else first_quote(text, at)
+            changes.append((at, at + len(tag), retagged(tag, values, quote)))
         return self._changed(changes)
 
     def tree(self) -> etree._Element:
@@ -191,7 +193,7 @@ class Document:
         source = encoded("".join(pieces), self._encoding)
         if source == self.source:
             return self
-        return Document(source, self._encoding, None, self._limits)
+        return Document(source, self._encoding, None, self.limits)
 
     def _start(self, element: etree._Element) -> int:
         """Where in `text` the element starts."""

@@ -208,7 +208,10 @@ class Host:
         return {
             pool.path.rstrip("/"): pool
             for pool in ordered
-            if pool.type in NAMED_BY_PATH and pool.path.startswith("/")
+            if pool.type in NAMED_BY_PATH
+            and pool.path.startswith("/")
+            # an observed disk pool owns its partitions, not all of /dev
+            and (pool.type != "disk" or pool.volumes is None)
         }
 
     @cached_property
@@ -218,8 +221,10 @@ class Host:
     def lookup(self, path: str) -> tuple[Pool, str, Volume | None] | None:
         """(pool, volume name, volume if observed) that `path` directly lies in; None outside.
 
-        By string equality, as libvirt's own look-up by path does it: no link is followed.
+        By string equality, as libvirt's own look-up by path does it: no link is followed, and
+        only slashes that stand together count as one.
         """
+        path = sanitized(path)
         volume = self._by_path.get(path)
         if volume is not None:
             return self.by_name[volume.pool], volume.name, volume
@@ -243,6 +248,17 @@ class Host:
 def aa_helper_reads(path: str) -> bool:
     """Whether AppArmor's profile lets virt-aa-helper read `path`, as the profile is shipped."""
     return _AA_HELPER_READS.fullmatch(path) is not None
+
+
+def sanitized(path: str) -> str:
+    """The path with each run of slashes made one, but for two at the very beginning.
+
+    Source: virFileSanitizePath, libvirt 9.0.0.
+    """
+    if "//" not in path:
+        return path
+    double = path.startswith("//") and not path.startswith("///")
+    return "/" * double + re.sub("/+", "/", path)
 
 
 def version_of(text: str) -> int:
@@ -278,7 +294,7 @@ def parse_pool_option(text: str) -> Pool:
         raise HostError(f"not a pool type: {type_!r} in {text!r}; libvirt's types are {known}")
     if type_ in NAMED_BY_PATH and not path.startswith("/"):
         raise HostError(f"the path of pool {name!r} must be absolute, not {path!r}")
-    return Pool(name=name, type=type_, path=path.rstrip("/") or "/")
+    return Pool(name=name, type=type_, path=sanitized(path).rstrip("/") or "/")
 
 
 def parse_pool(

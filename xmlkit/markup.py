@@ -15,6 +15,7 @@ from xmlkit.parsing import DocumentError
 __all__ = [
     "ATTRIBUTE",
     "CDATA",
+    "IMPOSSIBLE",
     "MARKUP",
     "blank_before",
     "encoded",
@@ -33,12 +34,14 @@ MARKUP = re.compile(
     re.DOTALL,
 )
 # White space, name, "=" and value of an attribute.
-ATTRIBUTE = re.compile(r"(\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+ATTRIBUTE = re.compile(r"((?<!\s)\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
 CDATA = "<![CDATA["
 
 _NAME = re.compile(r"<[^\s/>]+")
 _QUOTE = re.compile(r"=\s*([\"'])")
-_SPECIAL = re.compile(r"[&<'\"\t\n\r]")
+# What cannot stand in a value as it is; of these, what XML has no way to write.
+_SPECIAL = re.compile(r"[&<'\"\x00-\x1f\ud800-\udfff\ufffe\uffff]")
+IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @cache
@@ -130,9 +133,14 @@ def encoded(text: str, encoding: str) -> bytes:
 
 
 def quoted(value: str, quote: str = "'") -> str:
-    """An attribute's value as it stands in a start tag, quotes and all."""
+    """An attribute's value as it stands in a start tag, quotes and all.
+
+    Raises DocumentError for characters that XML cannot have.
+    """
     if _SPECIAL.search(value) is None:
         return f"{quote}{value}{quote}"
+    if found := IMPOSSIBLE.search(value):
+        raise DocumentError(f"no XML can have the character {found.group()!r} of {value!r}")
     value = value.replace("&", "&amp;").replace("<", "&lt;")
     value = value.replace("\t", "&#9;").replace("\n", "&#10;").replace("\r", "&#13;")
     return quote + value.replace(quote, "&quot;" if quote == '"' else "&apos;") + quote

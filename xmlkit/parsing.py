@@ -20,6 +20,9 @@ __all__ = ["MIB", "DocumentError", "Limits", "parsed", "place", "read"]
 MIB = 1024 * 1024
 
 _BEFORE_ROOT = re.compile(rb"\xef\xbb\xbf|\s+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
+# UTF-8's first bytes of characters beyond the basic plane, and beyond Latin-1.
+_ASTRAL = re.compile(rb"[\xf0-\xff]")
+_WIDE = re.compile(rb"[\xc4-\xef]")
 _DECLARED = re.compile(r"\ufeff?<\?xml\s[^>]*?\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)")
 
 # Python's name of an encoding -> what libxml2 is told to read, whatever the document declares.
@@ -84,6 +87,11 @@ def read(source: bytes | str, limits: Limits) -> tuple[bytes, str, etree._Elemen
             f"larger than {limits.size / MIB:g} MiB: raise the limit (--max-size) if need be"
         )
     encoding = _encoding_of(source)
+    if size > limits.size // 4 and size * _width(source, encoding) > limits.size:
+        raise DocumentError(
+            f"takes more than {limits.size / MIB:g} MiB in memory, where one character beyond "
+            "Latin-1 makes all of them two or four bytes: raise the limit (--max-size) if need be"
+        )
     if size > limits.markup and source.count(b"<") + source.count(b"=") > limits.markup:
         raise DocumentError(
             f"more than {limits.markup:,} tags and attributes: "
@@ -93,6 +101,15 @@ def read(source: bytes | str, limits: Limits) -> tuple[bytes, str, etree._Elemen
     if b"!" in source and "<!DOCTYPE".encode(encoding) in source:
         _refuse_doctype(source, encoding)
     return source, encoding, parsed(source, encoding, limits)
+
+
+def _width(source: bytes, encoding: str) -> int:
+    """How many bytes of memory a byte of the document takes at the most, as Python's text."""
+    if "16" in encoding:
+        return 2
+    if encoding != "utf-8":
+        return 1
+    return 4 if _ASTRAL.search(source) else 2 if _WIDE.search(source) else 1
 
 
 def _encoded(source: str) -> bytes:
@@ -188,6 +205,9 @@ def parsed(source: bytes, encoding: str, limits: Limits) -> etree._Element:
         reason = (error.msg or "not well-formed").split(", line ")[0].strip()
         if "Excessive depth" in reason:
             reason = f"elements nested more than {limits.depth} deep"
+        elif reason.startswith("Entity "):
+            # not by its name, which may be part of a password with a bare "&"
+            reason = "an entity that is not defined: write & as &amp;"
         elif "Resource limit" in reason or "too big" in reason:
             reason = "a text, tag or comment of more than 10 million characters"
         raise DocumentError(f"not well-formed: {reason}", line or 1, max(column, 1)) from None

@@ -30,6 +30,7 @@ from xmlkit.host import (
     aa_helper_reads,
     version_text,
 )
+from xmlkit.redaction import redact
 from xmlkit.rules import RULES
 
 __all__ = ["KINDS", "Plan", "PlanError", "Reason", "Skip", "Transition", "plan"]
@@ -129,7 +130,10 @@ class Plan:
         return replace(self, to="path" if self.to == "volume" else "volume", disks=tuple(disks))
 
     def to_json(self) -> str:
-        """The plan as a JSON document of schema xmlkit.plan/1."""
+        """The plan as a JSON document of schema xmlkit.plan/1.
+
+        A span in which a secret stands is left out; the way back then changes the address only.
+        """
         import json
 
         return json.dumps(
@@ -273,7 +277,7 @@ class _Planner:
                 f"{disk_type or 'network'} volumes",
             )
         _check_volume(disk, pool, name, volume)
-        return self._transition(disk, pool, name, path, fallback, volume is not None)
+        return self._transition("adopt", disk, pool, name, path, fallback, volume is not None)
 
     def _relocated(self, disk: Disk, path: str, fallback: Reason | None) -> Transition:
         own = names.split_instance_path(path)
@@ -301,10 +305,12 @@ class _Planner:
         confined = "apparmor" in self.host.security_models and "apparmor" not in self.accept
         if confined and aa_helper_reads(path) and not aa_helper_reads(to):
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
-        return self._transition(disk, pool, name, to, fallback, verified=pool.volumes is not None)
+        seen = pool.volumes is not None
+        return self._transition("move", disk, pool, name, to, fallback, seen)
 
     def _transition(
         self,
+        action: Literal["adopt", "move"],
         disk: Disk,
         pool: Pool,
         name: str,
@@ -319,7 +325,7 @@ class _Planner:
             after = Address(type_, path, pool.name, name)
         return Transition(
             disk.target,
-            "adopt" if path == disk.address.path else "move",
+            action,
             "volume" if fallback is None else "path",
             disk.image_format,
             disk.address,
@@ -353,6 +359,8 @@ class _Planner:
             raise _Refusal("pool-type", "mode='direct' is a network disk, which has no path")
         volume = pool.by_name.get(address.volume)
         _check_volume(disk, pool, address.volume, volume)
+        if disk.device == "lun" and type_ != "block":
+            raise _Refusal("lun-type", f"a LUN in a pool of type {pool.type}")
         path = pool.path_of(address.volume)
         if path is None:
             raise _Refusal("no-volume", f"only libvirt knows the paths in pool {pool.name}")
@@ -439,6 +447,8 @@ class _Planner:
             raise _Refusal("transient", "a <transient/> disk can only be a file")
         if "mirror" in disk.children:
             raise _Refusal("mirror", "a block job is running on it")
+        if disk.device == "lun" and disk.address.type != "block":
+            raise _Refusal("lun-type", f"a LUN on a {disk.address.type} disk")
         if disk.in_source("reservations"):
             raise _Refusal("lun-reservations", "a volume's source cannot have <reservations>")
         _check_format(disk)
@@ -542,7 +552,9 @@ def _address_from_data(data: Any, where: str) -> Address:
 
 
 def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
-    return {"action": "skip"} | asdict(disk) if isinstance(disk, Skip) else asdict(disk)
+    if isinstance(disk, Skip):
+        return {"action": "skip"} | asdict(disk)
+    return asdict(disk) | {"span": disk.span if redact(disk.span) == disk.span else ""}
 
 
 def _disk_from_data(data: Any, number: int) -> Transition | Skip:

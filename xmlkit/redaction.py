@@ -21,7 +21,7 @@ CHANGED = "(changed)"
 
 # Enough to see that a text has none, which is the usual case.
 _HINT = re.compile(
-    r"passw|passphrase|cookie|secret|token|credential|key|<auth\b|\bquery\b|://[^/\s]*@|signature",
+    r"passw|passphrase|cookie|secret|token|credential|key|<auth\b|\bquery\b|://[^/\s@]*@|signature",
     re.IGNORECASE,
 )
 _ATTRIBUTES = frozenset(("passwd", "password", "query"))
@@ -29,7 +29,7 @@ _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
-    r"passw|passphrase|secret|token|credential|\bkey\b|[-_]key\b|\bdata=|://[^/\s]*:[^/\s]*@",
+    r"passw|passphrase|secret|token|credential|\bkey\b|[-_]key\b|\bdata=|://[^/\s:@]*:[^/\s@]*@",
     re.IGNORECASE,
 )
 
@@ -60,14 +60,11 @@ def _replaced(text: str, old: list[str] | None) -> str:
 
 def _secrets(text: str) -> Iterator[tuple[int, int]]:
     """Where the secrets stand, in their order."""
-    if _HINT.search(text):
-        yield from _secrets_within(text, 0, len(text))
-
-
-def _secrets_within(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    if not _HINT.search(text):
+        return
     hidden = ""  # the element whose text is a secret, and where that text began
     began = 0
-    for match in MARKUP.finditer(text, start, end):
+    for match in MARKUP.finditer(text):
         tag = match.group()
         if hidden:
             if tag.startswith(f"</{hidden}") and name_of("<" + tag[2:]).rstrip(">") == hidden:
@@ -75,7 +72,8 @@ def _secrets_within(text: str, start: int, end: int) -> Iterator[tuple[int, int]
                 hidden = ""
         elif tag.startswith("<!--"):
             # what is commented out was somebody's secret all the same
-            yield from _secrets_within(text, match.start() + 4, match.end() - 3)
+            if _HINT.search(tag):
+                yield match.start() + 4, match.end() - 3
         elif tag[1] not in "/!?":
             written = name_of(tag).rstrip("/>")
             attributes = {

@@ -49,6 +49,13 @@ RULES: dict[str, Rule] = {
             "domaincommon.rng, define diskSourceVolume; seen on 7.0 to 12.8",
         ),
         Rule(
+            "lun-type",
+            "a LUN is a block device",
+            "libvirt refuses device='lun' on files.",
+            "Make it a block disk, or device='disk'.",
+            "virDomainDiskDefSourceLUNValidate, libvirt 9.0.0",
+        ),
+        Rule(
             "fdgroup",
             "a disk opened from passed file descriptors has no volume",
             "fdgroup exists for file disks only: libvirt opens no path at all.",

@@ -22,6 +22,7 @@ from xmlkit.document import (
     DocumentError,
     Edit,
     InsertBefore,
+    Limits,
     Remove,
     Replace,
     SetAttributes,
@@ -50,7 +51,7 @@ def implied_format_to_stated(disk: Disk, transition: Transition) -> tuple[Edit, 
     driver = disk.children.get("driver")
     if driver is not None:
         return (SetAttributes(driver, stated),)
-    first = next(iter(disk.children.values()))
+    first = next(disk.element.iterchildren(etree.Element))
     return (InsertBefore(first, "driver", stated),)
 
 
@@ -101,31 +102,36 @@ def transform(domain: Document, plan: Plan) -> Document:
                 f"disk {transition.target} is at {disk.address}, not at {transition.before} as "
                 "the plan says: plan again"
             )
-        edits += _edits(disk, transition)
+        if disk.image_format != transition.format:
+            raise PlanError(
+                f"disk {transition.target} is {disk.image_format}, not {transition.format} as the "
+                "plan says: plan again"
+            )
+        edits += _edits(disk, transition, domain.limits)
     return domain.edited(edits) if edits else domain
 
 
-def _edits(disk: Disk, transition: Transition) -> list[Edit]:
+def _edits(disk: Disk, transition: Transition, limits: Limits) -> list[Edit]:
     if not transition.undo:
         return [edit for each in TRANSFORMERS for edit in each(disk, transition)]
-    if _is_what_the_plan_made(disk, transition):
+    if _is_what_the_plan_made(disk, transition, limits):
         return [Replace(disk.element, transition.span)]
     return list(address_to_address(disk, transition))
 
 
-def _is_what_the_plan_made(disk: Disk, transition: Transition) -> bool:
+def _is_what_the_plan_made(disk: Disk, transition: Transition, limits: Limits) -> bool:
     """Whether the disk is just what the transition made out of its span, and nobody's since."""
     prefixes = " ".join(
         f"xmlns:{prefix}={quoted(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
     )
     try:
-        was = Document.parse(f"<was {prefixes}>{transition.span}</was>")
+        was = Document.parse(f"<was {prefixes}>{transition.span}</was>", limits)
     except DocumentError:
         return False
     disks = [read(child) for child in was.root]
     if len(disks) != 1 or not disks[0].address.same(transition.after):
         return False
-    made = was.edited(_edits(disks[0], transition.inverse())).root[0]
+    made = was.edited(_edits(disks[0], transition.inverse(), limits)).root[0]
     return _canonical(made) == _canonical(disk.element)
 
 

@@ -8,6 +8,7 @@ Laws
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -59,25 +60,43 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 and 2 as each command's help says, 130 on Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # a file's name may be any bytes
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     try:
-        code = cli.main(args, prog_name="xmlkit", standalone_mode=False)
+        # a command returns its exit code, None for 0
+        code = cli.main(args, prog_name="xmlkit", standalone_mode=False) or 0
         sys.stdout.flush()
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
         error.show()
         code = TROUBLE
     except BrokenPipeError:
-        # the reader has seen enough; keep Python from saying so at exit
-        sys.stdout = None
+        # the reader has seen enough
+        _drop_output()
         code = 141
-    except KeyboardInterrupt:
-        code = 130
-    except (XmlkitError, OSError) as error:
+    except XmlkitError as error:
         click.echo(f"xmlkit: {error}", err=True)
         code = TROUBLE
+    except OSError as error:
+        # files are read and written in cli/files.py, which names them: this is stdout
+        click.echo(f"xmlkit: cannot write to stdout: {error.strerror}", err=True)
+        _drop_output()
+        code = TROUBLE
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """A stream may be closed, as a daemon's are; and a file's name may be any bytes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # closed stdout is trouble when it is written to, closed stderr is not
+            flags = os.O_RDONLY if name == "stdout" else os.O_WRONLY
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), "w"))
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Keep Python from trying again, and failing again, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

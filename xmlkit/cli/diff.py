@@ -13,7 +13,7 @@ from xmlkit.cli import TROUBLE
 from xmlkit.cli.hosts import host_options, planner
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import PlanError, Skip, Transition
+from xmlkit.plan import Skip, Transition
 
 
 @click.command(name="diff")
@@ -42,7 +42,7 @@ def command(
     color: str,
     show_secrets: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Show what a transition will change in a domain, and whether the result is valid.
 
     For each domain: what happens to each disk (adopted where it is, moved, or why not), the
@@ -50,8 +50,8 @@ def command(
     A FILE is libvirt XML, - is stdin; with --connect a DOMAIN is a name or UUID.
 
     \b
-    Exit code: 0 no disk would change, 1 some would, 2 trouble, or valid before and
-    invalid after.
+    Exit code: 0 no disk would change, 1 some would, 2 trouble, or valid before
+    and invalid after.
 
     \b
     Example:
@@ -66,9 +66,9 @@ def command(
             try:
                 if isinstance(document, XmlkitError):
                     raise document
-                plan = planned.plan(document)
+                plan = planned.plan(document, file)
             except XmlkitError as error:
-                click.echo(f"xmlkit: {_named(error, file)}", err=True)
+                click.echo(f"xmlkit: {error}", err=True)
                 code = TROUBLE
                 continue
             made = preview(file, document, plan, schemas)
@@ -78,24 +78,23 @@ def command(
                 entries.append(as_data(made, show_secrets=show_secrets))
                 continue
             if format_ == "text":
-                click.echo(_show(made, paint))
-            click.echo(_painted(unified(made, show_secrets=show_secrets), paint), nl=False)
+                click.echo(_show(made, paint), color=True)
+            text = unified(made, show_secrets=show_secrets)
+            # paint has decided on colours; click would take them out of a pipe
+            click.echo(_painted(text, paint), nl=False, color=True)
     if format_ == "json":
         import json
 
         click.echo(json.dumps({"schema": SCHEMA, "domains": entries}, indent=2))
     if format_ == "text" and len(files) > 1:
         click.echo(f"{changed} of {len(files)} domains would change")
-    sys.exit(code)
-
-
-def _named(error: XmlkitError, file: str) -> str:
-    return f"{file}: {error}" if isinstance(error, PlanError) else str(error)
+    return code
 
 
 def _show(made: Preview, paint: Paint) -> str:
     plan = made.plan
-    lines = [paint(f"{plan.name or '(no name)'}  {plan.uuid}", bold=True), f"  {made.file}"]
+    title = f"{plan.name or '(no name)'}  {plan.uuid}".rstrip()
+    lines = [paint(title, bold=True), f"  {made.file}"]
     for disk in plan.disks:
         lines += _show_disk(disk, paint)
     if not plan.disks:

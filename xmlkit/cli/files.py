@@ -48,6 +48,8 @@ def read(file: str, size: int) -> bytes:
     Raises FileError.
     """
     if file == "-":
+        if sys.stdin is None:
+            raise FileError("cannot read stdin: it is closed")
         return sys.stdin.buffer.read(size + 1)
     try:
         with open(file, "rb") as opened:
@@ -82,14 +84,21 @@ def write(data: bytes, file: str | None) -> None:
         except FileNotFoundError:
             status = None
         if status is not None and stat.S_ISLNK(status.st_mode):
+            # /dev/stdout is one, to no regular file
+            status = os.stat(file)
+            if not stat.S_ISREG(status.st_mode):
+                return _pour(file, data)
             raise FileError(f"{file} is a symbolic link: name the file itself")
         if status is not None and not stat.S_ISREG(status.st_mode):
-            with open(file, "wb") as opened:
-                opened.write(data)
-            return
+            return _pour(file, data)
         _replace(file, data, status)
     except OSError as error:
         raise FileError(f"cannot write {file}: {error.strerror}") from None
+
+
+def _pour(file: str, data: bytes) -> None:
+    with open(file, "wb") as opened:
+        opened.write(data)
 
 
 def _replace(path: str, data: bytes, status: os.stat_result | None) -> None:

@@ -15,9 +15,21 @@ from xmlkit.cli import files
 from xmlkit.document import Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
-from xmlkit.plan import KINDS, Plan, plan
+from xmlkit.plan import KINDS, Plan, PlanError, plan
 
-__all__ = ["ACCEPTABLE", "Planner", "host_options", "planner"]
+__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner"]
+
+# The parameters of host_options that a plan has decided already.
+PLANNING = (
+    "to",
+    "pools",
+    "host_file",
+    "connect",
+    "relocate",
+    "assume_libvirt",
+    "live",
+    "accept",
+)
 
 # Reasons that an operator may accept.
 ACCEPTABLE = ("apparmor",)
@@ -70,9 +82,10 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="A reason that shall not stand in the way.",
         ),
     )
+    function = files.limit_options(function)
     for option in reversed(options):
         function = option(function)
-    return files.limit_options(function)
+    return function
 
 
 class Planner:
@@ -91,15 +104,19 @@ class Planner:
         """
         for argument in arguments:
             try:
-                yield argument, self._document(argument)
+                yield argument, self.document(argument)
             except XmlkitError as error:
                 yield argument, error
 
-    def plan(self, document: Document) -> Plan:
-        """The plan for a domain. Raises PlanError."""
-        return plan(document, self.host, **self._options)
+    def plan(self, document: Document, file: str) -> Plan:
+        """The plan for a domain. Raises PlanError with the file's name."""
+        try:
+            return plan(document, self.host, **self._options)
+        except PlanError as error:
+            raise PlanError(f"{file}: {error}") from None
 
-    def _document(self, argument: str) -> Document:
+    def document(self, argument: str) -> Document:
+        """The document of a FILE or DOMAIN. Raises what reading it raises."""
         is_file = argument == "-" or "/" in argument or argument.endswith(".xml")
         if self._connection is None or is_file:
             return files.read_document(argument, self.bounds)
@@ -130,6 +147,8 @@ def planner(
     given = [name for name, value in _sources(pools, host_file, connect) if value]
     if len(given) > 1:
         raise HostError(f"{' and '.join(given)} both say what the host is: give one")
+    if relocate and to == "path":
+        raise HostError("--relocate moves disks into pools: it goes with --to volume")
     bounds = files.limits(max_size, max_depth, max_markup)
     options = {
         "to": to,
@@ -177,8 +196,13 @@ def _host_of_pools(given: tuple[str, ...]) -> Host:
     for pool in pools:
         if fault := names.fault_of_pool_name(pool.name):
             raise HostError(f"{pool.name!r} cannot name a pool: {fault}")
-        if sum(other.name == pool.name for other in pools) > 1:
-            raise HostError(f"two pools named {pool.name!r}")
+    for pool in pools:
+        for other in pools:
+            if other is not pool and other.name == pool.name:
+                raise HostError(f"two pools named {pool.name!r}")
+            one_a_path = pool.type in ("dir", "fs", "netfs", "logical")
+            if other is not pool and other.path == pool.path and one_a_path:
+                raise HostError(f"two pools on {pool.path}: libvirt has one pool a directory")
     return Host(pools=pools)
 
 

@@ -13,7 +13,7 @@ from xmlkit.cli.hosts import host_options, planner
 @click.command(name="plan")
 @host_options
 @click.option("-o", "--output", metavar="OUT", help="Write there instead of stdout, atomically.")
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|DOMAIN|-")
 def command(file: str, output: str | None, **options: Any) -> None:
     """Decide what becomes of each disk of a domain, and write it as JSON (xmlkit.plan/1).
 
@@ -27,5 +27,5 @@ def command(file: str, output: str | None, **options: Any) -> None:
         xmlkit plan --host host.xml instance.xml -o plan.json
     """
     with planner(**options) as planned:
-        made = planned.plan(files.read_document(file, planned.bounds))
+        made = planned.plan(planned.document(file), file)
     files.write((made.to_json() + "\n").encode(), output)

@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from xmlkit.cli import files
-from xmlkit.cli.hosts import host_options, planner
+from xmlkit.cli.hosts import PLANNING, host_options, planner
 from xmlkit.document import Document
 from xmlkit.plan import Plan, PlanError, Skip
 from xmlkit.transformers import transform
@@ -43,16 +44,29 @@ def command(
     """
     if in_place and (file == "-" or output is not None):
         raise click.UsageError("--in-place replaces FILE: give no -o, and not -")
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in PLANNING
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if plan_file is not None and given:
+        raise click.UsageError(f"--plan holds all decisions: give no {' and no '.join(given)}")
     if plan_file is None:
         with planner(**options) as planned:
+            # a domain read on a read-only connection lacks its passwords: it must be a file
             document = files.read_document(file, planned.bounds)
-            plan = planned.plan(document)
+            plan = planned.plan(document, file)
     else:
         bounds = files.limits(*(options[f"max_{name}"] for name in ("size", "depth", "markup")))
         plan = _plan_of(plan_file, bounds.size)
         document = files.read_document(file, bounds)
-    made = transform(document, plan)
-    _check(document, plan, made)
+    try:
+        made = transform(document, plan)
+        _check(document, plan, made)
+    except PlanError as error:
+        raise PlanError(f"{file}: {error}") from None
     if not quiet:
         _note(plan, changed=made is not document)
     if not (in_place and made is document):
@@ -68,12 +82,12 @@ def _plan_of(file: str, size: int) -> Plan:
 
 def _check(document: Document, plan: Plan, made: Document) -> None:
     """Read the result again and go back: what does not come back is not written."""
-    again = Document.parse(made.source)
+    again = Document.parse(made.source, document.limits)
     if transform(again, plan).source != made.source:
         raise PlanError("the result would change again: not written; please report it")
-    forward = not any(transition.undo for transition in plan.transitions)
-    if forward and transform(again, plan.inverse()).source != document.source:
-        raise PlanError("the way back does not lead to the original: not written")
+    back = transform(again, plan.inverse())
+    if transform(back, plan).source != made.source:
+        raise PlanError("the way back and forth does not lead here again: not written")
 
 
 def _note(plan: Plan, *, changed: bool) -> None:

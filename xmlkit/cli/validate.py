@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -34,7 +33,7 @@ def command(
     max_size: int,
     max_depth: int,
     max_markup: int,
-) -> None:
+) -> int:
     """Check libvirt XML against the schemas of the libvirt that is installed.
 
     The schema is chosen by the root element (domain, pool, volume, network, ...). Of a DIR all
@@ -55,13 +54,17 @@ def command(
     results: list[dict[str, Any]] = []
     for name in _files(names):
         kind = None
+        if os.path.isdir(name):
+            click.echo(f"xmlkit: no .xml files in {name}", err=True)
+            code = TROUBLE
+            continue
         try:
             document = files.read_document(name, bounds)
             kind = document.kind
             findings = validate(document, place)
         except DocumentError as error:
             findings = (unreadable(error),)
-        except files.FileError as error:
+        except (files.FileError, schemas.SchemaError) as error:
             click.echo(f"xmlkit: {error}", err=True)
             code = TROUBLE
             continue
@@ -83,7 +86,7 @@ def command(
         import json
 
         click.echo(json.dumps({"schema": SCHEMA, "results": results}, indent=2))
-    sys.exit(code)
+    return code
 
 
 def _line(file: str, finding: Finding) -> str:
@@ -94,12 +97,18 @@ def _line(file: str, finding: Finding) -> str:
 
 
 def _files(names: tuple[str, ...]) -> Iterator[str]:
+    """Each file that is named, and of a directory all .xml files.
+
+    A directory without any stays itself. Raises FileError for one that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise files.FileError(f"cannot read {error.filename}: {error.strerror}")
+
     for name in names:
-        if name == "-" or not os.path.isdir(name):
-            yield name
-            continue
-        for directory, subdirectories, found in os.walk(name):
-            subdirectories.sort()
-            yield from (
-                os.path.join(directory, file) for file in sorted(found) if file.endswith(".xml")
-            )
+        inside = []
+        if name != "-" and os.path.isdir(name):
+            for directory, subdirectories, found in os.walk(name, onerror=unreadable):
+                subdirectories.sort()
+                inside += [os.path.join(directory, file) for file in sorted(found)]
+        yield from [file for file in inside if file.endswith(".xml")] or [name]

@@ -1,0 +1,333 @@
+"""xmlkit diff: exit codes, three formats, and no secret in any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from xmlkit.testing import Libvirtd
+
+ROOT = Path(__file__).parents[1]
+FIXTURES = ROOT / "fixtures"
+SCHEMA = json.loads((ROOT / "schemas/diff-1.json").read_text())
+IMAGES = ("--pool", "images=/srv/images")
+NODE = f"test://{FIXTURES}/every-pool-type.xml"
+ADOPTED = FIXTURES / "file-in-pool.xml"
+OUTSIDE = FIXTURES / "subdirectory.xml"
+SECRETS = FIXTURES / "secrets.xml"
+# Under this schema nothing may have an attribute named "volume".
+NO_VOLUMES = """<grammar xmlns="http://relaxng.org/ns/structure/1.0">
+  <start><ref name="any"/></start>
+  <define name="any"><element><anyName/><zeroOrMore><choice>
+    <attribute><anyName><except><name>volume</name></except></anyName></attribute>
+    <text/>
+    <ref name="any"/>
+  </choice></zeroOrMore></element></define>
+</grammar>"""
+
+
+def xmlkit(
+    *arguments: str | Path, stdin: bytes = b"", **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """The command, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from xmlkit.cli import main; main()", *arguments],
+        input=stdin,
+        capture_output=True,
+        env={key: value for key, value in os.environ.items() if key != "LIBVIRT_DEFAULT_URI"}
+        | variables,
+    )
+
+
+def data(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+    """The JSON on stdout, which must be valid by the schema that is published."""
+    found: dict[str, Any] = json.loads(done.stdout)
+    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
+    return found
+
+
+@pytest.fixture
+def without_volumes(tmp_path: Path) -> Path:
+    """Schemas that have no volume disks."""
+    (tmp_path / "domain.rng").write_text(NO_VOLUMES)
+    return tmp_path
+
+
+@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        pytest.param([OUTSIDE], 0, id="nothing-changes"),
+        pytest.param([ADOPTED], 1, id="something-changes"),
+        pytest.param([OUTSIDE, ADOPTED, OUTSIDE], 1, id="one-of-three"),
+        pytest.param(["missing.xml"], 2, id="trouble"),
+        pytest.param([ADOPTED, "missing.xml"], 2, id="trouble-with-one"),
+        pytest.param(["missing.xml", ADOPTED], 2, id="trouble-first"),
+        pytest.param([FIXTURES / "invalid-twice.xml"], 1, id="invalid-before"),
+        pytest.param([FIXTURES / "transient.xml"], 0, id="only-reasons"),
+    ],
+)
+def test_the_exit_code_says_what_would_change(
+    files: Sequence[str | Path], expected: int, format_: str
+) -> None:
+    """0 nothing, 1 something, 2 trouble with any of the files; in every format."""
+    done = xmlkit("diff", *IMAGES, "--format", format_, *files)
+
+    assert expected == done.returncode
+    assert (b"" == done.stderr) is (expected != 2)
+
+
+@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+def test_valid_before_and_invalid_after_is_trouble(without_volumes: Path, format_: str) -> None:
+    """Exit code 2, though all could be read and planned."""
+    options = ("--schemas", without_volumes, "--format", format_)
+
+    assert 2 == xmlkit("diff", *IMAGES, *options, ADOPTED).returncode
+    assert 0 == xmlkit("diff", *IMAGES, *options, OUTSIDE).returncode
+
+
+def test_what_is_wrong_afterwards_is_told(without_volumes: Path) -> None:
+    """The text says that the result is invalid, and where; the data says it, too."""
+    options = ("--schemas", without_volumes)
+    text = xmlkit("diff", *IMAGES, *options, ADOPTED).stdout.decode()
+    (entry,) = data(xmlkit("diff", *IMAGES, *options, "--format", "json", ADOPTED))["domains"]
+
+    assert "valid before, invalid after" in text
+    assert re.search(r"invalid after: line \d+: \S", text)
+    assert ({"valid": True}, {"valid": False}) == (entry["before"], entry["after"])
+
+
+def test_a_schema_that_is_not_there_is_trouble(tmp_path: Path) -> None:
+    """Without a verdict nothing is shown."""
+    done = xmlkit("diff", *IMAGES, "--schemas", tmp_path, ADOPTED)
+    by_variable = xmlkit("diff", *IMAGES, ADOPTED, XMLKIT_SCHEMAS=str(tmp_path))
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert (2, b"") == (by_variable.returncode, by_variable.stdout)
+    assert str(tmp_path).encode() in done.stderr
+    assert b"Traceback" not in done.stderr + by_variable.stderr
+
+
+def test_text_has_each_disk_and_the_verdict() -> None:
+    """Where it is, where it will be, in which format, or why not; then the difference."""
+    text = xmlkit("diff", *IMAGES, SECRETS).stdout.decode()
+
+    for words in (
+        "guest",
+        str(SECRETS),
+        "/srv/images/a.qcow2",
+        "images/a.qcow2",
+        "qcow2",
+        "not verified",
+        "source-type: ",
+        "valid before, valid after",
+        "+      <source pool='images' volume='a.qcow2'/>",
+    ):
+        assert words in text
+
+
+def test_no_line_of_text_ends_in_blanks() -> None:
+    """Besides those of the document's own."""
+    text = xmlkit("diff", *IMAGES, OUTSIDE).stdout.decode()
+
+    assert [] == [line for line in text.split("\n") if line != line.rstrip()]
+
+
+def test_unified_has_the_difference_alone() -> None:
+    """Nothing at all where nothing changes."""
+    done = xmlkit("diff", *IMAGES, "--format", "unified", ADOPTED, OUTSIDE)
+
+    assert done.stdout.startswith(b"--- ")
+    assert OUTSIDE.name.encode() not in done.stdout
+    assert b"" == xmlkit("diff", *IMAGES, "--format", "unified", OUTSIDE).stdout
+
+
+def test_json_has_each_domain_that_could_be_read() -> None:
+    """In the order of the arguments; the others are on stderr."""
+    done = xmlkit("diff", *IMAGES, "--format", "json", OUTSIDE, "missing.xml", ADOPTED)
+
+    assert [str(OUTSIDE), str(ADOPTED)] == [each["file"] for each in data(done)["domains"]]
+    assert b"missing.xml" in done.stderr
+    assert {"schema": "xmlkit.diff/1", "domains": []} == data(
+        xmlkit("diff", *IMAGES, "--format", "json", "missing.xml")
+    )
+
+
+def test_the_difference_in_json_is_that_of_unified() -> None:
+    """One text, in both."""
+    unified = xmlkit("diff", *IMAGES, "--format", "unified", SECRETS).stdout.decode()
+    (entry,) = data(xmlkit("diff", *IMAGES, "--format", "json", SECRETS))["domains"]
+
+    assert unified.rstrip("\n") == entry["unified"].rstrip("\n")
+
+
+def test_stdin_is_a_file() -> None:
+    """Named -."""
+    done = xmlkit("diff", *IMAGES, "--format", "json", "-", stdin=ADOPTED.read_bytes())
+    (entry,) = data(done)["domains"]
+
+    assert (1, "-", "guest") == (done.returncode, entry["file"], entry["name"])
+
+
+def test_what_diff_shows_is_what_transform_writes() -> None:
+    """The same plan, the same bytes."""
+    done = xmlkit("diff", *IMAGES, "--show-secrets", "--format", "unified", SECRETS)
+    written = xmlkit("transform", *IMAGES, "--quiet", SECRETS)
+    patched = subprocess.run(
+        ["patch", "--fuzz=0", "--output=-", "--quiet", SECRETS],
+        input=done.stdout,
+        capture_output=True,
+        check=True,
+    )
+
+    assert written.stdout == patched.stdout
+
+
+def test_a_domain_of_a_connection_is_taken_as_it_will_boot_next() -> None:
+    """By name or UUID, several of them, and what is wrong with one does not stop the others."""
+    uuid = "3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
+    done = xmlkit("diff", "--connect", NODE, "--format", "json", "guest", "nobody", uuid)
+    by_name, by_uuid = data(done)["domains"]
+
+    assert (2, "guest", uuid) == (done.returncode, by_name["file"], by_uuid["file"])
+    assert by_name["disks"] == by_uuid["disks"]
+    assert ["adopt", "adopt", "skip", "skip"] == [each["action"] for each in by_name["disks"]]
+    assert b"nobody" in done.stderr
+
+
+def test_a_real_host_is_asked(libvirtd: Libvirtd) -> None:
+    """Over libvirtd's socket, in both directions."""
+    import libvirt
+
+    connection = libvirt.open(libvirtd.uri)
+    directory = libvirtd.directory / "pool"
+    directory.mkdir()
+    (directory / "image").write_bytes(bytes(4096))
+    connection.storagePoolCreateXML(
+        f"<pool type='dir'><name>p</name><target><path>{directory}</path></target></pool>"
+    )
+    for name, disk in (
+        ("by-path", f"<disk type='file'><source file='{directory}/image'/>"),
+        ("by-volume", "<disk type='volume'><source pool='p' volume='image'/>"),
+    ):
+        connection.defineXML(
+            f"<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type>"
+            f"</os><devices>{disk}<target dev='vda'/></disk></devices></domain>"
+        )
+    there = xmlkit("diff", "--connect", libvirtd.uri, "--format", "json", "by-path", "by-volume")
+    back = xmlkit(
+        "diff",
+        "--connect",
+        libvirtd.uri,
+        "--to",
+        "path",
+        "--format",
+        "json",
+        "by-path",
+        "by-volume",
+    )
+
+    assert (1, 1) == (there.returncode, back.returncode)
+    assert [["adopt"], ["skip"]] == actions(there)
+    assert [["skip"], ["adopt"]] == actions(back)
+    assert [True] == [each["verified"] for each in data(there)["domains"][0]["disks"]]
+
+
+def actions(done: subprocess.CompletedProcess[bytes]) -> list[list[str]]:
+    return [[each["action"] for each in entry["disks"]] for entry in data(done)["domains"]]
+
+
+# Secrets.
+
+SHOWN = {
+    "text": ("diff",),
+    "unified": ("diff", "--format", "unified"),
+    "json": ("diff", "--format", "json"),
+    "coloured": ("diff", "--color", "always"),
+    "plan": ("plan",),
+}
+
+
+@pytest.mark.parametrize("arguments", SHOWN.values(), ids=SHOWN)
+def test_no_secret_is_shown(arguments: tuple[str, ...]) -> None:
+    """Neither on stdout nor on stderr, though the secrets stand between and in what changes."""
+    name, *options = arguments
+    done = xmlkit(name, *IMAGES, *options, SECRETS)
+
+    assert done.returncode == (1 if name == "diff" else 0)
+    assert b"images" in done.stdout
+    assert b"HIDE-ME" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+def test_secrets_are_shown_to_those_who_ask(format_: str) -> None:
+    """With --show-secrets the difference is the document's own."""
+    done = xmlkit("diff", *IMAGES, "--show-secrets", "--format", format_, SECRETS)
+
+    assert b"HIDE-ME" in done.stdout
+
+
+def test_a_secret_on_the_line_that_changes_is_not_shown() -> None:
+    """A document in one line: the whole of it is the difference."""
+    line = b"".join(each.strip() + b" " for each in SECRETS.read_bytes().split(b"\n"))
+    for format_ in ("text", "unified", "json"):
+        done = xmlkit("diff", *IMAGES, "--format", format_, "-", stdin=line)
+
+        assert 1 == done.returncode
+        assert b"(redacted)" in done.stdout
+        assert b"HIDE-ME" not in done.stdout
+
+
+def test_notes_of_transform_show_no_secret() -> None:
+    """The document has them, the notes have not."""
+    done = xmlkit("transform", *IMAGES, SECRETS)
+
+    assert SECRETS.read_bytes().count(b"HIDE-ME") == done.stdout.count(b"HIDE-ME")
+    assert b"HIDE-ME" not in done.stderr
+    assert b"vda" in done.stderr
+
+
+BROKEN = {
+    "twice": ("passwd='HIDE-ME-1'", "passwd='HIDE-ME-1' passwd='HIDE-ME-1'"),
+    "not quoted": ("passwd='HIDE-ME-1'", "passwd=HIDE-ME-1"),
+    "not escaped": ("passwd='HIDE-ME-1'", "passwd='<HIDE-ME-1'"),
+    "half an entity": ("passwd='HIDE-ME-1'", "passwd='&HIDE-ME-1'"),
+    "an entity": ("passwd='HIDE-ME-1'", "passwd='&HIDE-ME-1;'"),
+    "an open cookie": ("</cookie>", "</cookies>"),
+    "invalid": ("type='vnc' passwd", "type='vnc' nonsense='1' passwd"),
+    "an invalid date": ("passwd='HIDE-ME-1'", "passwd='HIDE-ME-1' passwdValidTo='HIDE-ME-1'"),
+    "an invalid cookie": (">HIDE-ME-3<", ">HIDE-ME-3;\\<"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("name", ["diff", "validate"])
+def test_no_secret_is_in_an_error(name: str, old: str, new: str) -> None:
+    """Whatever libxml2 says of what it could not read."""
+    source = SECRETS.read_text()
+    assert old in source
+    options = () if name == "validate" else IMAGES
+    done = xmlkit(name, *options, "-", stdin=source.replace(old, new, 1).encode())
+
+    assert b"HIDE-ME" not in done.stderr
+    if name == "validate":
+        assert done.returncode in (1, 2)
+        assert b"HIDE-ME" not in done.stdout
+
+
+def test_no_password_of_a_uri_is_in_an_error() -> None:
+    """The rest of it is, so that one sees which was meant."""
+    done = xmlkit("diff", "--connect", "qemu+tcp://user:HIDE-ME@127.0.0.1:1/system", "guest")
+
+    assert 2 == done.returncode
+    assert b"HIDE-ME" not in done.stderr
+    assert b"127.0.0.1:1" in done.stderr

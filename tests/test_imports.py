@@ -1,0 +1,122 @@
+"""What a fresh process has imported: nothing that it does not need, so that it starts at once.
+
+Rules
+- Each case is a process of its own, and the truth is its sys.modules at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xmlkit
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "nova" / "qcow2-file.xml"
+INSTANCE = "/var/lib/nova/instances/3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
+
+# Runs a command and, whatever its end, writes down what is imported then.
+COMMAND = """
+import sys
+from xmlkit.cli import main
+try:
+    main(sys.argv[2:])
+finally:
+    found = sorted(sys.modules)
+    with open(sys.argv[1], "w") as file:
+        file.write("\\n".join(found))
+"""
+
+# Whatever is imported, these are slow or not ours: a rich terminal, another validator, templates.
+NEVER = {"rich", "xmlschema", "jinja2", "pydantic", "yaml", "requests", "asyncio", "email", "http"}
+COMMANDS = {
+    "version": ((0, "--version"), {"lxml", "json", "subprocess", "tempfile"}),
+    "help": ((0, "--help"), {"lxml", "json", "subprocess", "tempfile"}),
+    "explain": ((0, "explain", "cinder"), {"lxml", "libvirt", "json", "difflib"}),
+    "validate": (
+        (0, "validate", str(FIXTURE)),
+        {"libvirt", "json", "difflib", "tempfile", "xmlkit.plan", "xmlkit.host"},
+    ),
+    "diff": (
+        (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
+        {"libvirt", "json", "tempfile", "xmlkit.observe"},
+    ),
+    "transform": (
+        (0, "transform", "--pool", "p=/elsewhere", str(FIXTURE)),
+        {"libvirt", "json", "tempfile", "xmlkit.observe", "xmlkit.diff", "xmlkit.validation"},
+    ),
+}
+
+
+def imported(code: str, *arguments: str, expected: int = 0) -> None:
+    """Run Python code in a fresh process, without the variables that say how to."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        # measuring coverage imports what it needs
+        if not key.startswith(("COV_", "COVERAGE", "LIBVIRT_", "PYTHONSTARTUP"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert expected == done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_only_what_it_needs(name: str, tmp_path: Path) -> None:
+    """The commands are cold starts: no library is loaded for what was not asked for."""
+    (code, *arguments), without = COMMANDS[name]
+    listed = tmp_path / "modules.json"
+    imported(COMMAND, str(listed), *map(str, arguments), expected=int(code))
+    found = set(listed.read_text().split("\n"))
+    assert "xmlkit.cli" in found
+    assert set() == found & (without | NEVER)
+
+
+def test_import_xmlkit_costs_nothing() -> None:
+    """`import xmlkit` brings nothing but itself, and so does looking at what it offers."""
+    imported(
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import xmlkit\n"
+        "dir(xmlkit), xmlkit.__version__, xmlkit.__all__\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "foreign = new - sys.stdlib_module_names\n"
+        "assert foreign == {'xmlkit'}, foreign\n"
+        "assert not any(name.startswith('xmlkit.') for name in sys.modules)\n"
+    )
+
+
+def test_the_core_imports_neither_click_nor_libvirt() -> None:
+    """Everything that the package offers is there without the command line's libraries."""
+    imported(
+        "import sys, xmlkit\n"
+        "for name in xmlkit.__all__: getattr(xmlkit, name)\n"
+        "found = {'click', 'libvirt', 'xmlkit.cli', 'xmlkit.observe'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+
+
+@pytest.mark.parametrize("name", xmlkit.__all__)
+def test_each_name_is_the_same_whatever_was_imported_before(name: str) -> None:
+    """A name of the package is not hidden by a module of the same name, in no order of imports."""
+    imported(
+        "import xmlkit\n"
+        f"from xmlkit import {name} as first\n"
+        "from xmlkit import *\n"
+        "import xmlkit.transformers, xmlkit.validation.verdict, xmlkit.cli.hosts\n"
+        f"assert first is {name} is xmlkit.{name}\n"
+        "assert callable(first), first\n"
+    )
+    imported(
+        "import xmlkit.transformers, xmlkit.validation.verdict, xmlkit.cli.hosts\n"
+        f"from xmlkit import {name}\n"
+        f"assert callable({name}), {name}\n"
+    )

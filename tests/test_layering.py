@@ -1,0 +1,109 @@
+"""Which module may import which: downwards only, so that each can be read without those above it.
+
+Rules
+- Read from the source by `ast`, imports within functions and for types alike; nothing is run.
+- A new module has to be given its place here.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xmlkit
+
+PACKAGE = Path(xmlkit.__file__).parent
+
+# From the ground up; a module imports from lower tiers only, never from its own.
+TIERS = (
+    ("xmlkit.errors",),
+    ("xmlkit.parsing",),
+    ("xmlkit.markup",),
+    ("xmlkit.laying",),
+    ("xmlkit.document",),
+    ("xmlkit.redaction", "xmlkit.names", "xmlkit.host", "xmlkit.rules"),
+    ("xmlkit.disks",),
+    ("xmlkit.plan",),
+    ("xmlkit.transformers",),
+    ("xmlkit.validation", "xmlkit.validation.schemas"),
+    ("xmlkit.validation.verdict",),
+    ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
+    ("xmlkit",),
+    ("xmlkit.cli",),
+    ("xmlkit.cli.files",),
+    ("xmlkit.cli.hosts",),
+    (
+        *("xmlkit.cli.diff", "xmlkit.cli.explain", "xmlkit.cli.observe", "xmlkit.cli.plan"),
+        *("xmlkit.cli.transform", "xmlkit.cli.validate"),
+    ),
+)
+LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
+
+# Who may import what is not of the standard library.
+OTHERS = {
+    "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
+    "libvirt": {"xmlkit.observe", "xmlkit.testing"},
+    "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
+    "pytest": {"xmlkit.testing"},
+}
+
+
+def files() -> dict[str, Path]:
+    """Each module of the package with its file."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ("xmlkit", *path.relative_to(PACKAGE).with_suffix("").parts)
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+FILES = files()
+
+
+def imports(module: str) -> Iterator[str]:
+    """The modules that a module imports, as far in as they are modules."""
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: say the whole name in line {node.lineno}"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in FILES else str(node.module)
+
+
+def test_each_module_has_its_place() -> None:
+    """No module is without a tier, and no tier names one that is not there."""
+    assert sorted(FILES) == sorted(LEVEL)
+    assert len(LEVEL) == sum(map(len, TIERS))
+
+
+@pytest.mark.parametrize("module", LEVEL)
+def test_imports_go_downwards(module: str) -> None:
+    """A module knows only what lies below it."""
+    own = {name for name in imports(module) if name.partition(".")[0] == "xmlkit"}
+    assert [] == [name for name in sorted(own) if LEVEL[name] >= LEVEL[module]]
+
+
+@pytest.mark.parametrize("module", LEVEL)
+def test_foreign_imports_stay_in_their_place(module: str) -> None:
+    """libvirt is for observing and testing, click for the commands; all else is Python's own."""
+    roots = {name.partition(".")[0] for name in imports(module)} - {"xmlkit", "__future__"}
+    foreign = roots - sys.stdlib_module_names
+    assert foreign <= OTHERS.keys()
+    assert [] == [name for name in sorted(foreign) if module not in OTHERS[name]]
+
+
+@pytest.mark.parametrize("module", LEVEL)
+def test_only_the_two_doors_import_by_name(module: str) -> None:
+    """Imports that `ast` does not see are made by the package and by the command line alone."""
+    names = {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in ast.walk(ast.parse(FILES[module].read_text()))
+        if isinstance(node, ast.Name | ast.Attribute)
+    }
+    assert names.isdisjoint({"import_module", "__import__"}) or module in ("xmlkit", "xmlkit.cli")
