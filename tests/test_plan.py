@@ -195,7 +195,7 @@ CASES = {
     ),
     "lun-type": Case(
         "lun-type",
-        text("file-in-pool", "device='disk'", "device='lun'"),
+        text("file-in-pool", "<disk type='file'", "<disk type='file' device='lun'"),
         near=PLAIN,
         instead="adopt volume",
     ),
