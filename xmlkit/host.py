@@ -208,10 +208,10 @@ class Host:
         return {
             pool.path.rstrip("/"): pool
             for pool in ordered
-            if pool.type in NAMED_BY_PATH
-            and pool.path.startswith("/")
-            # an observed disk pool owns its partitions, not all of /dev
-            and (pool.type != "disk" or pool.volumes is None)
+            if pool.path.startswith("/")
+            # a pool of devices owns those that it lists, not all of /dev; one that was only
+            # said (--pool) is taken at its word
+            and (pool.type in NAMED_BY_PATH - {"disk"} or (pool.active and pool.volumes is None))
         }
 
     @cached_property

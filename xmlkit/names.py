@@ -8,6 +8,7 @@ Laws
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from xmlkit.markup import IMPOSSIBLE
 
@@ -87,6 +88,7 @@ def fault_of_volume_name(name: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=256)
 def fault_of_pool_name(name: str) -> str | None:
     """Why a `<source pool=...>` of this name is not valid; None if it is.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeGuard
 
 from xmlkit import names
@@ -23,6 +23,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import (
     CAPABILITIES,
+    NAMED_BY_PATH,
     POOL_DISK_TYPES,
     Host,
     Pool,
@@ -178,6 +179,8 @@ def plan(
     destination XML of a migration. accept: ids of reasons that the operator accepts (apparmor).
     Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
     """
+    if to not in ("volume", "path"):
+        raise PlanError(f"to is volume or path, not {to!r}")
     if domain.kind != "domain":
         raise PlanError(f"not a domain but a <{domain.kind}>")
     for pool in (relocate or {}).values():
@@ -237,7 +240,8 @@ class _Planner:
         unique = len(set(targets)) == len(targets)
         self.shared_targets = set() if unique else {t for t, n in Counter(targets).items() if n > 1}
         self.rescue = self._rescue_disk() if self.domain.nova else None
-        self.no_volume_disks = self._no_volume_disks() if self.disks else None
+        driver = host.driver or document.root.get("type", "")
+        self.no_volume_disks = _no_volume_disks(host.libversion, driver, host.security_models)
         self.refuse_live = not live and document.root.get("id") is not None
 
     def decision(self, disk: Disk, decide: Callable[[Disk], Transition]) -> Transition | Skip:
@@ -268,7 +272,11 @@ class _Planner:
             return self._relocated(disk, path, fallback)
         pool, name, volume = found
         disk_type = self._check_pool(disk, pool)
-        if not self.host.can("volume-disk-pools", pool.type):
+        if volume is None and pool.type not in NAMED_BY_PATH and disk_type is not None:
+            raise _Refusal(
+                "no-volume", f"the volumes of a pool of type {pool.type} must be observed"
+            )
+        if disk_type is None and not self.host.can("volume-disk-pools", pool.type):
             fallback = fallback or Reason("pool-type", _no_disks_on(pool))
         elif disk.address.type != disk_type:
             raise _Refusal(
@@ -384,27 +392,9 @@ class _Planner:
     def fallback(self, disk: Disk) -> Reason | None:
         """Why this host cannot have the disk as a volume disk; None if it can."""
         reason = self.no_volume_disks
-        if reason is None and not self.host.can("volume-slices") and disk.in_source("slices"):
-            reason = Reason("libvirt-version", self._too_old("volume-slices"))
+        if reason is None and disk.in_source("slices") and not self.host.can("volume-slices"):
+            reason = _too_old(self.host, "volume-slices")
         return reason
-
-    def _no_volume_disks(self) -> Reason | None:
-        """Why this host cannot have volume disks at all."""
-        host = self.host
-        if not host.can("volume-disks"):
-            return Reason("libvirt-version", self._too_old("volume-disks"))
-        driver = host.driver or self.document.root.get("type", "")
-        if not host.can("volume-disk-drivers", driver):
-            return Reason("hypervisor", f"the {driver} driver has no volume disks")
-        if not host.can("volume-disk-security"):
-            return Reason("apparmor", "under AppArmor a volume disk gets no rule at start")
-        return None
-
-    def _too_old(self, capability: str) -> str:
-        each = CAPABILITIES[capability]
-        assert self.host.libversion is not None
-        have, need = version_text(self.host.libversion), version_text(each.since)
-        return f"libvirt {have} has no {each.what}, which came with {need}"
 
     def _path_of(self, disk: Disk) -> str:
         address = disk.address
@@ -460,6 +450,28 @@ class _Planner:
         if not pool.active:
             raise _Refusal("pool-inactive", f"pool {pool.name} is not active")
         return POOL_DISK_TYPES.get(pool.type)
+
+
+@lru_cache(maxsize=64)
+def _no_volume_disks(
+    libversion: int | None, driver: str, security_models: tuple[str, ...]
+) -> Reason | None:
+    """Why a host cannot have volume disks at all."""
+    host = Host(libversion, driver, security_models)
+    if not host.can("volume-disks"):
+        return _too_old(host, "volume-disks")
+    if not host.can("volume-disk-drivers", driver):
+        return Reason("hypervisor", f"the {driver} driver has no volume disks")
+    if not host.can("volume-disk-security"):
+        return Reason("apparmor", "under AppArmor a volume disk gets no rule at start")
+    return None
+
+
+def _too_old(host: Host, capability: str) -> Reason:
+    each = CAPABILITIES[capability]
+    have, need = version_text(host.libversion or 0), version_text(each.since)
+    message = f"libvirt {have} has no {each.what}, which came with {need}"
+    return Reason("libvirt-version", message)
 
 
 def _no_disks_on(pool: Pool) -> str:
