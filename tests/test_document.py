@@ -1001,7 +1001,7 @@ def test_a_raised_limit_holds_to_the_end(tmp_path: Path) -> None:
     done = subprocess.run(command, check=False, capture_output=True)
     assert (0, b"") == (done.returncode, done.stderr)
     assert b" pool='p' volume='a'" in done.stdout
-    file.write_bytes(disks(60_000))
+    file.write_bytes(disks(30_000))  # each gets a tag and two attributes more
     command[-3:-1] = ["--max-markup", "1000000"]
     done = subprocess.run(command, check=False, capture_output=True)
     assert (0, b"") == (done.returncode, done.stderr)

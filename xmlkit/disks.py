@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lxml import etree
 
@@ -155,7 +155,7 @@ def read(element: etree._Element) -> Disk:
     """What a `<disk>` element says."""
     # backwards: of two of one name libvirt takes the first
     backwards = element.iterchildren(etree.Element, reversed=True)
-    children = {str(child.tag): child for child in backwards}
+    children: dict[Any, etree._Element] = {child.tag: child for child in backwards}
     type_ = element.get("type", "file")
     target, driver = children.get("target"), children.get("driver")
     source = children.get("source")

@@ -197,7 +197,7 @@ class Document:
 
     def _start(self, element: etree._Element) -> int:
         """Where in `text` the element starts."""
-        name = str(element.tag)
+        name: Any = element.tag
         starts = self._starts.get(name)
         if starts is None:
             around = self._spans.get(element.getparent())

@@ -241,7 +241,9 @@ class _Planner:
         self.shared_targets = set() if unique else {t for t, n in Counter(targets).items() if n > 1}
         self.rescue = self._rescue_disk() if self.domain.nova else None
         driver = host.driver or document.root.get("type", "")
-        self.no_volume_disks = _no_volume_disks(host.libversion, driver, host.security_models)
+        self.no_volume_disks = _no_volume_disks(
+            host.libversion, driver, tuple(host.security_models)
+        )
         self.refuse_live = not live and document.root.get("id") is not None
 
     def decision(self, disk: Disk, decide: Callable[[Disk], Transition]) -> Transition | Skip:

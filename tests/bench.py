@@ -1,0 +1,159 @@
+"""Benchmarks: what xmlkit costs next to the tools and libraries that do the bare work.
+
+Rules
+- Every figure is a ratio of two contestants in one run, tried in turn, so that a slow or busy
+  machine slows both.
+- In-process the best of the rounds counts, of commands the median: what is left out is noise.
+- Exit code: 0 all goals reached, 1 one missed, 2 something needed is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus import host_of
+from lxml import etree
+from sources import SourceUnavailable, debian_source
+
+from xmlkit.document import Document
+from xmlkit.errors import XmlkitError
+from xmlkit.host import Host
+from xmlkit.plan import plan
+from xmlkit.transformers import transform
+from xmlkit.validation import schemas
+from xmlkit.validation.verdict import validate
+
+GUEST = Path(__file__).parents[1] / "fixtures" / "nova" / "qcow2-ephemeral-swap.xml"
+INSTANCE = "/var/lib/nova/instances/3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
+
+
+class Unavailable(Exception):
+    """Something that a benchmark needs is missing; the message names it."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Two contestants that do the same work, and how often the second's time ours may take."""
+
+    name: str
+    ours: Callable[[], None]
+    theirs: Callable[[], None]
+    goal: float
+    rounds: int
+    of_rounds: Callable[[list[float]], float]
+
+
+def main() -> int:
+    """Run them all and print a table."""
+    parser = argparse.ArgumentParser(description="Measure xmlkit against what does the bare work.")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    quick = parser.parse_args().quick
+    try:
+        benchmarks = [*libraries(3 if quick else 15), command(4 if quick else 10)]
+    except (SourceUnavailable, Unavailable, XmlkitError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    print(f"{'':<52} {'xmlkit':>10} {'other':>10} {'ratio':>6} {'goal':>6}")
+    missed = False
+    for benchmark in benchmarks:
+        ours, theirs = measured(benchmark)
+        ratio = ours / theirs
+        missed |= ratio > benchmark.goal
+        print(
+            f"{benchmark.name:<52} {ours * 1000:7.1f} ms {theirs * 1000:7.1f} ms {ratio:6.2f} "
+            f"{benchmark.goal:6.2f}{'  missed' if ratio > benchmark.goal else ''}",
+            flush=True,
+        )
+    return int(missed)
+
+
+def measured(benchmark: Benchmark) -> tuple[float, float]:
+    """Seconds of both, tried in turn; the first turn warms up and does not count."""
+    ours, theirs = [], []
+    for _ in range(benchmark.rounds + 1):
+        ours.append(seconds(benchmark.ours))
+        theirs.append(seconds(benchmark.theirs))
+    return benchmark.of_rounds(ours[1:]), benchmark.of_rounds(theirs[1:])
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def libraries(rounds: int) -> list[Benchmark]:
+    """In one process, over the domains that libvirt makes QEMU command lines of."""
+    directory = debian_source("libvirt") / "tests" / "qemuxml2argvdata"
+    sources = [path.read_bytes() for path in sorted(directory.glob("*.xml"))]
+    hosts = [host_of(Document.parse(source)) for source in sources]
+    pairs: list[tuple[bytes, Host]] = list(zip(sources, hosts, strict=True))
+    schema = schemas.compiled(schemas.directory(), "domain")
+
+    def rewrite() -> None:
+        for source, host in pairs:
+            document = Document.parse(source)
+            _ = transform(document, plan(document, host)).source
+
+    def copy() -> None:
+        for source in sources:
+            etree.tostring(etree.fromstring(source))
+
+    def judge() -> None:
+        for source in sources:
+            validate(Document.parse(source))
+
+    def judge_bare() -> None:
+        for source in sources:
+            schema(etree.fromstring(source))
+
+    count = f"{len(sources):,} domains"
+    return [
+        Benchmark(f"{count}: parse, plan, transform / copy", rewrite, copy, 2.5, rounds, min),
+        Benchmark(f"{count}: validate / RelaxNG", judge, judge_bare, 1.2, rounds, min),
+    ]
+
+
+def command(rounds: int) -> Benchmark:
+    """A cold start of each: a disk of one domain is made a volume, the diff shown."""
+    other = Path("/usr/bin/virt-xml")
+    if not other.exists():
+        raise Unavailable(f"no {other}: apt-get install virtinst")
+    script = shutil.which("xmlkit", path=str(Path(sys.executable).parent))
+    start = [script] if script else [sys.executable, "-c", "from xmlkit.cli import main; main()"]
+    ours = [*start, "diff", "--pool", f"disks={INSTANCE}", str(GUEST)]
+    address = "source.pool=default-pool,source.volume=default-vol"
+    theirs = [str(other), "--connect", "test:///default", "test", "--edit", "target=vda"]
+    theirs += ["--disk", address, "--print-diff"]
+
+    def preview(command: list[str], code: int) -> None:
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        lines = done.stdout.splitlines()
+        if done.returncode != code or not any(line.startswith("+ ") for line in lines):
+            raise Unavailable(f"{' '.join(command)}: no diff: {done.stderr or done.stdout}")
+
+    def preview_ours() -> None:
+        preview(ours, 1)
+
+    def preview_theirs() -> None:
+        preview(theirs, 0)
+
+    preview_ours()
+    preview_theirs()
+    name = "a cold preview: xmlkit diff / virt-xml --print-diff"
+    return Benchmark(name, preview_ours, preview_theirs, 0.5, rounds, statistics.median)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
