@@ -105,13 +105,13 @@ def _disk(disk: Transition | Skip) -> dict[str, Any]:
         "reason": None if disk.reason is None else asdict(disk.reason),
     }
     if isinstance(disk, Skip):
-        data["from"] = asdict(disk.address) | {"format": disk.format}
+        data["from"] = disk.address._asdict() | {"format": disk.format}
         return data
     return data | {
         "action": disk.action,
         "disk_type": disk.disk_type,
-        "from": asdict(disk.before) | {"format": disk.format},
-        "to": asdict(disk.after),
+        "from": disk.before._asdict() | {"format": disk.format},
+        "to": disk.after._asdict(),
         "verified": disk.verified,
     }
 

@@ -8,7 +8,6 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lxml import etree
@@ -48,8 +47,7 @@ PATH_ATTRIBUTES = {"file": "file", "block": "dev"}
 _NOVA = "{http://openstack.org/xmlns/libvirt/nova/"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a disk's content is, as `<disk type>` and `<source>` say it.
 
     type: of the disk. path: of a file or block disk, and what a volume's path is known to be.
@@ -138,16 +136,17 @@ def _read_domain(root: etree._Element) -> Domain:
     nova = False
     disks: tuple[Disk, ...] = ()
     for child in root.iterchildren("name", "uuid", "metadata", "devices"):
-        if child.tag == "name":
+        tag = child.tag
+        if tag == "devices":
+            disks += tuple(map(read, child.iterchildren("disk")))
+        elif tag == "name":
             name = name or child.text or ""
-        elif child.tag == "uuid":
+        elif tag == "uuid":
             uuid = uuid or (child.text or "").strip().lower()
-        elif child.tag == "metadata":
+        else:
             nova = any(
                 str(each.tag).startswith(_NOVA) for each in child.iterchildren(etree.Element)
             )
-        else:
-            disks += tuple(map(read, child.iterchildren("disk")))
     return Domain(name, uuid, nova, disks)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeGuard
 
@@ -566,9 +566,15 @@ def _address_from_data(data: Any, where: str) -> Address:
 
 
 def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
+    data = {field.name: getattr(disk, field.name) for field in fields(disk)}
+    data["reason"] = disk.reason and asdict(disk.reason)
     if isinstance(disk, Skip):
-        return {"action": "skip"} | asdict(disk)
-    return asdict(disk) | {"span": disk.span if redact(disk.span) == disk.span else ""}
+        return {"action": "skip"} | data | {"address": disk.address._asdict()}
+    return data | {
+        "before": disk.before._asdict(),
+        "after": disk.after._asdict(),
+        "span": disk.span if redact(disk.span) == disk.span else "",
+    }
 
 
 def _disk_from_data(data: Any, number: int) -> Transition | Skip:
