@@ -66,7 +66,7 @@ class Limits:
 
     depth: int = 256
     size: int = 64 * MIB
-    markup: int = 250_000
+    markup: int = 150_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 900:
@@ -205,6 +205,8 @@ def parsed(source: bytes, encoding: str, limits: Limits) -> etree._Element:
         reason = (error.msg or "not well-formed").split(", line ")[0].strip()
         if "Excessive depth" in reason:
             reason = f"elements nested more than {limits.depth} deep"
+        elif "Unregistered" in reason:
+            reason = "a section that does not end"
         elif reason.startswith("Entity "):
             # not by its name, which may be part of a password with a bare "&"
             reason = "an entity that is not defined: write & as &amp;"
