@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import argparse
+import compileall
 import shutil
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from corpus import host_of
 from lxml import etree
 from sources import SourceUnavailable, debian_source
 
+import xmlkit
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Host
@@ -129,6 +131,8 @@ def command(rounds: int) -> Benchmark:
     if not other.exists():
         raise Unavailable(f"no {other}: apt-get install virtinst")
     script = shutil.which("xmlkit", path=str(Path(sys.executable).parent))
+    # as an installed package is; an editable one need not be
+    compileall.compile_dir(Path(xmlkit.__file__).parent, quiet=1)
     start = [script] if script else [sys.executable, "-c", "from xmlkit.cli import main; main()"]
     ours = [*start, "diff", "--pool", f"disks={INSTANCE}", str(GUEST)]
     address = "source.pool=default-pool,source.volume=default-vol"

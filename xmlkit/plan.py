@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from xmlkit import names
 from xmlkit.disks import FORMATS, Address, Disk, read_domain
@@ -56,8 +56,7 @@ class Reason:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One disk that gets another address.
 
     target: the disk's `<target dev>`. action: "adopt" (the image stays where it is) or "move" (to
@@ -88,13 +87,12 @@ class Transition:
     def inverse(self) -> Transition:
         """The transition that undoes this one."""
         form: Form = "volume" if self.before.type == "volume" else "path"
-        return replace(
-            self, disk_type=form, before=self.after, after=self.before, undo=not self.undo
+        return self._replace(
+            disk_type=form, before=self.after, after=self.before, undo=not self.undo
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """One disk that stays as it is, and why."""
 
     target: str
@@ -566,7 +564,7 @@ def _address_from_data(data: Any, where: str) -> Address:
 
 
 def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
-    data = {field.name: getattr(disk, field.name) for field in fields(disk)}
+    data = disk._asdict()
     data["reason"] = disk.reason and asdict(disk.reason)
     if isinstance(disk, Skip):
         return {"action": "skip"} | data | {"address": disk.address._asdict()}
