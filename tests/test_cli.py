@@ -729,3 +729,22 @@ def test_the_plan_that_is_shown_is_the_plan() -> None:
     expected = plan_of(Document.parse(Path(DOMAIN).read_bytes()), host).to_json()
 
     assert expected + "\n" == xmlkit("plan", *IMAGES, DOMAIN).stdout
+
+
+@pytest.mark.parametrize("version", ["9" * 5000 + ".0.0", "\u0663.0.0", "1.2.3.4"])
+def test_a_version_that_is_none_is_refused(version: str) -> None:
+    """However many digits it has, and of whatever script."""
+    done = xmlkit("diff", *IMAGES, "--assume-libvirt", version, DOMAIN)
+
+    assert 2 == done.exit_code
+    assert "not a libvirt version" in done.stderr
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:
+    """In names of files and of documents."""
+    file = tmp_path / "a\x1b[31mb.xml"
+    file.write_text("<domain type='kvm'><name>g\u009b31m\u202ex</name></domain>")
+    shown = xmlkit("diff", *IMAGES, file).stdout + xmlkit("validate", file).stdout
+
+    assert not set("\x1b\u009b\u202e") & set(shown)
+    assert "a\\x1b[31mb.xml" in shown

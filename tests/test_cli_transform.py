@@ -544,3 +544,11 @@ def test_a_plan_is_written_like_a_document(file: Path, tmp_path: Path) -> None:
     assert xmlkit("plan", *IMAGES, file).stdout == written
     assert 2 == failed.returncode
     assert written == out.read_bytes()
+
+
+def test_a_file_with_another_name_is_refused(file: Path) -> None:
+    """A hard link: replacing the one would leave the other as it was."""
+    os.link(file, file.parent.parent / "other.xml")
+    message = refused(xmlkit("transform", *IMAGES, "--in-place", file), file)
+
+    assert "2 names" in message

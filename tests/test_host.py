@@ -580,3 +580,22 @@ def test_what_the_test_driver_says_is_read() -> None:
         == pools["images"].by_name["a.qcow2"]
     )
     assert "raw" == pools["vg"].by_name["lv"].format
+
+
+@pytest.mark.parametrize(
+    ("pool", "wrong"),
+    [
+        pytest.param("<storage active='maybe' autostart='no'><pool type='dir'/>", "maybe", id="a"),
+        pytest.param("<storage active='yes' autostart='no'><pool/>", "type", id="no-type"),
+        pytest.param(
+            "<storage active='yes' autostart='no'><pool type='dir'><name>p</name>"
+            "<target><path>rel</path></target></pool>",
+            "absolute",
+            id="relative",
+        ),
+    ],
+)
+def test_a_host_file_that_was_edited_is_checked(pool: str, wrong: str) -> None:
+    """A host file that somebody has edited is not taken on trust."""
+    with pytest.raises(HostError, match=wrong):
+        parse_host(f"<host version='1' uri='' libversion='9000000'>{pool}</storage></host>")

@@ -38,6 +38,16 @@ SECRETS = {
     "cookie, lines": ("<cookie\n name='sid'\n>\nHIDE-ME\n</cookie>", "sid"),
     "auth": ("<auth username='HIDE-ME'><secret type='ceph' usage='u'/></auth>", "usage='u'"),
     "query": ("<source protocol='https' name='n' query='token=HIDE-ME'/>", "name='n'"),
+    "host": ("<host name='user:HIDE-ME@host' port='1'/>", "port='1'"),
+    "name, signed": ("<source protocol='https' name='n?sig=HIDE-ME'/>", "https"),
+    "instruction": ("<?x passwd='HIDE-ME'?><a/>", "<?x"),
+    "initarg": ("<initarg>--password=HIDE-ME</initarg><a/>", "<a/>"),
+    "cmdline": ("<cmdline>ro passwd=HIDE-ME</cmdline><a/>", "<a/>"),
+    "initenv": ("<initenv name='API_KEY'>HIDE-ME</initenv><a/>", "API_KEY"),
+    "qemu property": (
+        "<q:property xmlns:q='u' name='password' type='string' value='HIDE-ME'/>",
+        "type='string'",
+    ),
     "query, signed": ("<source name='n' query='Expires=1&amp;Signature=HIDE-ME'/>", "name='n'"),
 }
 
@@ -57,6 +67,8 @@ ARGUMENTS = {
     "rbd": "file=rbd:pool/image:id=cinder:key=HIDE-ME==:auth_supported=cephx",
     "url": "file=https://user:HIDE-ME@example.org/image",
     "capitals": "PASSWORD=HIDE-ME",
+    "short": "user=admin,pass=HIDE-ME",
+    "iscsi": "file=iscsi://user%HIDE-ME@host/target/0",
 }
 
 

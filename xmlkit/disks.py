@@ -143,6 +143,9 @@ def _read_domain(root: etree._Element) -> Domain:
             name = name or child.text or ""
         elif tag == "uuid":
             uuid = uuid or (child.text or "").strip().lower()
+            if len(uuid) == 32:
+                # libvirt takes it without dashes as well
+                uuid = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))
         else:
             nova = any(
                 str(each.tag).startswith(_NOVA) for each in child.iterchildren(etree.Element)

@@ -266,7 +266,7 @@ def version_of(text: str) -> int:
 
     Raises HostError for anything else.
     """
-    match = re.fullmatch(r"(\d+)\.(\d{1,3})(?:\.(\d{1,3}))?", text)
+    match = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?", text)
     if not match:
         raise HostError(f"not a libvirt version: {text!r}; write it like 9.0.0")
     major, minor, release = (int(part or 0) for part in match.groups())
@@ -356,16 +356,23 @@ def parse_host(source: bytes | str, limits: Limits = HOST_LIMITS) -> Host:
             "make it anew with xmlkit observe"
         )
     text = root.get("libversion", "")
-    if text and not text.isdecimal():
+    if text and not re.fullmatch("[0-9]{1,9}", text):
         raise HostError(f"libversion {text!r} is not a number such as 9000000")
     pools = []
     for storage in root.iterfind("storage"):
         xml = storage.find("pool")
         if xml is None:
             raise HostError("a <storage> without <pool>; make the file anew with xmlkit observe")
+        for state in ("active", "autostart"):
+            if storage.get(state) not in ("yes", "no"):
+                raise HostError(f"{state}={storage.get(state)!r} of a <storage> is not yes or no")
         links = frozenset(link.text or "" for link in storage.iterfind("link"))
         name = xml.findtext("name") or ""
         active = storage.get("active") == "yes"
+        if xml.get("type") not in POOL_DISK_TYPES:
+            raise HostError(f"pool {name!r} is of a type that libvirt has not: {xml.get('type')!r}")
+        if xml.get("type") in NAMED_BY_PATH and not (xml.findtext("target/path") or "/")[0] == "/":
+            raise HostError(f"the path of pool {name!r} is not absolute")
         volumes = [parse_volume(each, name, links) for each in storage.iterfind("volume")]
         pools.append(
             parse_pool(

@@ -47,14 +47,16 @@ def opened(uri: str) -> Iterator[Any]:
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         connection = libvirt.openReadOnly(uri)
+    except UnicodeError:
+        raise LibvirtError(f"not a URI: {uri!r}") from None
     except libvirt.libvirtError as error:
         raise LibvirtError(
-            f"cannot connect to {_without_password(uri)}: {error.get_error_message()}"
+            f"cannot connect to {_without_password(uri)}: {_message(error, uri)}"
         ) from None
     try:
         yield connection
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"{_without_password(uri)}: {error.get_error_message()}") from None
+        raise LibvirtError(f"{_without_password(uri)}: {_message(error, uri)}") from None
     finally:
         connection.close()
 
@@ -96,6 +98,8 @@ def domain_xml(connection: Any, name: str) -> str:
     """
     import libvirt
 
+    if not name.isprintable():
+        raise LibvirtError(f"no domain {name!r}")
     for lookup in (connection.lookupByName, connection.lookupByUUIDString):
         try:
             return str(lookup(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -179,4 +183,10 @@ def _is_local(uri: str) -> bool:
 
 
 def _without_password(uri: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1@", uri)
+    """The URI without user and password, and without parameters that speak of a secret."""
+    uri = re.sub(r"(//)[^/]*@", r"\1", uri)
+    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*)=[^&]*", r"\1=(redacted)", uri)
+
+
+def _message(error: Any, uri: str) -> str:
+    return str(error.get_error_message()).replace(uri, _without_password(uri))

@@ -128,6 +128,8 @@ def _encoding_of(source: bytes) -> str:
     if source[:1] == b"<" and source[1:2] not in (b"?", b"\0"):
         return "utf-8"
     start = source[:200]
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff", b"<\0\0\0", b"\0\0\0<")):
+        raise DocumentError("is UTF-32: save the file as UTF-8", 1, 1)
     if start.startswith((b"\xff\xfe", b"<\0")):
         encoding = "utf-16-le"
     elif start.startswith((b"\xfe\xff", b"\0<")):

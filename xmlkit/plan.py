@@ -151,9 +151,10 @@ class Plan:
         import json
 
         try:
-            data = _fields(json.loads(text), _PLAN, "the plan")
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"not a plan: {error}; make one with xmlkit plan") from None
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise PlanError("not a plan: it is no JSON; make one with xmlkit plan") from None
+        data = _fields(data, _PLAN, "the plan")
         if data["schema"] != SCHEMA:
             raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
         domain = _fields(data["domain"], {"name": _TEXT, "uuid": _TEXT}, "domain")

@@ -21,7 +21,7 @@ CHANGED = "(changed)"
 
 # Enough to see that a text has none, which is the usual case.
 _HINT = re.compile(
-    r"passw|passphrase|cookie|secret|token|credential|key|<auth\b|\bquery\b|://[^/\s@]*@|signature",
+    r"pass|pwd|cookie|secret|token|credential|key|<auth\b|\bquery\b|@|sig",
     re.IGNORECASE,
 )
 _ATTRIBUTES = frozenset(("passwd", "password", "query"))
@@ -29,9 +29,18 @@ _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
-    r"passw|passphrase|secret|token|credential|\bkey\b|[-_]key\b|\bdata=|://[^/\s:@]*:[^/\s@]*@",
+    r"pass(?!thr)|pwd|secret|token|credential|signature|\bsig=|\bkey\b|[-_]key\b|apikey|\bdata="
+    r"|://[^/\s:%@]*[:%][^/\s@]*@",
     re.IGNORECASE,
 )
+# Where a URL's parts stand by themselves: user and password, or parameters that sign it.
+_IN_URL = re.compile(
+    r":[^/@]*@|[?&][^=]*(?:sig|token|key|pass|secret|credential)[^=]*=", re.IGNORECASE
+)
+# Elements of a command line that say it in an attribute, under a name that may be another one.
+_VALUES = frozenset(("arg", "env", "property"))
+# Elements that are command lines: their text is hidden if it speaks of a secret.
+_COMMAND_LINES = frozenset(("initarg", "cmdline"))
 
 
 def redact(text: str) -> str:
@@ -68,12 +77,15 @@ def _secrets(text: str) -> Iterator[tuple[int, int]]:
         tag = match.group()
         if hidden:
             if tag.startswith(f"</{hidden}") and name_of("<" + tag[2:]).rstrip(">") == hidden:
-                yield began, match.start()
+                plain = hidden.rpartition(":")[2] in _COMMAND_LINES
+                if not plain or _SECRET.search(text, began, match.start()):
+                    yield began, match.start()
                 hidden = ""
-        elif tag.startswith("<!--"):
+        elif tag.startswith(("<!--", "<?")):
             # what is commented out was somebody's secret all the same
-            if _HINT.search(tag):
-                yield match.start() + 4, match.end() - 3
+            if _SECRET.search(tag) or "cookie" in tag:
+                start = match.start() + (4 if tag[1] == "!" else len(name_of(tag)) + 1)
+                yield start, match.end() - (3 if tag[1] == "!" else 2)
         elif tag[1] not in "/!?":
             written = name_of(tag).rstrip("/>")
             attributes = {
@@ -95,7 +107,10 @@ def _in_attributes(
         if (
             attribute in _ATTRIBUTES
             or (name == "auth" and attribute == "username")
-            or (name in ("arg", "env") and attribute == "value" and _SECRET.search(said))
+            or (name in ("host", "source") and attribute == "name" and _IN_URL.search(said))
+            or (
+                name in ("arg", "env", "property") and attribute == "value" and _SECRET.search(said)
+            )
         ):
             yield start, end
 
@@ -103,4 +118,8 @@ def _in_attributes(
 def _is_secret_element(text: str, written: str, attributes: Mapping[str, tuple[int, int]]) -> bool:
     name = written.rpartition(":")[2]
     variable = text[slice(*attributes.get("name", (0, 0)))]
-    return name in _ELEMENTS or (name == "initenv" and _SECRET.search(variable) is not None)
+    return (
+        name in _ELEMENTS
+        or name in _COMMAND_LINES
+        or (name == "initenv" and _SECRET.search(variable) is not None)
+    )

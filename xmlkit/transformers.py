@@ -13,10 +13,11 @@ a test.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 from lxml import etree
 
-from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read, read_domain
+from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, Domain, read, read_domain
 from xmlkit.document import (
     Document,
     DocumentError,
@@ -87,28 +88,71 @@ def transform(domain: Document, plan: Plan) -> Document:
     if not transitions:
         return domain
     now = read_domain(domain)
-    if plan.uuid and now.uuid and plan.uuid != now.uuid:
-        raise PlanError(f"the plan is for domain {plan.name} ({plan.uuid}), not for {now.uuid}")
+    _refuse_another(now, plan)
     found = {disk.target: disk for disk in now.disks}
+    shared: set[str] = set()
+    if len(found) != len(now.disks):
+        targets = [disk.target for disk in now.disks]
+        shared = {target for target, count in Counter(targets).items() if count > 1}
+    is_live = domain.root.get("id") is not None
     edits: list[Edit] = []
     for transition in transitions:
         disk = found.get(transition.target)
-        if disk is None:
-            raise PlanError(f"the domain has no disk {transition.target} any more: plan again")
-        if disk.address.same(transition.after):
-            continue
-        if not disk.address.same(transition.before):
-            raise PlanError(
-                f"disk {transition.target} is at {disk.address}, not at {transition.before} as "
-                "the plan says: plan again"
-            )
-        if disk.image_format != transition.format:
-            raise PlanError(
-                f"disk {transition.target} is {disk.image_format}, not {transition.format} as the "
-                "plan says: plan again"
-            )
-        edits += _edits(disk, transition, domain.limits)
+        if disk is None or transition.target in shared:
+            how = "no disk {} any more" if disk is None else "two disks {}"
+            raise PlanError(f"the domain has {how.format(transition.target)}: plan again")
+        if is_live and not transition.live:
+            raise PlanError("this is the XML of a running domain, the plan is not for that")
+        as_planned = not transition.undo and transition.span == domain.text_of(disk.element)
+        if as_planned or _is_to_do(domain, disk, transition):
+            edits += _edits(disk, transition, domain.limits)
     return domain.edited(edits) if edits else domain
+
+
+def _is_to_do(domain: Document, disk: Disk, transition: Transition) -> bool:
+    """Whether a disk that is written otherwise than when it was planned for still is the same.
+
+    False if it is where the transition leads. Raises PlanError if it has changed.
+    """
+    if disk.address.same(transition.after):
+        return False
+    target = transition.target
+    if not disk.address.same(transition.before):
+        raise PlanError(
+            f"disk {target} is at {disk.address}, not at {transition.before} as the plan says: "
+            "plan again"
+        )
+    if disk.image_format != transition.format:
+        raise PlanError(
+            f"disk {target} is {disk.image_format}, not {transition.format} as the plan says: "
+            "plan again"
+        )
+    # without a span, as where a secret stood in it, there is no more to compare
+    if not transition.undo and transition.span:
+        was = _disk_in(transition.span, disk, domain.limits)
+        if was is None or _canonical(was.root[0]) != _canonical(disk.element):
+            raise PlanError(f"disk {target} has changed since the plan: plan again")
+    return True
+
+
+def _refuse_another(now: Domain, plan: Plan) -> None:
+    if (plan.uuid != now.uuid) if plan.uuid and now.uuid else (plan.name != now.name):
+        raise PlanError(
+            f"the plan is for domain {plan.name} ({plan.uuid or 'no UUID'}), not for {now.name} "
+            f"({now.uuid or 'no UUID'})"
+        )
+
+
+def _disk_in(span: str, disk: Disk, limits: Limits) -> Document | None:
+    """A document around the one `<disk>` of a span, with the prefixes of the disk's own place."""
+    prefixes = " ".join(
+        f"xmlns:{prefix}={quoted(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
+    )
+    try:
+        document = Document.parse(f"<was {prefixes}>{span}</was>", limits)
+    except DocumentError:
+        return None
+    return document if [child.tag for child in document.root] == ["disk"] else None
 
 
 def _edits(disk: Disk, transition: Transition, limits: Limits) -> list[Edit]:
@@ -121,22 +165,24 @@ def _edits(disk: Disk, transition: Transition, limits: Limits) -> list[Edit]:
 
 def _is_what_the_plan_made(disk: Disk, transition: Transition, limits: Limits) -> bool:
     """Whether the disk is just what the transition made out of its span, and nobody's since."""
-    prefixes = " ".join(
-        f"xmlns:{prefix}={quoted(uri)}" for prefix, uri in disk.element.nsmap.items() if prefix
-    )
-    try:
-        was = Document.parse(f"<was {prefixes}>{transition.span}</was>", limits)
-    except DocumentError:
+    was = _disk_in(transition.span, disk, limits)
+    if was is None:
         return False
-    disks = [read(child) for child in was.root]
-    if len(disks) != 1 or not disks[0].address.same(transition.after):
+    original = read(was.root[0])
+    if not original.address.same(transition.after):
         return False
-    made = was.edited(_edits(disks[0], transition.inverse(), limits)).root[0]
+    made = was.edited(_edits(original, transition.inverse(), limits)).root[0]
     return _canonical(made) == _canonical(disk.element)
 
 
 def _canonical(element: etree._Element) -> bytes:
-    return etree.tostring(copy.deepcopy(element), method="c14n", exclusive=True)
+    alone = copy.deepcopy(element)
+    alone.tail = None
+    try:
+        return etree.tostring(alone, method="c14n", exclusive=True)
+    except etree.C14NError:
+        # it cannot have relative namespace names
+        return etree.tostring(alone)
 
 
 def _attributes_of(address: Address) -> dict[str, str | None]:

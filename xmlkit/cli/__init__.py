@@ -9,6 +9,7 @@ Laws
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import import_module
 
@@ -17,7 +18,10 @@ import click
 from xmlkit import __version__
 from xmlkit.errors import XmlkitError
 
-__all__ = ["main"]
+__all__ = ["TROUBLE", "main", "printable"]
+
+# What a terminal would obey: C0 and C1 controls, marks that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 COMMANDS = {
     "diff": "Show what a transition will change in a domain.",
@@ -75,14 +79,29 @@ def main(args: list[str] | None = None) -> None:
         _drop_output()
         code = 141
     except XmlkitError as error:
-        click.echo(f"xmlkit: {error}", err=True)
+        click.echo(f"xmlkit: {printable(str(error))}", err=True)
         code = TROUBLE
     except OSError as error:
         # files are read and written in cli/files.py, which names them: this is stdout
         click.echo(f"xmlkit: cannot write to stdout: {error.strerror}", err=True)
         _drop_output()
         code = TROUBLE
+    except Exception as error:
+        # Python would exit with 1, which has a meaning here
+        if os.environ.get("XMLKIT_DEBUG"):
+            raise
+        click.echo(
+            f"xmlkit: internal error: {type(error).__name__}: {error}; please report it "
+            "(XMLKIT_DEBUG=1 shows where)",
+            err=True,
+        )
+        code = TROUBLE
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey escaped; names in documents may be anybody's."""
+    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 def _open_streams() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import click
 
-from xmlkit.cli import TROUBLE
+from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.hosts import host_options, planner
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
@@ -68,7 +68,7 @@ def command(
                     raise document
                 plan = planned.plan(document, file)
             except XmlkitError as error:
-                click.echo(f"xmlkit: {error}", err=True)
+                click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
                 continue
             made = preview(file, document, plan, schemas)
@@ -93,8 +93,8 @@ def command(
 
 def _show(made: Preview, paint: Paint) -> str:
     plan = made.plan
-    title = f"{plan.name or '(no name)'}  {plan.uuid}".rstrip()
-    lines = [paint(title, bold=True), f"  {made.file}"]
+    title = printable(f"{plan.name or '(no name)'}  {plan.uuid}".rstrip())
+    lines = [paint(title, bold=True), f"  {printable(made.file)}"]
     for disk in plan.disks:
         lines += _show_disk(disk, paint)
     if not plan.disks:
@@ -106,15 +106,17 @@ def _show_disk(disk: Transition | Skip, paint: Paint) -> Iterator[str]:
     target = f"{disk.target or '?':<5}"
     if isinstance(disk, Skip) or not disk.changes:
         address = disk.address if isinstance(disk, Skip) else disk.before
-        kept = f"{address.type:>7} {address} ({disk.format})"
-        yield f"  {target} {paint('stays', fg='yellow')}{kept}"
+        kept = f" {address.type:>6} {address} ({disk.format})"
+        yield f"  {target} {paint('stays', fg='yellow')}{printable(kept)}"
     else:
         action = paint(f"{disk.action:<5}", fg="green")
         unverified = "" if disk.verified else paint(", not verified", fg="yellow")
-        yield f"  {target} {action}{disk.before.type:>7} {disk.before}"
-        yield f"           ->{disk.after.type:>7} {disk.after} ({disk.format}{unverified})"
+        yield f"  {target} {action} {disk.before.type:>6} {printable(str(disk.before))}"
+        after = printable(str(disk.after))
+        yield f"           -> {disk.after.type:>6} {after} ({disk.format}{unverified})"
     if disk.reason is not None:
-        yield f"                  {paint(disk.reason.id, bold=True)}: {disk.reason.message}"
+        message = printable(disk.reason.message)
+        yield f"                  {paint(disk.reason.id, bold=True)}: {message}"
 
 
 def _verdict(made: Preview, paint: Paint) -> str:
@@ -128,6 +130,8 @@ def _verdict(made: Preview, paint: Paint) -> str:
 
 
 def _painted(text: str, paint: Paint) -> str:
+    if sys.stdout.isatty():
+        text = printable(text)
     colours = {"+": "green", "-": "red", "@": "cyan"}
     return "\n".join(
         paint(line, bold=True)

@@ -91,6 +91,11 @@ def write(data: bytes, file: str | None) -> None:
             raise FileError(f"{file} is a symbolic link: name the file itself")
         if status is not None and not stat.S_ISREG(status.st_mode):
             return _pour(file, data)
+        if status is not None and status.st_nlink > 1:
+            raise FileError(
+                f"{file} has {status.st_nlink} names (hard links): replacing it would leave the "
+                "others as they are"
+            )
         _replace(file, data, status)
     except OSError as error:
         raise FileError(f"cannot write {file}: {error.strerror}") from None

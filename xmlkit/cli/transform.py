@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from xmlkit.cli import files
+from xmlkit.cli import files, printable
 from xmlkit.cli.hosts import PLANNING, host_options, planner
 from xmlkit.document import Document
 from xmlkit.plan import Plan, PlanError, Skip
@@ -67,10 +67,10 @@ def command(
         _check(document, plan, made)
     except PlanError as error:
         raise PlanError(f"{file}: {error}") from None
-    if not quiet:
-        _note(plan, changed=made is not document)
     if not (in_place and made is document):
         files.write(made.source, file if in_place else output)
+    if not quiet:
+        _note(plan, changed=made is not document)
 
 
 def _plan_of(file: str, size: int) -> Plan:
@@ -94,6 +94,8 @@ def _note(plan: Plan, *, changed: bool) -> None:
     for disk in plan.disks:
         if isinstance(disk, Skip):
             text = f"stays: {disk.reason.id}: {disk.reason.message}"
+        elif disk.changes and not changed:
+            text = f"is at {disk.after} already"
         elif disk.changes:
             seen = "" if disk.verified else " (not verified)"
             text = f"{disk.action}: {disk.before} -> {disk.after.type} {disk.after}{seen}"
@@ -101,6 +103,7 @@ def _note(plan: Plan, *, changed: bool) -> None:
             text = "stays"
         if not isinstance(disk, Skip) and disk.reason is not None:
             text += f": {disk.reason.id}: {disk.reason.message}"
-        print(f"xmlkit: {disk.target or '(no target)'}: {text}", file=sys.stderr)
+        note = printable(f"{disk.target or '(no target)'}: {text}")
+        print(f"xmlkit: {note}", file=sys.stderr)
     if not changed:
         print("xmlkit: nothing to change", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import TROUBLE, files
+from xmlkit.cli import TROUBLE, files, printable
 from xmlkit.document import DocumentError
 from xmlkit.validation import schemas
 from xmlkit.validation.verdict import Finding, unreadable, validate
@@ -90,10 +90,10 @@ def command(
 
 
 def _line(file: str, finding: Finding) -> str:
-    return (
+    return printable(
         f"{file}:{finding.line}:{finding.column}: {finding.severity}: {finding.message} "
         f"[{finding.id}] {finding.xpath}"
-    )
+    ).replace("\n", "\\n")
 
 
 def _files(names: tuple[str, ...]) -> Iterator[str]:
