@@ -7,6 +7,7 @@ Laws
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,16 @@ from lxml import etree
 from xmlkit import names
 from xmlkit.document import Document
 
-__all__ = ["FORMATS", "PATH_ATTRIBUTES", "Address", "Disk", "Domain", "read", "read_domain"]
+__all__ = [
+    "FORMATS",
+    "PATH_ATTRIBUTES",
+    "Address",
+    "Disk",
+    "Domain",
+    "read",
+    "read_domain",
+    "shared_targets",
+]
 
 # <driver type>s that name an image format (storageFormat in libvirt's storagecommon.rng, without
 # "dir"); "aio" is an old spelling of raw.
@@ -129,6 +139,14 @@ def read_domain(document: Document) -> Domain:
     if domain is None:
         domain = document.memo["domain"] = _read_domain(document.root)
     return domain
+
+
+def shared_targets(disks: tuple[Disk, ...]) -> frozenset[str]:
+    """The targets that name more than one disk, and so none."""
+    targets = [disk.target for disk in disks]
+    if len(targets) < 2 or len(set(targets)) == len(targets):
+        return frozenset()
+    return frozenset(target for target, count in Counter(targets).items() if count > 1)
 
 
 def _read_domain(root: etree._Element) -> Domain:

@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lxml import etree
 
 from xmlkit.laying import laid
-from xmlkit.markup import MARKUP, blank_before, encoded, first_quote, retagged, start_tag, tag_at
+from xmlkit.markup import (
+    MARKUP,
+    blank_before,
+    encoded,
+    first_quote,
+    retagged,
+    start_tag,
+    tag_at,
+    with_attribute,
+)
 from xmlkit.parsing import MIB, DocumentError, Limits, parsed, place, read
 
 __all__ = [
@@ -71,20 +81,22 @@ class Document:
     Make one with `Document.parse`. It does not change: an edit makes a new one.
     """
 
+    # Most documents never need the last two, and these are made by the thousand.
+    _text: str | None = None
+    _plain: bool | None = None
+    # names of which each element has an end tag of its own
+    _closed: frozenset[str] = frozenset()
+    _trees: Mapping[etree._Element, dict[etree._Element, etree._Element]] = MappingProxyType({})
+
     def __init__(self, source: bytes, encoding: str, root: etree._Element | None, limits: Limits):
         self.source = source
         self._encoding = encoding
         self.limits = limits
         self._root = root
-        self._text: str | None = None
-        self._plain: bool | None = None
-        # names of which each element has an end tag of its own
-        self._closed: set[str] = set()
         self._starts: dict[str, dict[etree._Element, int]] = {}
         self._spans: dict[etree._Element | None, tuple[int, int]] = {}
         # what other modules read out of the document, so that they read it once
         self.memo: dict[str, Any] = {}
-        self._trees: dict[etree._Element, dict[etree._Element, etree._Element]] = {}
 
     @classmethod
     def parse(cls, source: bytes | str, limits: Limits = DEFAULT_LIMITS) -> Document:
@@ -157,14 +169,18 @@ class Document:
             tag = tag_at(text, at)
             # only a tag without attributes has no quotes of its own
             quote = "" if "=" in tag else first_quote(text, at)
-            changes.append((at, at + len(tag), retagged(tag, values, quote)))
+            if len(values) == 1 and len(tag) < 200:
+                new = with_attribute(tag, *values.popitem(), quote)
+            else:
+                new = retagged(tag, values, quote)
+            changes.append((at, at + len(tag), new))
         return self._changed(changes)
 
     def tree(self) -> etree._Element:
         """A private copy of the tree, to be edited and given to `lay`."""
         root = self.root
         tree = copy.deepcopy(root)
-        self._trees[tree] = dict(zip(tree.iter(), root.iter(), strict=True))
+        self._trees = {**self._trees, tree: dict(zip(tree.iter(), root.iter(), strict=True))}
         return tree
 
     def lay(self, tree: etree._Element) -> Document:
@@ -220,7 +236,7 @@ class Document:
         if self._plain and "{" not in name:
             starts = [match.start() for match in start_tag(name).finditer(text)]
             if text.count(f"</{name}>") == len(starts):
-                self._closed.add(name)
+                self._closed |= {name}
             parent = element.getparent()
             siblings = [] if parent is None else list(parent.iterchildren(name))
             if len(siblings) == len(starts):

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from xmlkit import names
-from xmlkit.disks import FORMATS, Address, Disk, read_domain
+from xmlkit.disks import FORMATS, Address, Disk, read_domain, shared_targets
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import (
@@ -101,8 +101,7 @@ class Skip(NamedTuple):
     reason: Reason
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What is decided for each disk of one domain, in the domain's order."""
 
     to: Form
@@ -126,7 +125,7 @@ class Plan:
     def inverse(self) -> Plan:
         """The plan that undoes this one; its own inverse is this plan again."""
         disks = (d.inverse() if isinstance(d, Transition) else d for d in self.disks)
-        return replace(self, to="path" if self.to == "volume" else "volume", disks=tuple(disks))
+        return self._replace(to="path" if self.to == "volume" else "volume", disks=tuple(disks))
 
     def to_json(self) -> str:
         """The plan as a JSON document of schema xmlkit.plan/1.
@@ -182,7 +181,7 @@ def plan(
         raise PlanError(f"to is volume or path, not {to!r}")
     if domain.kind != "domain":
         raise PlanError(f"not a domain but a <{domain.kind}>")
-    for pool in (relocate or {}).values():
+    for pool in relocate.values() if relocate else ():
         if pool not in host.by_name:
             known = ", ".join(sorted(host.by_name)) or "none"
             raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
@@ -235,9 +234,7 @@ class _Planner:
         self.live = live
         self.accept = accept
         self.disks = self.domain.disks
-        targets = [disk.target for disk in self.disks]
-        unique = len(set(targets)) == len(targets)
-        self.shared_targets = set() if unique else {t for t, n in Counter(targets).items() if n > 1}
+        self.shared_targets = shared_targets(self.disks)
         self.rescue = self._rescue_disk() if self.domain.nova else None
         driver = host.driver or document.root.get("type", "")
         self.no_volume_disks = _no_volume_disks(

@@ -13,11 +13,10 @@ a test.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 
 from lxml import etree
 
-from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, Domain, read, read_domain
+from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, Domain, read, read_domain, shared_targets
 from xmlkit.document import (
     Document,
     DocumentError,
@@ -90,10 +89,7 @@ def transform(domain: Document, plan: Plan) -> Document:
     now = read_domain(domain)
     _refuse_another(now, plan)
     found = {disk.target: disk for disk in now.disks}
-    shared: set[str] = set()
-    if len(found) != len(now.disks):
-        targets = [disk.target for disk in now.disks]
-        shared = {target for target, count in Counter(targets).items() if count > 1}
+    shared = shared_targets(now.disks)
     is_live = domain.root.get("id") is not None
     edits: list[Edit] = []
     for transition in transitions:
