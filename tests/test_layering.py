@@ -20,7 +20,7 @@ PACKAGE = Path(xmlkit.__file__).parent
 
 # From the ground up; a module imports from lower tiers only, never from its own.
 TIERS = (
-    ("xmlkit.errors",),
+    ("xmlkit.errors", "xmlkit.shipped"),
     ("xmlkit.parsing",),
     ("xmlkit.markup",),
     ("xmlkit.laying",),
