@@ -26,12 +26,13 @@ TIERS = (
     ("xmlkit.laying",),
     ("xmlkit.document",),
     ("xmlkit.redaction", "xmlkit.names", "xmlkit.host", "xmlkit.rules"),
-    ("xmlkit.disks",),
-    ("xmlkit.plan",),
-    ("xmlkit.transformers",),
+    ("xmlkit.disks", "xmlkit.shell", "xmlkit.templates"),
+    ("xmlkit.plan", "xmlkit.volumes"),
+    ("xmlkit.transformers", "xmlkit.pools"),
     ("xmlkit.validation", "xmlkit.validation.schemas"),
     ("xmlkit.validation.verdict",),
     ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
+    ("xmlkit.actions",),
     ("xmlkit",),
     ("xmlkit.cli",),
     ("xmlkit.cli.files",),
@@ -39,6 +40,7 @@ TIERS = (
     (
         *("xmlkit.cli.diff", "xmlkit.cli.explain", "xmlkit.cli.observe", "xmlkit.cli.plan"),
         *("xmlkit.cli.transform", "xmlkit.cli.validate"),
+        *("xmlkit.cli.pool", "xmlkit.cli.volume"),
     ),
 )
 LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
@@ -46,7 +48,8 @@ LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
 # Who may import what is not of the standard library.
 OTHERS = {
     "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
-    "libvirt": {"xmlkit.observe", "xmlkit.testing"},
+    "jinja2": {"xmlkit.templates"},
+    "libvirt": {"xmlkit.actions", "xmlkit.observe", "xmlkit.testing"},
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
 }

@@ -28,8 +28,10 @@ COMMANDS = {
     "explain": "Explain an id that xmlkit printed.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
+    "pool": "Write the XML that creates a storage pool.",
     "transform": "Rewrite a domain's disks to volumes or to paths.",
     "validate": "Check libvirt XML against libvirt's schemas.",
+    "volume": "Write the XML that creates, copies or snapshots a volume.",
 }
 
 TROUBLE = 2
