@@ -8,6 +8,8 @@ Laws
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -39,7 +41,7 @@ BUILT = frozenset(("dir", "fs", "netfs"))
 # Kind of Nova's disks -> directory of its pool, where each kind has one of its own.
 _KINDS = ("root", "ephemeral", "swap", "config")
 
-_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
+_HOST = re.compile(r"[A-Za-z0-9.-]+")
 _VG = re.compile(r"(?!-)(?!\.{1,2}$)[A-Za-z0-9+_.-]{1,127}")
 
 
@@ -219,10 +221,17 @@ def _check_hosts(type: str, hosts: Sequence[tuple[str, int | None]]) -> None:
         wanted = "one server" if type == "netfs" else "its monitors"
         raise PoolError("pool-source", f"a {type} pool needs {wanted}")
     for host, port in hosts:
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(host) and not _is_address(host.strip("[]")):
             raise PoolError("pool-source", f"not the name or address of a host: {host!r}")
         if port is not None and not 0 < port < 65536:
             raise PoolError("pool-source", f"not a port: {port}")
+
+
+def _is_address(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        # libvirt's schema has no scope
+        return not ipaddress.IPv6Address(text).scope_id
+    return False
 
 
 def _check_auth(type: str, auth: Auth) -> None:
