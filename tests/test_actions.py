@@ -320,6 +320,7 @@ def luks_secret(node: Node) -> str:
     return str(secret.UUIDString())
 
 
+@pytest.mark.usefixtures("quick_luks")
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_an_encrypted_volume_is_luks(node: Node, format_: str) -> None:
     """The passphrase is libvirt's secret; the image says luks."""

@@ -125,7 +125,7 @@ def test_each_case_of_libvirt_is_here(libvirt_source: Path) -> None:
 
 
 @pytest.fixture
-def logging(start_libvirtd: Callable[..., Libvirtd]) -> Libvirtd:
+def logging(quick_luks: None, start_libvirtd: Callable[..., Libvirtd]) -> Libvirtd:
     """A libvirtd that writes down which commands it runs."""
     libvirtd = start_libvirtd()
     with (libvirtd.directory / "etc/libvirt/libvirtd.conf").open("a") as conf:
