@@ -44,6 +44,7 @@ COMMANDS = {
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},
     ),
+    "volume": ((0, "volume", "--help"), {"libvirt", "tempfile", "xmlkit.actions"}),
     "transform": (
         (0, "transform", "--pool", "p=/elsewhere", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe", "xmlkit.diff", "xmlkit.validation"},
