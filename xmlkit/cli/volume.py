@@ -78,6 +78,13 @@ def command() -> None:
     """Write the XML that creates, copies or snapshots a volume, and say what else is to be done.
 
     Nothing is changed: the document is for virsh vol-create, --script prints all commands.
+
+    \b
+    Exit code: 0 written, 2 trouble and nothing written.
+
+    \b
+    Example:
+        xmlkit volume create default/swap --image-format raw --capacity 1G
     """
 
 
@@ -151,8 +158,8 @@ def copy_(
 
     \b
     Example:
-        xmlkit volume copy nova-base-images-pool/image nova-disks-pool/guest_disk \\
-            --source-format raw --image-format raw --reflink --script
+        xmlkit volume copy images/base disks/guest --reflink --script \\
+            --source-format raw --image-format raw
     """
     host, pool, name = _place(volume, options)
     _, source_pool, source_name = _place(source, options, host)
