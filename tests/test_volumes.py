@@ -219,7 +219,8 @@ def test_a_copy_is_valid_or_refused(
     )
     if made is None:
         return
-    assert (None if size is None else str(size)) == said(made.document, "capacity")
+    assert size is not None
+    assert str(size) == said(made.document, "capacity")
     assert made.capacity in (None, size)
     if "raw" == target.format == format_ and pool.type != "rbd":
         assert made.capacity is None
@@ -297,7 +298,7 @@ EXAMPLES: dict[str, Callable[[], Document]] = {
     "everything": lambda: overlay(HOST, DIR, "a&b", EVERYTHING, BASE, "raw", MIB).document,
     "logical": lambda: blank(HOST, VG, "swap", RAW, MIB).document,
     "rbd": lambda: blank(HOST, RBD, "swap", RAW, MIB).document,
-    "copy": lambda: copy(HOST, DIR, "disk", RAW, IMAGES, "base", "raw", reflink=True).document,
+    "copy": lambda: copy(HOST, DIR, "disk", RAW, IMAGES, "base", "raw", MIB, reflink=True).document,
     "snapshot": lambda: snapshot(HOST, DIR, "s", QCOW2, "/srv/a", "raw", MIB, "zstd").document,
     "domain-snapshot": lambda: domain_snapshot(
         HOST, Document.parse(DOMAIN), "s1", {"vda": "/srv/a.s1"}, description="before <upgrade>"
@@ -347,7 +348,7 @@ def refusal(make: Callable[[], object]) -> str:
         ("volume-format", lambda: overlay(HOST, DIR, "v", QCOW2, BASE, "")),
         ("volume-capacity", lambda: blank(HOST, DIR, "v", QCOW2, MIB + 512)),
         ("volume-capacity", lambda: blank(HOST, DIR, "v", RAW, MIB + 1)),
-        ("volume-capacity", lambda: copy(HOST, DISK, "sdb1", RAW, IMAGES, "base", "raw")),
+        ("volume-capacity", lambda: copy(HOST, DIR, "v", RAW, IMAGES, "base", "raw")),
         ("volume-backing", lambda: overlay(HOST, VG, "v", RAW, BASE, "raw")),
         ("volume-backing", lambda: overlay(HOST, DIR, "v", RAW, BASE, "raw")),
         ("volume-backing", lambda: overlay(HOST, DIR, "v", QCOW2, "/srv/disks/v", "raw")),
@@ -369,7 +370,7 @@ def refusal(make: Callable[[], object]) -> str:
         ("volume-option", lambda: snapshot(HOST, DIR, "v", RAW, BASE, "raw", MIB, "zlib")),
         (
             "volume-option",
-            lambda: copy(HOST, DIR, "v", QCOW2, IMAGES, "base", "raw", reflink=True),
+            lambda: copy(HOST, DIR, "v", QCOW2, IMAGES, "base", "raw", MIB, reflink=True),
         ),
         ("volume-copy", lambda: copy(HOST, RBD, "v", RAW, IMAGES, "base", "raw")),
         ("volume-copy", lambda: copy(HOST, DIR, "v", RAW, RBD, "base", "raw")),
@@ -448,7 +449,7 @@ def test_a_source_that_is_not_observed_or_agrees_is_taken() -> None:
         host = replace(HOST, pools=(pool,))
         assert "v" == overlay(host, DIR, "v", QCOW2, BASE, "raw").name
         assert "v" == copy(host, DIR, "v", RAW, pool, "base", "raw").name
-        assert "v" == copy(host, DIR, "v", RAW, pool, "other", "raw").name
+        assert "v" == copy(host, DIR, "v", RAW, pool, "other", "raw", MIB).name
 
 
 def test_nothing_is_smaller_than_what_it_is_made_from() -> None:

@@ -242,8 +242,8 @@ def copy(
     times as long as `snapshot` or a reflink.
 
     source_pool, source: the volume. source_format: what it must be. capacity: bytes, not less
-    than the source's. preallocate: as in `blank`. reflink: share the blocks, where the file system
-    can (XFS, btrfs).
+    than the source's; needed unless that was observed. preallocate: as in `blank`. reflink: share
+    the blocks, where the file system can (XFS, btrfs).
     Raises VolumeError.
     Source: virStorageBackendGetBuildVolFromFunction, libvirt 9.0.0.
     """
@@ -299,9 +299,11 @@ def copy(
             )
     blocks = not host.can("image-volumes", pool.type)
     size = capacity if observed is None or capacity is not None else observed.capacity
-    if size is None and blocks and pool.type != "rbd":
+    if size is None:
         raise VolumeError(
-            "volume-capacity", f"a volume in a {pool.type} pool needs a capacity: say which"
+            "volume-capacity",
+            f"the size of {source_pool.name}/{source} is not known: say the capacity, or observe "
+            "the host",
         )
     # a block device, or an encrypted image, has its size before the content comes
     honoured = loop or target.encryption is not None or (blocks and pool.type != "rbd")

@@ -151,7 +151,8 @@ def copy_(
 
     libvirt probes the bytes of SRC and follows the backing file that they name. For a disk that a
     guest has written use xmlkit volume snapshot, which tells qemu-img the format. A copy is never
-    compressed and has no backing file.
+    compressed and has no backing file. --capacity is SRC's or more, needed unless its pool was
+    observed (--connect, --host).
 
     \b
     Exit code: 0 written, 2 trouble and nothing written.
@@ -159,7 +160,7 @@ def copy_(
     \b
     Example:
         xmlkit volume copy images/base disks/guest --reflink --script \\
-            --source-format raw --image-format raw
+            --source-format raw --image-format raw --capacity 10G
     """
     host, pool, name = _place(volume, options)
     _, source_pool, source_name = _place(source, options, host)
