@@ -300,9 +300,8 @@ def test_a_host_file_that_cannot_be_used_is_refused(
 
 def test_the_version_of_a_host_may_be_assumed() -> None:
     """Then the plan is that of the other version."""
-    (disk,) = json.loads(xmlkit("plan", *IMAGES, "--assume-libvirt", "1.0.4", DOMAIN).stdout)[
-        "disks"
-    ]
+    done = xmlkit("plan", *IMAGES, "--assume-libvirt", "1.0.4", DOMAIN)
+    (disk,) = json.loads(done.stdout)["plans"][0]["disks"]
 
     assert ("path", "libvirt-version") == (disk["disk_type"], disk["reason"]["id"])
 

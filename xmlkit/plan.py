@@ -159,10 +159,9 @@ class Plan(NamedTuple):
     def from_data(cls, data: Any, where: str = "the plan") -> Plan:
         """The plan that `as_data` gave. Raises PlanError for anything else."""
         data = _fields(data, _PLAN, where)
-        if not re.fullmatch(
-            "[0-9a-f]{64}", "0" * 64 if data["binding"] is None else data["binding"]
-        ):
-            raise PlanError(f"{where}: binding cannot be {data['binding']!r}")
+        binding = data["binding"]
+        if binding is not None and not re.fullmatch("[0-9a-f]{64}", binding):
+            raise PlanError(f"{where}: binding cannot be {binding!r}; make one with xmlkit plan")
         domain = _fields(data["domain"], {"name": _TEXT, "uuid": _TEXT}, "domain")
         disks = tuple(_disk_from_data(disk, i) for i, disk in enumerate(data["disks"]))
         return cls(data["to"], domain["name"], domain["uuid"], disks, binding)
