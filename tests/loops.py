@@ -1,9 +1,9 @@
 """Loop devices and file systems of a test's own; gone when it ends, however it ends.
 
 Rules
-- Nothing is given a number or a place that another test process could choose too: losetup picks the
-  device, and is asked again when another process was faster.
-- What is still held elsewhere (a private libvirtd has a copy of each mount) goes with its last user.
+- Nothing is given a number or a place that another test process could choose too: losetup picks
+  the device, and is asked again when another process was faster.
+- What is held elsewhere (a private libvirtd has a copy of each mount) goes with its last user.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def loop_device(size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def mounted(fstype: str, size: int, options: str = "") -> Iterator[Path]:
-    """An empty file system (ext4; xfs with reflink, of 300 MiB or more; tmpfs), by its directory."""
+    """An empty file system by its directory: ext4, tmpfs, xfs (reflink; from 300 MiB)."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xmlkit-mount-")))
         if fstype == "tmpfs":
