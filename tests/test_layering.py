@@ -26,6 +26,8 @@ TIERS = (
     ("xmlkit.laying",),
     ("xmlkit.document",),
     ("xmlkit.redaction", "xmlkit.names", "xmlkit.host", "xmlkit.rules"),
+    ("xmlkit.images", "xmlkit.state"),
+    ("xmlkit.disk_info",),
     ("xmlkit.disks",),
     ("xmlkit.plan",),
     ("xmlkit.transformers",),

@@ -82,15 +82,13 @@ def lock(directory: Path, wait: float = 0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    pid, _, command = (
-                        os.pread(handle, 4096, 0).decode(errors="replace").partition(" ")
-                    )
-                    number = int(pid) if pid.isdecimal() else None
-                    raise LockedError(number, command.strip()) from None
+                    said = os.pread(handle, 4096, 0).decode(errors="replace").strip()
+                    pid, _, command = said.partition(" ")
+                    raise LockedError(int(pid) if pid.isdecimal() else None, command) from None
                 time.sleep(0.05)
         with _reported(path):
-            # Of the arguments the first alone, the command's name: others may hold a password.
-            words = [Path(sys.argv[0]).name, *sys.argv[1:2]]
+            # Of the arguments only the command's name: others may hold a password.
+            words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:2] if w[:1] != "-")]
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {' '.join(words)}\n".encode(errors="replace"), 0)
         try:
