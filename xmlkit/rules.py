@@ -79,10 +79,12 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "symlink",
-            "the volume is a symbolic link",
+            "a symbolic link stands for the image, or in its path",
             "libvirt follows links and compares paths as strings, so two names would lead to one "
-            "image and a deleted volume would delete the link only.",
-            "Put the image itself into the pool.",
+            "image and a deleted volume would delete the link only. And who may change the link "
+            "decides which file is meant.",
+            "Put the image itself into the pool; in place of a linked directory, mount the "
+            "directory there (mount --bind), or use its real path.",
             "virStorageBackendRefreshLocal, libvirt 9.0.0",
         ),
         Rule(
@@ -225,6 +227,118 @@ RULES: dict[str, Rule] = {
             "A disk is named by its target; without one, or with one used twice, nothing can "
             "tell which disk is meant. libvirt refuses such a domain.",
             "Give each disk its own <target dev=...>.",
+        ),
+        # Why an image cannot be linked, copied or removed.
+        Rule(
+            "no-image",
+            "the image, or the directory for it, is not there",
+            "A file system may not be mounted, or somebody has moved the image.",
+            "Mount or make what the message names, or correct the path in the domain.",
+        ),
+        Rule(
+            "not-an-image",
+            "the path leads to something that is no image",
+            "An image is a regular file or a block device, and only a file can be linked or "
+            "copied; all before it are directories.",
+            "Correct the path. A disk on a block device moves by its XML alone.",
+        ),
+        Rule(
+            "bad-path",
+            "the path is not absolute and plain",
+            "A path with '.', '..' or '//' has several spellings, and what is compared and "
+            "opened has to have one.",
+            "Write the path from '/' on, without these.",
+        ),
+        Rule(
+            "target-exists",
+            "there is a file where the image is to go",
+            "Nothing is ever overwritten: it may be another guest's disk.",
+            "Look at the file (ls -li, and which domain names it), and move it away.",
+        ),
+        Rule(
+            "other-file-system",
+            "the image and its place are on different file systems",
+            "A second name (hard link) exists only within one file system and one mount of it; a "
+            "bind mount counts as another one.",
+            "Use a pool on the image's file system, or --copy.",
+            "link(2): EXDEV",
+        ),
+        Rule(
+            "no-links",
+            "the image can have no second name",
+            "The file system has no hard links (vfat, exfat, some of FUSE), or the image is marked "
+            "as immutable or append-only.",
+            "Use --copy, or remove the mark (chattr -i -a).",
+            "link(2): EPERM",
+        ),
+        Rule(
+            "too-many-links",
+            "the image has as many names as the file system allows",
+            "ext4 allows 65,000 names of a file.",
+            "Remove names that nobody uses, or use --copy.",
+            "link(2): EMLINK",
+        ),
+        Rule(
+            "image-in-use",
+            "somebody has the image open",
+            "QEMU, qemu-img and qemu-nbd lock the images that they use. A copy of a disk that is "
+            "written to is not a copy of any of its states.",
+            "End the program (fuser -v IMAGE shows it), then start again.",
+            "block/file-posix.c, QEMU 2.10 and later",
+        ),
+        Rule(
+            "image-changed",
+            "the image is not the file that was looked at before",
+            "Inode, size and time of the last change tell whether it still is the same file in the "
+            "same state. What is not is neither copied nor removed.",
+            "Find out who uses the image, then plan again.",
+        ),
+        Rule(
+            "no-space",
+            "the file system has not enough space",
+            "A copy needs as much as the image has allocated; quotas count, and what is reserved "
+            "for root is not used.",
+            "Make room, or choose a pool on another file system.",
+        ),
+        Rule(
+            "read-only",
+            "the file system is mounted read-only",
+            "It may be so on purpose, or because the kernel found an error in it.",
+            "Look at the kernel's log (dmesg), then mount it for writing.",
+        ),
+        Rule(
+            "not-permitted",
+            "the system does not permit it",
+            "xmlkit is not root, or an export, an attribute (lsattr) or a security module forbids "
+            "it even to root.",
+            "Run as root, on the host that may; see lsattr, and for NFS no_root_squash.",
+        ),
+        Rule(
+            "attributes",
+            "the copy cannot have all attributes of the image",
+            "Access lists and labels are attributes of a file, and some file systems have none. "
+            "Without them others could read the disk, or QEMU could not.",
+            "Choose another file system, or remove the attribute from the image (setfattr -x).",
+        ),
+        Rule(
+            "copy-differs",
+            "the copy is not equal to the image",
+            "Both were read again after the copy, from their disks. The copy was removed.",
+            "Look for a failing disk in the kernel's log (dmesg), and for who writes to the image.",
+        ),
+        Rule(
+            "io-error",
+            "the system failed to read or write",
+            "What it said is in the message.",
+            "Look at the kernel's log (dmesg).",
+        ),
+        Rule(
+            "disk-info",
+            "Nova's disk.info cannot be used",
+            "Nova takes the formats of an instance's disks from it, by their absolute paths, so "
+            "that it need not guess them from what a guest has written.",
+            "Correct the file that the message names: an object of JSON, paths to formats.",
+            "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
         ),
         # What validation finds.
         Rule(
