@@ -32,10 +32,12 @@ TIERS = (
     ("xmlkit.disk_info",),
     ("xmlkit.compare", "xmlkit.disks"),
     ("xmlkit.plan",),
-    ("xmlkit.transformers",),
+    ("xmlkit.steps", "xmlkit.transformers"),
+    ("xmlkit.journal", "xmlkit.metadata"),
     ("xmlkit.validation", "xmlkit.validation.schemas"),
     ("xmlkit.validation.verdict",),
     ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
+    ("xmlkit.executor",),
     ("xmlkit",),
     ("xmlkit.cli",),
     ("xmlkit.cli.files",),
@@ -50,7 +52,7 @@ LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
 # Who may import what is not of the standard library.
 OTHERS = {
     "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
-    "libvirt": {"xmlkit.observe", "xmlkit.testing"},
+    "libvirt": {"xmlkit.executor", "xmlkit.metadata", "xmlkit.observe", "xmlkit.testing"},
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
 }
