@@ -21,7 +21,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import NAMED_BY_PATH, parse_pool, parse_volume
 from xmlkit.markup import quoted
 
-__all__ = ["LibvirtError", "domain_xml", "domains_of", "observe", "opened"]
+__all__ = ["LibvirtError", "domain_xml", "domains_of", "is_local", "observe", "opened"]
 
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>\s*")
 
@@ -78,7 +78,7 @@ def observe(connection: Any, progress: Callable[[str], None] | None = None) -> b
         if progress is not None:
             progress(pool.name())
         try:
-            pieces += _storage(pool, local=_is_local(uri))
+            pieces += _storage(pool, local=is_local(uri))
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
                 raise
@@ -178,7 +178,8 @@ def _yes(value: Any) -> str:
     return "yes" if value else "no"
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
+    """Whether the files that libvirt at this URI speaks of are this machine's."""
     return not urlsplit(uri).hostname and not uri.startswith("test:")
 
 
