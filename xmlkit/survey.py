@@ -17,6 +17,7 @@ import stat
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from lxml import etree
@@ -153,6 +154,21 @@ class Survey:
     def path_of(self, disk: Disk) -> str | None:
         """Where a disk's image is; None if it has no path or only libvirt knows it."""
         return _path_of(disk, self.host)
+
+    def same(self, path: str) -> tuple[str, ...]:
+        """The paths that are known to lead to the image at `path`, itself among them."""
+        file = self.files.get(path)
+        if file is None or not file.inode:
+            return (path,)
+        return self._by_inode[file.device, file.inode]
+
+    @cached_property
+    def _by_inode(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        found: dict[tuple[int, int], tuple[str, ...]] = {}
+        for path, file in self.files.items():
+            key = file.device, file.inode
+            found[key] = (*found.get(key, ()), path)
+        return found
 
 
 def survey(
