@@ -37,14 +37,16 @@ TIERS = (
     ("xmlkit.validation", "xmlkit.validation.schemas"),
     ("xmlkit.validation.verdict",),
     ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
-    ("xmlkit.executor",),
+    ("xmlkit.executor", "xmlkit.survey"),
+    ("xmlkit.preflight",),
+    ("xmlkit.status",),
     ("xmlkit",),
     ("xmlkit.cli",),
     ("xmlkit.cli.files",),
     ("xmlkit.cli.hosts",),
     (
         *("xmlkit.cli.diff", "xmlkit.cli.explain", "xmlkit.cli.observe", "xmlkit.cli.plan"),
-        *("xmlkit.cli.transform", "xmlkit.cli.validate"),
+        *("xmlkit.cli.status", "xmlkit.cli.transform", "xmlkit.cli.validate"),
     ),
 )
 LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
@@ -52,9 +54,13 @@ LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
 # Who may import what is not of the standard library.
 OTHERS = {
     "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
-    "libvirt": {"xmlkit.executor", "xmlkit.metadata", "xmlkit.observe", "xmlkit.testing"},
+    "libvirt": {
+        *("xmlkit.executor", "xmlkit.metadata", "xmlkit.observe", "xmlkit.survey"),
+        "xmlkit.testing",
+    },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
+    "rich": {"xmlkit.cli.status"},
 }
 
 

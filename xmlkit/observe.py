@@ -179,7 +179,7 @@ def _yes(value: Any) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Whether the paths that libvirt at `uri` speaks of are this machine's."""
+    """Whether the files that libvirt at this URI speaks of are this machine's."""
     return not urlsplit(uri).hostname and not uri.startswith("test:")
 
 

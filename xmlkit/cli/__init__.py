@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "Explain an id that xmlkit printed.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
+    "status": "Show whether a host is ready, and where its domains stand.",
     "transform": "Rewrite a domain's disks to volumes or to paths.",
     "validate": "Check libvirt XML against libvirt's schemas.",
 }

@@ -17,7 +17,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
 from xmlkit.plan import KINDS, Plan, PlanError, plan
 
-__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner"]
+__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner", "relocations"]
 
 # The parameters of host_options that a plan has decided already.
 PLANNING = (
@@ -152,7 +152,7 @@ def planner(
     bounds = files.limits(max_size, max_depth, max_markup)
     options = {
         "to": to,
-        "relocate": _relocations(relocate),
+        "relocate": relocations(relocate),
         "live": live,
         "accept": accept,
     }
@@ -210,7 +210,8 @@ def _assumed(host: Host, version: str | None) -> Host:
     return host if version is None else replace(host, libversion=version_of(version))
 
 
-def _relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+def relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+    """What --relocate says: pools by kind of disk, None for the rest. Raises HostError."""
     relocations: dict[str | None, str] = {}
     for text in given:
         before, equals, after = text.partition("=")
