@@ -95,7 +95,7 @@ class Planner:
         self.host = host
         self.bounds = bounds
         self._options = options
-        self._connection = connection
+        self.connection = connection
 
     def documents(self, arguments: tuple[str, ...]) -> Iterator[tuple[str, Document | XmlkitError]]:
         """Each FILE or DOMAIN with its document, or with what kept it from being read.
@@ -115,14 +115,22 @@ class Planner:
         except PlanError as error:
             raise PlanError(f"{file}: {error}") from None
 
+    def is_file(self, argument: str) -> bool:
+        """Whether an argument is a file, and no domain of the connection."""
+        named = argument == "-" or "/" in argument or argument.endswith(".xml")
+        return self.connection is None or named
+
+    def domains(self) -> list[str]:
+        """The UUIDs of all domains of the connection."""
+        return [domain.UUIDString() for domain in self.connection.listAllDomains()]
+
     def document(self, argument: str) -> Document:
         """The document of a FILE or DOMAIN. Raises what reading it raises."""
-        is_file = argument == "-" or "/" in argument or argument.endswith(".xml")
-        if self._connection is None or is_file:
+        if self.is_file(argument):
             return files.read_document(argument, self.bounds)
         from xmlkit.observe import domain_xml
 
-        return Document.parse(domain_xml(self._connection, argument), self.bounds)
+        return Document.parse(domain_xml(self.connection, argument), self.bounds)
 
 
 @contextmanager
