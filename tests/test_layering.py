@@ -36,7 +36,7 @@ TIERS = (
     ("xmlkit.journal", "xmlkit.metadata"),
     ("xmlkit.validation", "xmlkit.validation.schemas"),
     ("xmlkit.validation.verdict",),
-    ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
+    ("xmlkit.diff", "xmlkit.leisure", "xmlkit.observe", "xmlkit.script", "xmlkit.testing"),
     ("xmlkit.executor", "xmlkit.survey"),
     ("xmlkit.preflight",),
     ("xmlkit.service", "xmlkit.status"),
@@ -56,12 +56,12 @@ LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
 OTHERS = {
     "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
     "libvirt": {
-        *("xmlkit.executor", "xmlkit.metadata", "xmlkit.observe", "xmlkit.survey"),
-        "xmlkit.testing",
+        *("xmlkit.executor", "xmlkit.leisure", "xmlkit.metadata", "xmlkit.observe"),
+        *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
 }
 
 

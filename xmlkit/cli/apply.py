@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit.cli import carrying, files
 from xmlkit.cli.hosts import relocations
 from xmlkit.rules import ACCEPTABLE
+
+if TYPE_CHECKING:
+    from xmlkit.plan import Plan
+    from xmlkit.service import Case, Options, Result
+
+# Seconds that a domain which has been shut off waits for another xmlkit.
+LOCK_SECONDS = 600.0
 
 
 @click.command(name="apply")
@@ -47,6 +56,18 @@ from xmlkit.rules import ACCEPTABLE
     metavar="N",
     help="Begin no other domain after N failures.",
 )
+@click.option(
+    "--on-shutdown",
+    is_flag=True,
+    help="Wait for running domains, and do each when it has been shut off.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --on-shutdown: wait no longer.",
+)
+@click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
 @click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @carrying.host_to_change
@@ -62,6 +83,9 @@ def command(
     schemas: str | None,
     limit: int | None,
     max_failures: int | None,
+    on_shutdown: bool,
+    timeout: float | None,
+    script: bool,
     dry_run: bool,
     yes: bool,
     connect: str | None,
@@ -73,7 +97,8 @@ def command(
 
     Shows what will be done and why not, asks on a terminal, and does it step by step, each
     in a journal, so that xmlkit rollback takes it back and xmlkit recover finishes what was
-    interrupted. At every instant the defined XML boots. Running domains are skipped.
+    interrupted. At every instant the defined XML boots. Running domains are skipped, or with
+    --on-shutdown done when they have been shut off.
 
     \b
     Exit code: 0 all done or nothing to do; 1 some refused, skipped or failed;
@@ -90,6 +115,10 @@ def command(
     pools = relocations(relocate)
     if pools and to == "path":
         raise click.UsageError("--relocate moves disks into pools: it goes with --to volume")
+    if on_shutdown and (script or dry_run):
+        raise click.UsageError("--on-shutdown does it: give no --script and no --dry-run")
+    if timeout is not None and not on_shutdown:
+        raise click.UsageError("--timeout says how long --on-shutdown waits")
     uri = carrying.uri_of(connect)
     from xmlkit.plan import plans_from_json
     from xmlkit.service import Options
@@ -105,61 +134,144 @@ def command(
         rewrite_metadata=rewrite_metadata,
         schemas=schemas,
     )
+    apply = _Apply(uri, plans, options, state_dir, max_failures, yes, format_)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
-    return _apply(
-        uri,
-        names,
-        plans,
-        options,
-        state_dir=state_dir,
-        limit=limit,
-        max_failures=max_failures,
-        dry_run=dry_run,
-        yes=yes,
-        format_=format_,
-    )
+    with carrying.interruptible():
+        if script:
+            return apply.print_script(names, limit)
+        code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)
+        if on_shutdown and code is None:
+            code = apply.on_shutdown(timeout)
+        return 0 if code is None else code
 
 
-def _apply(
-    uri: str,
-    names: tuple[str, ...] | None,
-    plans: Any,
-    options: Any,
-    *,
-    state_dir: str | None,
-    limit: int | None,
-    max_failures: int | None,
-    dry_run: bool,
-    yes: bool,
-    format_: str,
-) -> int:
-    from xmlkit import service, state
-    from xmlkit.observe import opened
-    from xmlkit.survey import survey
+class _Apply:
+    """One call of the command: what was decided on its line, and what has become of it so far."""
 
-    directory = state.directory(state_dir)
-    with state.lock(directory), opened(uri, write=True) as connection:
+    def __init__(
+        self,
+        uri: str,
+        plans: tuple[Plan, ...] | None,
+        options: Options,
+        state_dir: str | None,
+        max_failures: int | None,
+        yes: bool,
+        format_: str,
+    ) -> None:
+        self.uri = uri
+        self.plans = plans
+        self.options = options
+        self.state_dir = state_dir
+        self.max_failures = max_failures
+        self.yes = yes
+        self.format = format_
+        self.cases: dict[str, Case] = {}
+        self.results: list[Result] = []
+
+    def _judged(
+        self, connection: Any, names: Collection[str] | None, directory: Path
+    ) -> list[Case]:
+        from xmlkit import service, state
+        from xmlkit.survey import survey
+
         surveyed = survey(connection, names, secure=True)
+        plans = self.plans
         if plans is None:
             carrying.refuse_unknown(names, surveyed.guests, connection)
-        cases = service.cases_of(surveyed, options, plans=plans, key=state.host_key(directory))
+        elif names is not None:
+            plans = tuple(each for each in plans if each.uuid in names)
+        return service.cases_of(surveyed, self.options, plans=plans, key=state.host_key(directory))
+
+    def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
+        """--script: nothing is changed, and nothing is asked."""
+        from xmlkit import state
+        from xmlkit.observe import opened
+        from xmlkit.script import script
+
+        with opened(self.uri, write=True) as connection:
+            cases = self._judged(connection, names, state.directory(self.state_dir))
         cases = carrying.limited(cases, limit)
-        carrying.show(cases, steps=dry_run)
-        ready = [case for case in cases if case.task is not None]
-        nothing = service.Result(None, {})
-        if dry_run or not ready:
-            return carrying.report(cases, nothing, format_=format_, kind="apply", dry_run=dry_run)
-        service.refuse_pending(directory)
-        if not carrying.asked(f"Change {len(ready)} domains?", yes=yes):
-            click.echo("nothing was changed", err=True)
-            return 1
-        with carrying.progress(ready) as listener:
+        carrying.show(cases, steps=False)
+        tasks = [case.task for case in cases if case.task is not None]
+        if tasks:
+            click.echo(script(tasks, self.uri), nl=False)
+        return carrying.code_of([carrying.outcome_of(case, {}) for case in cases])
+
+    def now(
+        self, names: Collection[str] | None, limit: int | None, *, dry_run: bool, report: bool
+    ) -> int | None:
+        """Do what can be done now. The exit code; None if there is more to come."""
+        from xmlkit import service, state
+        from xmlkit.observe import opened
+
+        directory = state.directory(self.state_dir)
+        with state.lock(directory), opened(self.uri, write=True) as connection:
+            cases = carrying.limited(self._judged(connection, names, directory), limit)
+            self.cases = {case.uuid: case for case in cases}
+            carrying.show(cases, steps=dry_run)
+            ready = [case for case in cases if case.task is not None]
+            waiting = [case for case in cases if case.state == "skipped"]
+            if dry_run or not (ready or (waiting and not report)):
+                return self.report(dry_run=dry_run)
+            service.refuse_pending(directory)
+            many = len(ready) if report else len(ready) + len(waiting)
+            if not carrying.asked(f"Change {many} domain{'s' * (many != 1)}?", yes=self.yes):
+                click.echo("nothing was changed", err=True)
+                return 1
+            self._carry_out(connection, cases, directory)
+        return self.report() if report else None
+
+    def _carry_out(self, connection: Any, cases: Sequence[Case], directory: Path) -> None:
+        from xmlkit import service
+
+        with carrying.progress(cases) as listener:
             result = service.carry_out(
                 connection,
                 cases,
                 directory,
-                uri=uri,
+                uri=self.uri,
                 listener=listener,
-                max_failures=max_failures,
+                max_failures=self.max_failures,
             )
-        return carrying.report(cases, result, format_=format_, kind="apply")
+        self.results.append(result)
+
+    def on_shutdown(self, timeout: float | None) -> int:
+        """Do the domains that run, each when it is shut off."""
+        import time
+
+        from xmlkit import leisure
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while waiting := {uuid for uuid, case in self.cases.items() if case.state == "skipped"}:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            click.echo(f"waiting for {len(waiting)} domains to be shut off", err=True)
+            try:
+                for uuid in leisure.shut_off(self.uri, waiting, seconds=left):
+                    self._one(uuid)
+            except KeyboardInterrupt:
+                click.echo("not waiting any longer", err=True)
+                break
+        return self.report()
+
+    def _one(self, uuid: str) -> None:
+        from xmlkit import service, state
+        from xmlkit.observe import opened
+
+        directory = state.directory(self.state_dir)
+        with state.lock(directory, LOCK_SECONDS), opened(self.uri, write=True) as connection:
+            service.refuse_pending(directory)
+            cases = self._judged(connection, (uuid,), directory)
+            self.cases.update((case.uuid, case) for case in cases)
+            self._carry_out(connection, cases, directory)
+
+    def report(self, *, dry_run: bool = False) -> int:
+        """Say how it ended; the exit code."""
+        return carrying.report(
+            list(self.cases.values()),
+            self.results,
+            format_=self.format,
+            kind="apply",
+            dry_run=dry_run,
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "asked",
     "code_of",
     "host_to_change",
+    "interruptible",
     "limited",
     "progress",
     "refuse_unknown",
@@ -150,28 +152,51 @@ def code_of(outcomes: Sequence[Outcome]) -> int:
     return 0 if states <= {"done", "nothing", "planned"} else 1
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] != signal.SIG_IGN:
+            # nohup wants it to go on
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
 def report(
-    cases: Sequence[Case], result: Result, *, format_: str, kind: str, dry_run: bool = False
+    cases: Sequence[Case],
+    results: Sequence[Result],
+    *,
+    format_: str,
+    kind: str,
+    dry_run: bool = False,
 ) -> int:
     """Say how it ended, and return the exit code."""
-    outcomes = [outcome_of(case, result.outcomes) for case in cases]
+    ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
+    ids = {uuid: result.id for result in results for uuid in result.outcomes}
+    outcomes = [outcome_of(case, ended) for case in cases]
     if format_ == "json":
         import json
 
         data = {
             "schema": SCHEMA,
-            "id": result.id,
             "kind": kind,
             "dry_run": dry_run,
             "domains": [
-                _as_data(case, outcome) for case, outcome in zip(cases, outcomes, strict=True)
+                _as_data(case, outcome, ids.get(case.uuid))
+                for case, outcome in zip(cases, outcomes, strict=True)
             ],
         }
         click.echo(json.dumps(data, indent=2))
         return code_of(outcomes)
     for case, outcome in zip(cases, outcomes, strict=True):
-        said = case.uuid in result.outcomes and outcome.state != "done"
-        if said or (result.id is not None and len(cases) <= SHOWN):
+        said = case.uuid in ended and outcome.state != "done"
+        if said or (ended and len(cases) <= SHOWN):
             why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
             click.echo(printable(f"{case.name}  {outcome.state}{why}"))
     counts = {
@@ -179,15 +204,17 @@ def report(
         for state in dict.fromkeys(outcome.state for outcome in outcomes)
     }
     summary = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no domains"
-    click.echo(f"{kind} {result.id}: {summary}" if result.id else f"{kind}: {summary}")
-    if result.id and kind == "apply" and counts.get("done"):
-        click.echo(f"take it back with: xmlkit rollback {result.id}", err=True)
+    made = [id for id in dict.fromkeys(ids.values()) if id is not None]
+    click.echo(f"{kind} {' '.join(made)}: {summary}" if made else f"{kind}: {summary}")
+    for id in made if kind == "apply" else ():
+        if any(ids.get(uuid) == id and end.state == "done" for uuid, end in ended.items()):
+            click.echo(f"take it back with: xmlkit rollback {id}", err=True)
     if counts.get("pending"):
         click.echo("bring it to an end with: xmlkit recover", err=True)
     return code_of(outcomes)
 
 
-def _as_data(case: Case, outcome: Outcome) -> dict[str, Any]:
+def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:
     disks = []
     for disk in case.plan.disks if case.plan is not None else ():
         skipped = isinstance(disk, Skip)
@@ -203,6 +230,7 @@ def _as_data(case: Case, outcome: Outcome) -> dict[str, Any]:
     return {
         "name": case.name,
         "uuid": case.uuid,
+        "transition": transition,
         "state": outcome.state,
         "id": outcome.id or None,
         "message": outcome.message or None,
@@ -212,7 +240,7 @@ def _as_data(case: Case, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def refuse_unknown(names: Sequence[str] | None, guests: Sequence[Guest], connection: Any) -> None:
+def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], connection: Any) -> None:
     """Raise LibvirtError for a name that no domain has, with the nearest ones."""
     known = {name for guest in guests for name in (guest.name, guest.uuid)}
     for name in names or ():

@@ -57,7 +57,7 @@ def command(
     from xmlkit.survey import survey
 
     directory = state.directory(state_dir)
-    with state.lock(directory):
+    with carrying.interruptible(), state.lock(directory):
         done = journal.find(str(directory), id)
         uri = connect or done.uri
         journals, _ = journal.read_all(str(directory))
@@ -82,10 +82,7 @@ def command(
             carrying.show(cases, steps=dry_run)
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
-                nothing = service.Result(None, {})
-                return carrying.report(
-                    cases, nothing, format_=format_, kind="rollback", dry_run=dry_run
-                )
+                return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
             if not carrying.asked(f"Take {len(ready)} domains back?", yes=yes):
                 click.echo("nothing was changed", err=True)
                 return 1
@@ -99,4 +96,4 @@ def command(
                     kind="rollback",
                     of=done.id,
                 )
-            return carrying.report(cases, result, format_=format_, kind="rollback")
+            return carrying.report(cases, (result,), format_=format_, kind="rollback")
