@@ -27,6 +27,7 @@ COMMANDS = {
     "apply": "Carry a transition out.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",
+    "hook": "Rewrite the XML of a domain that migrates to this host.",
     "journal": "List the transitions of this host.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
