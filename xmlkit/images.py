@@ -62,7 +62,8 @@ class ImageError(XmlkitError):
 class Identity(NamedTuple):
     """Which file it is, in which state: inode, size in bytes, time of the last change in ns.
 
-    The device is left out: its number may change when a file system is mounted again.
+    The device is left out: its number may change when a file system is mounted again. A block
+    device's lasts as long as its node in /dev.
     """
 
     inode: int
@@ -158,7 +159,7 @@ def link(source: str, target: str) -> None:
     other-file-system, no-links, too-many-links, and those of `identity` and of the system.
     """
     with (
-        reported(source, target),
+        reported(target, source),
         _opened(source) as image,
         parent_of(source) as (old, old_name),
         parent_of(target) as (new, name),
@@ -208,8 +209,8 @@ def copy(
         progress: called with the bytes done and their sum, of copying and comparing.
 
     Raises ImageError: target-exists, image-changed, image-in-use (somebody else copies there),
-    no-space, attributes, copy-differs, and those of `identity` and of the system. Then, and
-    when an exception of any kind interrupts it, the target and what was copied are not there.
+    no-space, attributes, copy-differs, and those of `identity` and of the system. However it
+    ends, the target is complete or not there; only a kill leaves `.xmlkit-NAME` (see `discard`).
     """
     with (
         reported(target, source),
@@ -231,6 +232,8 @@ def copy(
             os.fdatasync(image)  # what waits to be written may still look like a hole
             _fill(image, new, source, target, progress)
             dress(image, new, target)
+            facts = os.fstat(image)
+            os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
             os.fsync(new)
             _check(image, expected, source)
             with _opened(source) as now:
@@ -450,7 +453,7 @@ def _same(a: int, b: int, advance: Callable[[int], None] = lambda count: None) -
 
 
 def dress(image: int, new: int, target: str) -> None:
-    """Give `new` the owner, mode, extended attributes and times of `image`."""
+    """Give `new` the owner, mode and extended attributes of `image`."""
     facts = os.fstat(image)
     os.fchown(new, facts.st_uid, facts.st_gid)
     names = _attributes(image)
@@ -469,7 +472,6 @@ def dress(image: int, new: int, target: str) -> None:
                 "file system that can, or remove it from the image (setfattr -x)",
             ) from error
     os.fchmod(new, stat.S_IMODE(facts.st_mode))
-    os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def _attributes(image: int) -> list[str]:
@@ -606,18 +608,18 @@ def _opened(path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def reported(*paths: str) -> Iterator[None]:
-    """What the system refuses, as an ImageError about these paths."""
+    """What the system refuses, as an ImageError; the first path is the one that is changed."""
     try:
         yield
     except OSError as error:
-        raise _error(error, " and ".join(paths)) from error
+        raise _error(error, paths[0], " and ".join(paths)) from error
 
 
-def _error(error: OSError, paths: str) -> ImageError:
+def _error(error: OSError, target: str, paths: str) -> ImageError:
     why = error.strerror or str(error)
     match error.errno:
         case errno.EEXIST:
-            return _exists(paths)
+            return _exists(target)
         case errno.EXDEV:
             return _elsewhere(paths)
         case errno.EMLINK:
@@ -625,16 +627,18 @@ def _error(error: OSError, paths: str) -> ImageError:
                 "too-many-links", f"{paths}: no further link ({why}); remove names, or use --copy"
             )
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return ImageError("no-space", f"{paths}: {why}; make room, or choose another pool")
+            return ImageError("no-space", f"{target}: {why}; make room, or choose another pool")
         case errno.EROFS:
             return ImageError(
-                "read-only", f"{paths}: {why}; find out why (dmesg), mount it for writing"
+                "read-only", f"{target}: {why}; find out why (dmesg), mount it for writing"
             )
         case errno.EACCES | errno.EPERM:
             return ImageError(
                 "not-permitted",
                 f"{paths}: {why}; run as root, and look for attributes (lsattr) that forbid it",
             )
+        case errno.ENAMETOOLONG:
+            return ImageError("bad-path", f"{target}: {why}; a copy needs 8 bytes more than it")
         case errno.ENOENT:
             return ImageError("no-image", f"{paths}: {why}; somebody else has removed it")
     return ImageError("io-error", f"{paths}: {why}; look at the kernel's log (dmesg)")
