@@ -58,12 +58,12 @@ def loop_device(size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def mounted(fstype: str, size: int, options: str = "") -> Iterator[Path]:
-    """An empty file system by its directory: ext4, tmpfs, xfs (reflink; from 300 MiB)."""
+    """An empty file system by its directory: ext4, tmpfs, ramfs, xfs (from 300 MiB)."""
     need_root()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xmlkit-mount-")))
-        if fstype == "tmpfs":
-            source, options = "tmpfs", ",".join(filter(None, (f"size={size}", options)))
+        if fstype in ("ramfs", "tmpfs"):
+            source, options = fstype, ",".join(filter(None, (f"size={size}", options)))
         else:
             source = str(stack.enter_context(loop_device(size)))
             run(*MKFS[fstype], source)

@@ -50,6 +50,7 @@ def data_map(path: Path) -> list[tuple[int, int]]:
     handle = os.open(path, os.O_RDONLY)
     size, found, end = os.fstat(handle).st_size, [], 0
     os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)  # reserved and read looks like data
     with contextlib.suppress(OSError):
         while end < size:
             start = os.lseek(handle, end, os.SEEK_DATA)
@@ -137,7 +138,9 @@ def test_what_is_no_image_is_none(tmp_path: Path, kind: str) -> None:
     assert not os.path.lexists(tmp_path / "new")
 
 
-@pytest.mark.parametrize("path", ["disk", "", "/a/../b", "/a/./b", "//a/b", "/a//b", "/a/b/", "/"])
+@pytest.mark.parametrize(
+    "path", ["disk", "", "dir/disk", "/a/../b", "/a/./b", "//a/b", "/a//b", "/a/b/", "/"]
+)
 def test_a_path_has_one_spelling(path: str) -> None:
     """Absolute, without '.', '..', '//' and what else would spell a path in another way."""
     assert not images.is_image(path)
@@ -498,23 +501,29 @@ def test_a_file_system_without_an_attribute_of_the_image_is_refused(tmp_path: Pa
     """An access list that is silently lost would lock QEMU out, or let somebody in."""
     source = make(tmp_path / "disk")
     run("setfacl", "-m", "u:1234:r", str(source))
-    with mounted("ext4", 16 * MIB, "noacl") as other:
-        if (facts := run("findmnt", "-n", "-o", "OPTIONS", str(other))) and "noacl" not in facts:
-            pytest.fail(f"this kernel has no ext4 without access lists: {facts}")
+    with mounted("ramfs", MIB) as other:
         with refused("attributes", other / "disk"):
             copied(source, other / "disk")
-        assert ["lost+found"] == os.listdir(other)
+        assert [] == os.listdir(other)
+        run("setfacl", "-b", str(source))
+        os.setxattr(source, "security.selinux", b"system_u:object_r:svirt_image_t:s0\0")
+        copied(source, other / "disk")  # all of it has the label of the mount
+        assert source.read_bytes() == (other / "disk").read_bytes()
 
 
 def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
     """Neither what was there before nor what appears meanwhile."""
     source, target = make(tmp_path / "disk"), tmp_path / "new"
+
+    def appear() -> None:
+        make(target, "y")
+
     make(target, "x")
     with refused("target-exists", target):
         copied(source, target)
     target.unlink()
     with refused("target-exists", target):
-        copied(source, target, progress=lambda done, total: make(target, "y") and None)
+        copied(source, target, progress=lambda done, total: appear())
     assert b"y" * BLOCK == target.read_bytes()
     assert ["disk", "new"] == sorted(os.listdir(tmp_path))
 
@@ -659,14 +668,13 @@ def test_only_a_file_is_removed_as_left_over(tmp_path: Path) -> None:
     """A link or a directory of that name is nobody's copy."""
     source, target = make(tmp_path / "disk"), tmp_path / "new"
     left = tmp_path / ".xmlkit-new"
-    left.symlink_to(source)
-    for _ in range(2):
-        with refused("target-exists", left):
-            copied(source, target)
-        with refused("target-exists", left):
-            images.discard(str(target))
-        left.unlink()
-        left.mkdir()
+    for prepare in (lambda: left.symlink_to(source), left.unlink, left.mkdir):
+        prepare()
+        if os.path.lexists(left):
+            with refused("target-exists", left):
+                copied(source, target)
+            with refused("target-exists", left):
+                images.discard(str(target))
     assert [".xmlkit-new", "disk"] == sorted(os.listdir(tmp_path))
 
 

@@ -367,7 +367,8 @@ def _fill(
         report(size, size)
         return
     allocated, room = facts.st_blocks * 512, os.fstatvfs(new)
-    if allocated > (free := room.f_bavail * room.f_frsize):
+    # A file system that does not count its blocks says that it has none.
+    if room.f_blocks and allocated > (free := room.f_bavail * room.f_frsize):
         raise ImageError(
             "no-space",
             f"{target} needs {allocated} bytes and {free} are free there: "
@@ -534,12 +535,7 @@ def directory_of(path: str) -> Iterator[int]:
 
     Raises ImageError: no-image, symlink, not-an-image, bad-path, and those of the system.
     """
-    parts = path.split("/")[1:] if path != "/" else []
-    if not path.startswith("/") or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
-        raise ImageError(
-            "bad-path",
-            f"{path!r} is not a plain absolute path: write it without '.', '..' and '//'",
-        )
+    parts = _plain(path)
     plain = os.O_DIRECTORY | os.O_NOFOLLOW
     handle = os.open("/", plain | os.O_RDONLY)
     try:
@@ -573,11 +569,22 @@ def directory_of(path: str) -> Iterator[int]:
 @contextlib.contextmanager
 def parent_of(path: str) -> Iterator[tuple[int, str]]:
     """A handle of the directory that `path` is in, by `directory_of`, and the name in it."""
-    directory, _, name = path.rpartition("/")
-    if name in ("", ".", "..") or "\0" in path:
-        raise ImageError("bad-path", f"{path!r} does not name a file: write the file's own path")
-    with directory_of(directory or "/") as handle:
-        yield handle, name
+    parts = _plain(path)
+    if not parts:
+        raise ImageError("bad-path", f"{path} does not name a file: write the file's own path")
+    with directory_of("/" + "/".join(parts[:-1])) as handle:
+        yield handle, parts[-1]
+
+
+def _plain(path: str) -> list[str]:
+    """The names that an absolute path consists of, if that is its only spelling."""
+    parts = path.split("/")[1:] if path != "/" else []
+    if not path.startswith("/") or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
+        raise ImageError(
+            "bad-path",
+            f"{path!r} is no plain absolute path: write it from '/' on, without '.', '..' and '//'",
+        )
+    return parts
 
 
 @contextlib.contextmanager
