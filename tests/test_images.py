@@ -668,13 +668,13 @@ def test_only_a_file_is_removed_as_left_over(tmp_path: Path) -> None:
     """A link or a directory of that name is nobody's copy."""
     source, target = make(tmp_path / "disk"), tmp_path / "new"
     left = tmp_path / ".xmlkit-new"
-    for prepare in (lambda: left.symlink_to(source), left.unlink, left.mkdir):
-        prepare()
-        if os.path.lexists(left):
-            with refused("target-exists", left):
-                copied(source, target)
-            with refused("target-exists", left):
-                images.discard(str(target))
+    for make_it in (lambda: left.symlink_to(source), lambda: left.mkdir()):
+        left.unlink(missing_ok=True)
+        make_it()
+        with refused("target-exists", left):
+            copied(source, target)
+        with refused("target-exists", left):
+            images.discard(str(target))
     assert [".xmlkit-new", "disk"] == sorted(os.listdir(tmp_path))
 
 
