@@ -260,7 +260,7 @@ def test_an_id_is_a_time_and_is_free(directory: Path, monkeypatch: pytest.Monkey
     time.tzset()
 
     drawn = iter(["aaaa", "aaaa", "bbbb", "bbbb"])
-    monkeypatch.setattr(state.secrets, "token_hex", lambda count: next(drawn))
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
     monkeypatch.setattr(state, "datetime", Frozen)
     for suffix in ("aaaa", "bbbb"):
         made = state.new_id(directory)

@@ -551,9 +551,10 @@ def directory_of(path: str) -> Iterator[int]:
                         "no-image", f"there is no {step}: make it, or mount what belongs there"
                     ) from None
                 found = _found(handle, part)
-                if found is not None and stat.S_ISLNK(found.st_mode):
-                    raise _linked(step) from None
-                if error.errno == errno.ENOTDIR:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    # A directory by now: what was opened was a link that has been swapped out.
+                    if found is None or stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode):
+                        raise _linked(step) from None
                     raise ImageError(
                         "not-an-image", f"{step} is not a directory: check the path {path}"
                     ) from None
