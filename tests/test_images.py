@@ -205,7 +205,7 @@ def test_a_directory_that_is_swapped_for_a_link_is_never_followed(tmp_path: Path
     (tmp_path / "swapped").symlink_to("victim")
     victim = make(tmp_path / "victim/old", "v")
     before = images.identity(str(source))
-    outcomes = set()
+    outcomes: set[str] = set()
     deadline, number = time.monotonic() + WAIT, 0
     with swapping(tmp_path / "pool", tmp_path / "swapped"):
         while number < 150 or not {"done", "symlink"} <= outcomes:
