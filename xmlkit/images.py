@@ -188,7 +188,7 @@ def link(source: str, target: str) -> None:
                     "hard links (use --copy), or it must not change (see lsattr)",
                 ) from error
         os.fsync(new)
-        _confirm(target, image, new, name)
+        _confirm(target, image, new, name, made=found is None)
 
 
 def copy(
@@ -241,7 +241,7 @@ def copy(
             with reported(target):
                 _rename(directory, temporary, name)
                 os.fsync(directory)
-            _confirm(target, new, directory, name)
+            _confirm(target, new, directory, name, made=True)
             return _identity(new)
         finally:
             _unlink_if(new, directory, temporary)  # after the rename nothing has this name
@@ -716,15 +716,19 @@ def _check(image: int, expected: Identity, path: str) -> None:
         raise _changed(path)
 
 
-def _confirm(path: str, image: int, directory: int, name: str) -> None:
-    """Take back what was made if its path, walked anew, does not lead to it."""
+def _confirm(path: str, image: int, directory: int, name: str, *, made: bool) -> None:
+    """Take back what was made if its path, walked anew, does not lead to it.
+
+    A name that was there before stays: it may be the image's last.
+    """
     try:
         with _opened(path) as found:
             if os.path.sameopenfile(found, image):
                 return
         raise _changed(path)
     except ImageError:
-        _unlink_if(image, directory, name)
+        if made:
+            _unlink_if(image, directory, name)
         raise
 
 
