@@ -258,6 +258,37 @@ def test_an_image_that_is_swapped_for_a_link_is_never_followed(tmp_path: Path) -
         assert not path.is_symlink()
 
 
+@pytest.mark.parametrize("step", ["link", "linked before", "copy"])
+def test_a_swap_in_the_last_moment_takes_the_step_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """What was made in a directory that is elsewhere now goes; what was there before stays."""
+    source, pool = make(tmp_path / "disk", "a"), tmp_path / "pool"
+    pool.mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "swapped").symlink_to("victim")
+    if step == "linked before":
+        os.link(source, pool / "disk")
+    sync, handles = os.fsync, []
+
+    def swap(handle: int) -> None:
+        sync(handle)
+        if stat.S_ISDIR(os.fstat(handle).st_mode) and not handles:
+            handles.append(handle)
+            exchange(pool, tmp_path / "swapped")
+
+    monkeypatch.setattr(os, "fsync", swap)
+    with refused("symlink", pool):
+        if step == "copy":
+            copied(source, pool / "disk")
+        else:
+            images.link(str(source), str(pool / "disk"))
+    assert 1 == len(handles)
+    assert [] == os.listdir(tmp_path / "victim")
+    assert (["disk"] if step == "linked before" else []) == os.listdir(tmp_path / "swapped")
+    assert b"a" * BLOCK == source.read_bytes()
+
+
 # Hard links.
 
 
