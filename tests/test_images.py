@@ -269,7 +269,8 @@ def test_a_swap_in_the_last_moment_takes_the_step_back(
     (tmp_path / "swapped").symlink_to("victim")
     if step == "linked before":
         os.link(source, pool / "disk")
-    sync, handles = os.fsync, []
+    handles: list[int] = []
+    sync = os.fsync
 
     def swap(handle: int) -> None:
         sync(handle)
