@@ -378,6 +378,22 @@ def test_what_changed_is_not_removed(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_what_is_swapped_in_after_the_last_look_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes is the file that was looked at, not what has its name by then."""
+    path, other = make(tmp_path / "disk"), make(tmp_path / "other", "x")
+
+    def swap(a: str, b: str) -> bool:
+        exchange(path, other)
+        return True
+
+    monkeypatch.setattr(images, "is_linked", swap)
+    with refused("image-changed", path):
+        images.unlink(str(path), expected=None, other=str(tmp_path / "second"))
+    assert b"x" * BLOCK == path.read_bytes()
+
+
 def test_each_reason_against_a_link_has_its_id(tmp_path: Path) -> None:
     """Another file system, a read-only one, too many names, an image that must not change."""
     old = make(tmp_path / "old", "a")
