@@ -34,9 +34,10 @@ TIERS = (
     ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
     ("xmlkit",),
     ("xmlkit.cli",),
-    ("xmlkit.cli.files",),
+    ("xmlkit.cli.files", "xmlkit.cli.paint"),
     ("xmlkit.cli.hosts",),
     (
+        "xmlkit.cli.compare",
         *("xmlkit.cli.diff", "xmlkit.cli.explain", "xmlkit.cli.observe", "xmlkit.cli.plan"),
         *("xmlkit.cli.transform", "xmlkit.cli.validate"),
     ),

@@ -11,7 +11,7 @@ Laws
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
@@ -189,10 +189,12 @@ class _Comparison:
                 values[name] = value
                 node.unit = unit
                 values.pop(unit, None)
+        if node.key == "video/model" and _is_first_video(node.element):
+            values.setdefault("primary", "yes")
         if self.ignore_defaults:
             for table in (tag, node.key):
                 for name, default in meaning.DEFAULTS.get(table, {}).items():
-                    if values.get(name) == default:
+                    if written.get(name) == default:
                         del values[name]
 
     def _identity(self, node: _Node) -> tuple[meaning.Value | None, ...]:
@@ -219,11 +221,12 @@ class _Comparison:
         return self.numbers.setdefault(said, len(self.numbers))
 
     def _is_default(self, node: _Node) -> bool:
-        return (
-            self.ignore_defaults
-            and not node.attributes
-            and node.text == meaning.DEFAULT_TEXTS.get(node.key, "\0")
-        )
+        """Whether the element says nothing but what is so without it."""
+        if not self.ignore_defaults or node.attributes or node.children:
+            return False
+        if node.text:
+            return node.text == meaning.DEFAULT_TEXTS.get(node.key)
+        return len(node.element.attrib) > 0
 
     def differences(self, *, additions: bool) -> tuple[Difference, ...]:
         old, new = self.roots
@@ -304,75 +307,77 @@ def paired(
 
     In the order of `olds`, what is new at the end.
     """
-    if len(olds) == len(news) == 1:
-        if _may_be(olds[0], news[0]):
-            yield olds[0], news[0]
-        else:
-            yield olds[0], None
-            yield None, news[0]
-        return
-    if not olds or not news:
-        yield from ((old, None) for old in olds)
-        yield from ((None, new) for new in news)
-        return
-    # one way to find the pairs, whichever document comes first
-    turned = [node.number for node in olds] > [node.number for node in news]
-    first, second = (news, olds) if turned else (olds, news)
-    pairs = dict(_aligned(first, second) if first[0].ordered else _matched(first, second))
-    if turned:
-        pairs = {new: old for old, new in pairs.items()}
+    pairs = dict((_aligned if (olds or news)[0].ordered else _matched)(olds, news))
+    taken = set(pairs.values())
     for number, old in enumerate(olds):
         yield old, news[pairs[number]] if number in pairs else None
-    taken = set(pairs.values())
     yield from ((None, new) for number, new in enumerate(news) if number not in taken)
 
 
 def _aligned(olds: Sequence[_Node], news: Sequence[_Node]) -> Iterator[tuple[int, int]]:
     """Pairs of an ordered list: what is the same stays, what stands between is taken in order."""
-    before, after = [node.number for node in olds], [node.number for node in news]
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
+    shorter = min(len(olds), len(news))
+    start = end = 0
+    while start < shorter and olds[start].number == news[start].number:
         yield start, start
         start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        yield len(before) - 1 - end, len(after) - 1 - end
+    while end < shorter - start and olds[-1 - end].number == news[-1 - end].number:
         end += 1
-    before, after = before[start : len(before) - end], after[start : len(after) - end]
-    if len(before) * len(after) > _PAIRS:
-        yield from ((start + i, start + i) for i in range(min(len(before), len(after))))
+        yield len(olds) - end, len(news) - end
+    olds, news = olds[start : len(olds) - end], news[start : len(news) - end]
+    if len(olds) * len(news) > _PAIRS:
+        yield from ((start + i, start + i) for i in range(min(len(olds), len(news))))
         return
-    opcodes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    for _, i1, i2, j1, j2 in opcodes:
-        yield from (
-            (start + i, start + j) for i, j in zip(range(i1, i2), range(j1, j2), strict=False)
-        )
+    turned = _turned(olds, news)
+    first, second = ([node.number for node in nodes] for nodes in (olds, news))
+    if turned:
+        first, second = second, first
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    for _, i1, i2, j1, j2 in matcher.get_opcodes():
+        for i, j in zip(range(i1, i2), range(j1, j2), strict=False):
+            yield (start + j, start + i) if turned else (start + i, start + j)
 
 
 def _matched(olds: Sequence[_Node], news: Sequence[_Node]) -> Iterator[tuple[int, int]]:
     """Pairs of a list without order: by meaning, identity, alias, address, then the nearest."""
     left, right = list(range(len(olds))), list(range(len(news)))
     for key in (_by_number, _by_identity, _by_alias, _by_address):
-        waiting: dict[object, list[int]] = defaultdict(list)
+        waiting: dict[object, list[int]] = {}
         for j in right:
-            if (said := key(news[j])) is not None:
-                waiting[said].append(j)
+            waiting.setdefault(key(news[j]), []).append(j)
+        waiting.pop(None, None)
+        asked: dict[object, list[int]] = {}
+        for i in left:
+            asked.setdefault(key(olds[i]), []).append(i)
         found: dict[int, int] = {}
-        for i in left if waiting else ():
-            said = key(olds[i])
-            fitting = waiting.get(said, []) if said is not None else []
-            for at, j in enumerate(fitting):
-                if _may_be(olds[i], news[j]):
-                    found[i] = fitting.pop(at)
-                    break
-                if at == 100:
-                    break
+        for said, mine in asked.items():
+            theirs = waiting.get(said, [])
+            # of several that claim to be the same one, the nearest will be taken
+            if key is _by_number or len(mine) == len(theirs) == 1:
+                found |= {
+                    i: j for i, j in zip(mine, theirs, strict=False) if _may_be(olds[i], news[j])
+                }
         yield from found.items()
+        taken = set(found.values())
         left = [i for i in left if i not in found]
-        right = sorted(set(right) - set(found.values()))
+        right = [j for j in right if j not in taken]
         if not left or not right:
             return
-    yield from _nearest(olds, news, left, right)
+    if _turned([olds[i] for i in left], [news[j] for j in right]):
+        yield from ((i, j) for j, i in _nearest(news, olds, right, left))
+    else:
+        yield from _nearest(olds, news, left, right)
+
+
+def _turned(olds: Sequence[_Node], news: Sequence[_Node]) -> bool:
+    """Whether to look from `news`: so that the same pairs are found there and back."""
+    if len(olds) != len(news):
+        return len(olds) > len(news)
+    return [_print(node) for node in olds] > [_print(node) for node in news]
+
+
+def _print(node: _Node) -> str:
+    return repr(sorted(map(repr, _facts(node).elements())))
 
 
 def _nearest(
@@ -460,9 +465,11 @@ def _place(old: _Node | None, new: _Node | None, siblings: Sequence[_Node], seve
     assert node is not None
     if _by_identity(node) is None and old is not None and new is not None:
         node = new if _by_identity(new) is not None else old
-    if _by_identity(node) is not None:
-        parts = [_spelled(part) for part in node.identity if part is not None]
-        return f"[{','.join(parts)}]"
+    said = _by_identity(node)
+    if said is not None:
+        name = f"[{','.join(_spelled(part) for part in node.identity if part is not None)}]"
+        same = [each for each in siblings if _by_identity(each) == said]
+        return f"{name}[{same.index(node) + 1}]" if len(same) > 1 and node in same else name
     if not several:
         return ""
     alias = _by_alias(node)
@@ -490,6 +497,15 @@ def _attribute_name(old: etree._Element, new: etree._Element, name: str) -> str:
     return qualified.localname
 
 
+def _is_first_video(model: etree._Element) -> bool:
+    """Whether it is the model of the primary video: without one that says so, of the first."""
+    video = model.getparent()
+    devices = None if video is None else video.getparent()
+    if devices is None or devices.find("video") is not video:
+        return False
+    return all(each.get("primary") != "yes" for each in devices.iterfind("video/model"))
+
+
 def _text(element: etree._Element) -> str:
     return (element.text or "") + "".join(child.tail or "" for child in element)
 
@@ -500,10 +516,14 @@ def _written(node: _Node, name: str | None) -> str | None:
         text = _text(node.element)
         unit = node.element.get("unit") if node.unit == "unit" else None
         return (f"{text.strip()} {unit}" if unit else text) if text.strip() else None
-    value = node.element.get(name) if name in node.attributes else None
-    if value is None or node.unit is None or not isinstance(node.attributes[name], tuple):
+    value = node.element.get(name)
+    read = node.attributes.get(name)
+    if value is None:
+        # what is so although it is not written
+        return read if isinstance(read, str) else None
+    if node.unit is None or read is None or read[0] != "bytes":
         return value
-    unit = node.element.get(node.unit) if node.attributes[name][0] == "bytes" else None
+    unit = node.element.get(node.unit)
     return f"{value} {unit}" if unit else value
 
 

@@ -24,6 +24,7 @@ __all__ = ["TROUBLE", "main", "printable"]
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 COMMANDS = {
+    "compare": "Compare two documents by what libvirt reads in them.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",
     "observe": "Write down what libvirt reports of a host.",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.hosts import host_options, planner
+from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Skip, Transition
@@ -26,13 +26,7 @@ from xmlkit.plan import Skip, Transition
     default="text",
     show_default=True,
 )
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="auto: on a terminal, unless NO_COLOR is set.",
-)
+@color_option
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
 @click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1, required=True)
 def command(
@@ -60,7 +54,7 @@ def command(
     """
     code = changed = 0
     entries = []
-    paint = _painter(color)
+    paint = painter(color)
     with planner(**options) as planned:
         for file, document in planned.documents(files):
             try:
@@ -139,23 +133,3 @@ def _painted(text: str, paint: Paint) -> str:
         else paint(line, fg=colours.get(line[:1]))
         for line in text.split("\n")
     )
-
-
-class Paint(Protocol):
-    """Colours a text, or not."""
-
-    def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
-
-
-def _painter(color: str) -> Paint:
-    on = color == "always" or (
-        color == "auto"
-        and sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-
-    def paint(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-        return click.style(text, fg=fg, bold=bold) if on and (fg or bold) else text
-
-    return paint
