@@ -210,13 +210,13 @@ class _Comparison:
                 values[name] = value
                 node.unit = unit
                 values.pop(unit, None)
-        if node.element in self.primary:
-            values.setdefault("primary", "yes")
         if self.ignore_defaults:
             for table in (tag, node.key):
                 for name, default in meaning.DEFAULTS.get(table, {}).items():
                     if written.get(name) == default:
                         del values[name]
+        if node.element in self.primary:
+            values["primary"] = "yes"
 
     def _identity(self, node: _Node) -> tuple[meaning.Value | None, ...]:
         paths = meaning.IDENTITIES.get(node.key)
@@ -295,7 +295,7 @@ class _Comparison:
                     places = _places(olds, several), _places(news, several)
                 name = _name(node.element)
                 place = places[0][before] if before is not None else places[1][node]
-                if after is not None and _by_identity(node) is None and _by_identity(after):
+                if after is not None and _missing(after) < _missing(node):
                     place = places[1][after]
                 yield before, after, f"{where}/{name}{place}"
 
@@ -454,6 +454,11 @@ def _by_number(node: _Node) -> object:
 
 def _by_identity(node: _Node) -> object:
     return node.identity if any(part is not None for part in node.identity) else None
+
+
+def _missing(node: _Node) -> int:
+    """How many parts of its identity an element does not say."""
+    return node.identity.count(None)
 
 
 def _by_alias(node: _Node) -> object:

@@ -37,7 +37,7 @@ _DECIMAL = re.compile(r"[ \t\n\r]*([+-]?[0-9]{1,20})")
 _HEX = re.compile(r"[ \t\n\r]*([+-]?(?:0[xX])?[0-9a-fA-F]{1,16})")
 _OCTAL = re.compile(r"[0-7]{1,22}")
 _ANY_BASE = re.compile(
-    r"[ \t\n\r]*([+-]?)(?:0[xX]([0-9a-fA-F]{1,16})|(0[0-7]{1,22})|([0-9]{1,20}))"
+    r"[ \t\n\r]*([+-]?)(?:0[xX]([0-9a-fA-F]{1,16})|(0[0-7]{1,22})|(0|[1-9][0-9]{0,19}))"
 )
 _MAC = re.compile(r"(?:[0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
 _UUID = re.compile(r"[ \t\n\r]*(?:[- ]*[0-9a-fA-F]{2}){16}[ \t\n\r]*")
@@ -339,6 +339,7 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "address": {"multifunction": "off"},
     "clock": {"offset": "utc"},
     "devices/graphics": {"autoport": "no"},
+    "video/model": {"primary": "no"},
     "protocol": {"type": "raw"},
     "usbdev": dict.fromkeys(("class", "vendor", "product", "version"), "-1"),
 }
