@@ -73,7 +73,7 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit  ## measure against the tools of libvirt and virt-manager
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
 	@.venv/bin/python tests/bench.py $(ARGS)
 
 clean:  ## remove the environments and what tools left behind
@@ -102,3 +102,6 @@ environment: .venv/bin/tox
 .venv/bin/xmlkit: pyproject.toml | .venv/bin/pip
 	.venv/bin/pip install --quiet --editable .
 	@touch $@
+
+.venv/bin/xmldiff: | .venv/bin/pip
+	.venv/bin/pip install --quiet 'xmldiff>=3'

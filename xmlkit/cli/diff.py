@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import PLAN_SIZE, read
 from xmlkit.cli.hosts import Planner, host_options, planner
+from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
@@ -27,13 +28,7 @@ from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
     default="text",
     show_default=True,
 )
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="auto: on a terminal, unless NO_COLOR is set.",
-)
+@color_option
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
 @click.option(
     "--plan",
@@ -74,7 +69,7 @@ def command(
         raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
     code = changed = 0
     entries = []
-    paint = _painter(color)
+    paint = painter(color)
     with planner(**options) as planned:
         plans = {} if plan_file is None else _plans(plan_file, planned)
         files = files or tuple(plans)
@@ -181,23 +176,3 @@ def _painted(text: str, paint: Paint) -> str:
         else paint(line, fg=colours.get(line[:1]))
         for line in text.split("\n")
     )
-
-
-class Paint(Protocol):
-    """Colours a text, or not."""
-
-    def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
-
-
-def _painter(color: str) -> Paint:
-    on = color == "always" or (
-        color == "auto"
-        and sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-
-    def paint(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-        return click.style(text, fg=fg, bold=bold) if on and (fg or bold) else text
-
-    return paint
