@@ -29,8 +29,10 @@ TIERS = (
     ("xmlkit.disks",),
     ("xmlkit.plan",),
     ("xmlkit.transformers",),
-    ("xmlkit.validation", "xmlkit.validation.schemas"),
+    ("xmlkit.validation", "xmlkit.validation.schemas", "xmlkit.validation.profiles"),
+    ("xmlkit.validation.grammar",),
     ("xmlkit.validation.verdict",),
+    ("xmlkit.validation.policy",),
     ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
     ("xmlkit",),
     ("xmlkit.cli",),
@@ -49,6 +51,7 @@ OTHERS = {
     "libvirt": {"xmlkit.observe", "xmlkit.testing"},
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
+    "xmlschema": {"xmlkit.validation.policy"},
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lxml import etree
 
@@ -38,6 +38,7 @@ def policy(document: Document, name: Policy) -> tuple[Finding, ...]:
     The policy does not say that the document is valid: ask `validate` as well.
     """
     schema = _schema(name)
+    root: Any = document.root  # xmlschema's types know only the standard library's trees
     if document.kind not in schema.elements:
         return ()
     foreign = [
@@ -54,7 +55,7 @@ def policy(document: Document, name: Policy) -> tuple[Finding, ...]:
         )
     found = {
         finding: None
-        for error in schema.iter_errors(document.root, use_location_hints=False)
+        for error in schema.iter_errors(root, use_location_hints=False)
         for finding in _findings(document, error)
     }
     return tuple(sorted(found, key=lambda finding: (finding.line, finding.column)))
@@ -70,8 +71,9 @@ def _schema(name: Policy) -> XMLSchema11:
 
 def _findings(document: Document, error: XMLSchemaValidationError) -> Iterator[Finding]:
     """One for each element that the assertion's appinfo leads to from the asserted one."""
-    element, asserted = error.elem, error.validator.elem
-    assert isinstance(element, etree._Element), error
+    element: Any = error.elem
+    validator: Any = error.validator
+    asserted = validator.elem
     rule = asserted.get("id", "").partition(".")[0]
     where = asserted.findtext(f"{_ANNOTATION}appinfo") or "."
     message = " ".join(asserted.findtext(f"{_ANNOTATION}documentation", "").split())
