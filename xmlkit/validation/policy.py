@@ -78,7 +78,7 @@ def _findings(document: Document, error: XMLSchemaValidationError) -> Iterator[F
     where = asserted.findtext(f"{_ANNOTATION}appinfo") or "."
     message = " ".join(asserted.findtext(f"{_ANNOTATION}documentation", "").split())
     assert rule, error
-    for place in element.findall(where) or [element]:
+    for place in element.xpath(where) or [element]:
         yield Finding(rule, "error", message, *_place(document, place))
 
 
