@@ -129,7 +129,7 @@ def test_the_profile_refuses_exactly_libvirts_documents_with_volume_disks(
     for sample in corpus.samples(libvirt_source):
         document = Document.parse(sample.path.read_bytes())
         valid = not validate(document, place, profile=NO_VOLUME_DISKS)
-        assert valid is not validate(document, without_volumes), sample.path
+        assert valid is (not validate(document, without_volumes)), sample.path
         if valid is not sample.expected_valid:
             refused.add(sample.path.name.partition(".")[0])
 
@@ -164,7 +164,7 @@ def test_it_holds_in_snapshots_and_checkpoints_as_in_the_domain(
                     # not each source can be a volume's
                     continue
                 valid = not validate(document, place, profile=NO_VOLUME_DISKS)
-                assert valid is not validate(document, without_volumes), (path.name, wrapper)
+                assert valid is (not validate(document, without_volumes)), (path.name, wrapper)
                 seen[valid] += 1
 
     assert 200 < seen[True]
