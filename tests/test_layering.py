@@ -33,8 +33,10 @@ compare disks
 plan
 steps transformers
 journal metadata
-validation validation.schemas
+validation validation.schemas validation.profiles
+validation.grammar
 validation.verdict
+validation.policy
 diff hook leisure observe script testing
 executor survey
 preflight
@@ -63,6 +65,7 @@ OTHERS = {
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
     "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
+    "xmlschema": {"xmlkit.validation.policy"},
 }
 
 

@@ -186,7 +186,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run("dpkg-source", "--build", tree, cwd=repository)
     (repository / "Sources").write_text(run("dpkg-scansources", ".", cwd=repository))
     entry = f"Types: deb-src\nURIs: file:{repository}\nSuites: ./\nTrusted: yes\n"
-    monkeypatch.setattr(sources, "source_list", lambda suite: entry)
+    monkeypatch.setattr(sources, "source_list", lambda *_: entry)
     monkeypatch.setenv("XMLKIT_CACHE", str(tmp_path / "cache"))
     return repository
 

@@ -42,6 +42,7 @@ __all__ = [
     "Reason",
     "Skip",
     "Transition",
+    "no_volume_disks",
     "plan",
     "plans_from_json",
     "plans_to_json",
@@ -280,10 +281,7 @@ class _Planner:
         self.disks = self.domain.disks
         self.shared_targets = shared_targets(self.disks)
         self.rescue = self._rescue_disk() if self.domain.nova else None
-        driver = host.driver or document.root.get("type", "")
-        self.no_volume_disks = _no_volume_disks(
-            host.libversion, driver, tuple(host.security_models)
-        )
+        self.no_volume_disks = no_volume_disks(document, host)
         self.refuse_live = not live and document.root.get("id") is not None
 
     def decision(self, disk: Disk, decide: Callable[[Disk], Transition]) -> Transition | Skip:
@@ -508,6 +506,12 @@ class _Planner:
         if not pool.active:
             raise _Refusal("pool-inactive", f"pool {pool.name} is not active")
         return POOL_DISK_TYPES.get(pool.type)
+
+
+def no_volume_disks(domain: Document, host: Host) -> Reason | None:
+    """Why `host` cannot have any volume disk in `domain`; None if it can."""
+    driver = host.driver or domain.root.get("type", "")
+    return _no_volume_disks(host.libversion, driver, tuple(host.security_models))
 
 
 @lru_cache(maxsize=64)

@@ -623,7 +623,100 @@ RULES: dict[str, Rule] = {
             "unknown-kind",
             "the root element is none that libvirt has a schema for",
             "The schema is chosen by the root element: domain, pool, volume, network ...",
-            "Check that the file is a libvirt document; fragments such as <disk> have no schema.",
+            "Check that the file is a libvirt document, or a device of a domain such as <disk>.",
+        ),
+        Rule(
+            "profile-volume-disk",
+            "a volume disk, for a host that cannot have any",
+            "libvirt before 1.0.5 refuses type='volume'; later ones accept it where the guest "
+            "cannot start with it (AppArmor, Xen). This also counts for the domains within "
+            "snapshots and checkpoints, which a revert would bring back.",
+            "Turn the disk into one with a path: xmlkit transform --to path.",
+            "docs/formatdomain.rst: since 1.0.5; the schema of 0.10.2",
+        ),
+        # What the policy refuses in documents that libvirt shall create (schemas/*.xsd).
+        Rule(
+            "policy-name",
+            "a name that libvirt refuses or loses",
+            "A volume's name becomes the last part of a path, a pool's name that of its file. A "
+            "pool's refresh leaves out files with control characters.",
+            "Choose a name without '/' and control characters, other than '.' and '..'.",
+            "basictypes.rng, define volName; virStorageBackendRefreshLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-name-path",
+            "the volume's name is not the last part of its path",
+            "libvirt makes the path from the pool's and the volume's name and ignores the one that "
+            "is written: the volume would not be where the document says.",
+            "Make the two agree, or leave out the path.",
+            "virStorageBackendVolCreateLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-lvm-name",
+            "a name that LVM refuses or keeps for itself",
+            "libvirt checks nothing here; lvcreate and vgcreate take a-z A-Z 0-9 + _ . - and no "
+            "'-' in front, and keep names such as snapshot..., pvmove... and ..._mlog to "
+            "themselves. Only volumes whose path is /dev/GROUP/NAME are known to be logical.",
+            "Choose another name.",
+            "lvm(8), section valid names, and lvm2 2.03.16",
+        ),
+        Rule(
+            "policy-capacity",
+            "a volume without a capacity",
+            "Only a backing store could give it one; without either libvirt refuses to create the "
+            "volume, or makes an empty one.",
+            "State <capacity>.",
+            "virStorageVolDefParseXML, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-allocation",
+            "a volume is allocated more than its capacity",
+            "Mostly one of the two has the wrong unit. libvirt's KB is 1000 bytes, KiB and k are "
+            "1024, and no unit is bytes.",
+            "Correct the number or its unit; 0 makes a sparse volume.",
+            "virScaleInteger, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-path",
+            "a path that is relative, or has a '..' in it",
+            "What it is relative to depends on who reads it, and '..' leads out of the pool.",
+            "Write the whole path.",
+        ),
+        Rule(
+            "policy-compat",
+            "a qcow2 volume does not state its version",
+            "libvirt up to 9.0 at the least makes 0.10, which has no bitmaps, hence no incremental "
+            "backup; 11.3 and later make 1.1.",
+            "State <compat>1.1</compat> in <target>.",
+            "seen on 7.0, 9.0 (0.10), 11.3 and 12.8 (1.1)",
+        ),
+        Rule(
+            "policy-backing-format",
+            "a backing store does not state its format",
+            "libvirt takes raw, and the guest reads a qcow2 image's header as its disk; an older "
+            "one probes the bytes, which a guest may have written.",
+            "State the format of the backing store.",
+            "seen on 7.0 to 12.8: raw is written, whatever the base is",
+        ),
+        Rule(
+            "policy-secret",
+            "a secret in plain text",
+            "Whoever may read the document, its copy in /etc/libvirt or a log has the secret.",
+            "Define a libvirt secret, and name it by uuid or usage in <secret>.",
+        ),
+        Rule(
+            "policy-nova-name",
+            "a volume of Nova's is not named {uuid}_{name}",
+            "By its name the volume is found again, and its instance by the volume.",
+            "Name it by the instance's UUID, '_' and the disk's name: {uuid}_disk.",
+            'Nova\'s specification "Use libvirt Storage Pools"',
+        ),
+        Rule(
+            "policy-instance",
+            "an attribute of XML Schema (xsi:) in the document",
+            "xsi:type and its like tell a validator by which rules to judge, which is not for the "
+            "document to say; libvirt knows none of them.",
+            "Remove the attribute.",
         ),
     )
 }

@@ -15,12 +15,13 @@ from xmlkit.cli.hosts import Planner, host_options, planner
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
+from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks, plans_from_json
+from xmlkit.validation.profiles import NO_VOLUME_DISKS
 
 
 @click.command(name="diff")
 @host_options
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--schemas", metavar="DIR|VERSION", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
 @click.option(
     "--format",
     "format_",
@@ -86,7 +87,8 @@ def command(
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
                 continue
-            made = preview(file, document, plan, schemas)
+            bare = no_volume_disks(document, planned.host) is not None
+            made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
             if format_ == "json":
