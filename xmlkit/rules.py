@@ -113,11 +113,9 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "pool-type",
-            "libvirt has no volume disks on pools of this type",
-            "libvirt turns a volume into a path or an address by the type of its pool, and "
-            "refuses mpath, rbd, sheepdog and gluster.",
-            "Keep the disk as it is, or move it to a pool of another type.",
-            "virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0; rbd seen on 9.0 and 11.3",
+            "xmlkit makes no pools of this type",
+            "It makes dir, fs, netfs, logical, disk and rbd pools.",
+            "Choose one of these, or write the document by hand and check it with xmlkit validate.",
         ),
         Rule(
             "pool-inactive",
@@ -604,6 +602,144 @@ RULES: dict[str, Rule] = {
             "Disks become volumes of pools; without one there is nothing that they could become.",
             "Define, start and autostart a pool over the images' directory (virsh pool-define-as).",
             severity="warn",
+        ),
+        Rule(
+            "volume-name",
+            "a volume cannot have this name",
+            "It would become part of a path: no '/', '.', '..' or control characters. LVM takes "
+            "letters, digits and +_.- and keeps names such as snapshot0 for itself; in a disk "
+            "pool the name is the partition's.",
+            "Choose another name, or another pool.",
+            "basictypes.rng, define volName; lvm(8); seen on libvirt 9.0.0 for disk pools",
+        ),
+        Rule(
+            "volume-exists",
+            "there is a volume of this name",
+            "Nothing is ever overwritten. A volume that was to be filled may be half full: nothing "
+            "shows how far its content came.",
+            "Look at it (virsh vol-info), and choose another name or remove it.",
+        ),
+        Rule(
+            "volume-pool",
+            "this pool cannot get a new volume",
+            "In pools of type iscsi, iscsi-direct, scsi, mpath and gluster libvirt creates none.",
+            "Choose another pool, or make the volume by the storage's own tools and refresh the "
+            "pool (virsh pool-refresh).",
+        ),
+        Rule(
+            "volume-format",
+            "the format is missing or cannot be had here",
+            "Formats are said, never guessed: libvirt takes a missing one for raw, and a probe "
+            "reads bytes that a guest may have written. Volumes in pools of block devices and in "
+            "rbd pools are raw.",
+            "Say raw or qcow2, as the image is; for qcow2 choose a pool over a directory.",
+        ),
+        Rule(
+            "volume-capacity",
+            "the volume cannot have this size",
+            "A size is that of whole 512-byte blocks; libvirt tells qemu-img KiB and rounds up "
+            "without a word. A volume smaller than what it is made from would cut it off.",
+            "Give a size that is a multiple of the unit that the message names, and large enough.",
+            "virStorageBackendCreateQemuImgSetInfo, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-backing",
+            "this volume cannot have a backing file",
+            "Only qcow2 images in pools over a directory have one. In a volume group libvirt would "
+            "make an LVM snapshot, in an rbd pool it ignores the element without a word.",
+            "Copy the image instead (xmlkit volume copy).",
+            "seen on libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-option",
+            "an option makes no sense for this volume",
+            "libvirt would refuse it or, worse, ignore it without a word.",
+            "Leave the option out, or choose the format and the pool that it is made for.",
+            "storage_util.c, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-version",
+            "this libvirt is too old for an option",
+            "An older libvirt refuses the element or, as 7.0 does with clusterSize, ignores it "
+            "without a word.",
+            "Leave the option out, or upgrade libvirt.",
+            "docs/formatstorage.rst; clusterSize seen on libvirt 7.0.0",
+        ),
+        Rule(
+            "volume-copy",
+            "libvirt cannot make this copy, or must not",
+            "createXMLFrom probes the source's bytes and follows the backing file that they name, "
+            "so it is for base images that stand alone, never for a guest's disk. For an rbd pool "
+            "it looks up the source's name among its own images and may clone the wrong one.",
+            "Fill a new volume instead (xmlkit volume snapshot), or for rbd bring the content in "
+            "with rbd import or qemu-img convert and refresh the pool.",
+            "seen on libvirt 9.0.0 and 11.3.0",
+        ),
+        Rule(
+            "volume-path",
+            "a path that is not used",
+            "Paths are absolute and plain; a symbolic link is not followed, since whoever can "
+            "change it would choose what is read or written.",
+            "Name the file itself.",
+        ),
+        Rule(
+            "volume-chain",
+            "an image leaves open how its data is to be read",
+            "A backing file without a format is probed by QEMU, and its bytes may be a guest's. An "
+            "image may also name a file of any kind for its data.",
+            "Say the format in the image: qemu-img rebase -u -F FORMAT -b BACKING IMAGE.",
+        ),
+        Rule(
+            "volume-fill",
+            "the content could not be brought in",
+            "qemu-img failed or cannot run here; the message has its words. It fails on an image "
+            "that a guest has open, since what it read would not fit together.",
+            "Shut the guest off or make an external snapshot first. The volume that was made for "
+            "it is removed.",
+        ),
+        Rule(
+            "snapshot-disk",
+            "an external snapshot cannot have this disk",
+            "It names a new qcow2 file for a disk. Of a volume disk libvirt before 9.0 keeps the "
+            "old image in the persistent XML and loses what is written after the snapshot; no "
+            "version can delete one that was made while the guest was off, nor revert to one.",
+            "Name disks that the domain has; turn volume disks into paths first (xmlkit transform "
+            "--to path).",
+            "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
+        ),
+        Rule(
+            "pool-name",
+            "a pool cannot have this name",
+            "libvirt's schema has no '/' and no line break in it.",
+            "Choose another name.",
+            "basictypes.rng, define objectName",
+        ),
+        Rule(
+            "pool-target",
+            "the pool's target cannot be used",
+            "A pool is seen at an absolute, plain path; an rbd pool is seen nowhere on the host.",
+            "Give --target as an absolute path, and none for rbd.",
+        ),
+        Rule(
+            "pool-source",
+            "the pool's source does not fit its type",
+            "fs: a device. netfs: HOST:/PATH. logical: a volume group. disk: a device and the "
+            "format of its table. rbd: MONITOR[,MONITOR]/POOL. dir: none.",
+            "Give --source, and --source-format, as the type needs them.",
+            "storagepool.rng",
+        ),
+        Rule(
+            "pool-auth",
+            "the pool's authentication cannot be used",
+            "Only rbd pools have one, and it names libvirt's secret by UUID. A key never stands in "
+            "a document.",
+            "Define the secret (virsh secret-define, secret-set-value), then give its UUID.",
+        ),
+        Rule(
+            "pool-exists",
+            "there is another pool of this name",
+            "It has another type, source or target; nothing is ever overwritten.",
+            "Compare both (virsh pool-dumpxml), and choose another name.",
         ),
         # What validation finds.
         Rule(

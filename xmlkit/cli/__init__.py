@@ -32,11 +32,13 @@ COMMANDS = {
     "journal": "List the transitions of this host.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
+    "pool": "Write the XML that creates a storage pool.",
     "recover": "Bring interrupted transitions to an end.",
     "rollback": "Take a transition back.",
     "status": "Show whether a host is ready, and where its domains stand.",
     "transform": "Rewrite a domain's disks to volumes or to paths.",
     "validate": "Check libvirt XML against libvirt's schemas.",
+    "volume": "Write the XML that creates, copies or snapshots a volume.",
 }
 
 TROUBLE = 2
