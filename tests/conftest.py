@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chroots import SUITES, Release, tree
 from sources import SourceUnavailable, debian_source
+
+from xmlkit.testing import Libvirtd
 
 pytest_plugins = ["xmlkit.testing"]  # a libvirtd of one's own
 
@@ -19,6 +23,22 @@ def _source(package: str, suite: str) -> Path:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"source package {package}: {error}")
+
+
+def _tree(name: str) -> Path:
+    """Without the tree tests are skipped; in continuous integration they fail."""
+    try:
+        return tree(name)
+    except SourceUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"tree {name}: {error}")
+
+
+@pytest.fixture(params=[pytest.param(suite, marks=pytest.mark.versions) for suite in SUITES])
+def release(request: pytest.FixtureRequest, start_libvirtd: Callable[..., Libvirtd]) -> Release:
+    """Each of the releases of Debian in turn; called, it starts a libvirtd of that release."""
+    return Release(request.param, _tree(request.param), start_libvirtd)
 
 
 @pytest.fixture(scope="session")
