@@ -20,16 +20,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sources import SourceUnavailable, cache, keyring, locked, mirror, run
 
-from xmlkit.testing import Libvirtd
+if TYPE_CHECKING:  # pytest wants to be the first to import its plugins
+    from xmlkit.testing import Libvirtd
 
 TIMEOUT = 900  # seconds for one tree, on the busiest machine
 
 LIBVIRTD = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 QEMU = ("qemu-system-x86", "qemu-utils")
-STORAGE = ("libvirt-daemon-driver-storage",)  # a package of its own since Debian 13
+# Packages of their own since Debian 13.
+STORAGE = ("libvirt-daemon-driver-storage", "libvirt-daemon-driver-storage-disk")
 LINUX = ("linux-image-cloud-amd64", "busybox-static", "lvm2", "qemu-utils", *LIBVIRTD)
 
 
@@ -57,6 +60,8 @@ OPTIONS = (
     '--aptopt=Acquire::Check-Valid-Until "false"',
     '--aptopt=Acquire::Retries "3"',
     '--aptopt=APT::Install-Recommends "false"',
+    # libvirt looks there for what is mounted
+    '--customize-hook=ln -sf ../proc/self/mounts "$1/etc/mtab"',
     "--dpkgopt=force-unsafe-io",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",

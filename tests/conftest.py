@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from chroots import SUITES, Release, tree
 from sources import SourceUnavailable, debian_source
 
-from xmlkit.testing import Libvirtd
+if TYPE_CHECKING:  # pytest wants to be the first to import its plugins
+    from xmlkit.testing import Libvirtd
 
 pytest_plugins = ["xmlkit.testing"]  # a libvirtd of one's own
 
