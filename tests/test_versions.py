@@ -265,26 +265,23 @@ def test_volume_disk_drivers(release: Release) -> None:
 
 
 @contextlib.contextmanager
-def loop_device(node: Node, image: Path) -> Iterator[str]:
-    """A loop device with its partitions, seen by a libvirtd too, whose /dev is its own."""
+def loop_device(node: Node, image: Path, *partition: str) -> Iterator[str]:
+    """A loop device that a libvirtd sees too, whose /dev is its own; partition: parted's words."""
     attach = ("losetup", "--find", "--show", "--partscan", image)
-    device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    deadline = time.monotonic() + PATIENCE
+    while (done := subprocess.run(attach, capture_output=True, text=True)).returncode != 0:
+        assert time.monotonic() < deadline, done.stderr  # another process was faster, or has all
+        time.sleep(0.1)
+    device = done.stdout.strip()
     try:
+        if partition:  # it tells the kernel, which need not know the kind of table
+            subprocess.run(("parted", "--script", device, *partition), check=True)
         nodes = [device, *map(str, Path("/dev").glob(f"{Path(device).name}p*"))]
         node.inside("cp", "-a", *nodes, node.directory / "dev")
         yield device
     finally:
         node.libvirtd.stop()
         subprocess.run(("losetup", "--detach", device), check=True)
-
-
-def partitioned(path: Path) -> Path:
-    """An image with one partition, from 1 MiB on, that boots."""
-    path.write_bytes(bytes(MIB) + boot_sector())
-    os.truncate(path, 8 * MIB)
-    make = ("mklabel", "gpt", "mkpart", "one", "1MiB", "6MiB")
-    subprocess.run(("parted", "--script", path, *make), check=True)
-    return path
 
 
 @pytest.mark.parametrize("pool_type", ["dir", "fs", "disk"])
@@ -297,30 +294,26 @@ def test_volume_disk_pools(release: Release, pool_type: str) -> None:
     image, target = node.directory / "image", node.directory / "target"
     target.mkdir()
     with contextlib.ExitStack() as stack:
-        if pool_type == "disk":
-            device = stack.enter_context(loop_device(node, partitioned(image)))
-            source, format_, volume = device, "gpt", f"{Path(device).name}p1"
-            target = Path("/dev")
+        source, volume = "", "v"
+        if pool_type == "dir":
+            bootable(target / "v")
+        elif pool_type == "fs":
+            (node.directory / "content").mkdir()
+            bootable(node.directory / "content/v")
+            os.truncate(bootable(image), 16 * MIB)
+            make = ("mkfs.ext4", "-q", "-F", "-d", node.directory / "content", image)
+            subprocess.run(make, check=True)
+            device = stack.enter_context(loop_device(node, image))
+            source = f"<source><device path='{device}'/><format type='ext4'/></source>"
         else:
-            content = node.directory / "content"
-            content.mkdir()
-            bootable(content / "v")
-            source, format_, volume = "", "", "v"
-            if pool_type == "dir":
-                bootable(target / "v")
-            else:
-                with image.open("wb") as file:
-                    file.truncate(16 * MIB)
-                subprocess.run(("mkfs.ext4", "-q", "-d", content, image), check=True)
-                device = stack.enter_context(loop_device(node, image))
-                source, format_ = device, "ext4"
-        says = (
-            f"<source><device path='{source}'/><format type='{format_}'/></source>"
-            if source
-            else ""
-        )
+            image.write_bytes(bytes(MIB) + boot_sector())
+            os.truncate(image, 8 * MIB)
+            one = ("mklabel", "gpt", "mkpart", "one", "1MiB", "6MiB")
+            device = stack.enter_context(loop_device(node, image, *one))
+            source = f"<source><device path='{device}'/><format type='gpt'/></source>"
+            target, volume = Path("/dev"), f"{Path(device).name}p1"
         pool = node.connection.storagePoolDefineXML(
-            f"<pool type='{pool_type}'><name>pool</name>{says}"
+            f"<pool type='{pool_type}'><name>pool</name>{source}"
             f"<target><path>{target}</path></target></pool>"
         )
         pool.create()
