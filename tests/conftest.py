@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from chroots import SUITES, Release, tree
+from cluster import Ceph, CephMissingError, one_node_ceph
+from machines import Machine, emulated_machine
 from sources import SourceUnavailable, debian_source
 
 if TYPE_CHECKING:  # pytest wants to be the first to import its plugins
@@ -41,6 +44,36 @@ def _tree(name: str) -> Path:
 def release(request: pytest.FixtureRequest, start_libvirtd: Callable[..., Libvirtd]) -> Release:
     """Each of the releases of Debian in turn; called, it starts a libvirtd of that release."""
     return Release(request.param, _tree(request.param), start_libvirtd)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """An emulated machine with LVM, one for all tests that are marked by `in_machine`."""
+    _tree("linux")
+    with emulated_machine() as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def linux_tree() -> Path:
+    """The tree that `linux_guest` takes its kernel from, made where it is not."""
+    return _tree("linux")
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[Ceph]:
+    """A ceph of one node, one for all tests that are marked by `on_ceph`.
+
+    A libvirtd that reaches it is `start_libvirtd(private_network=False)`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            ceph = stack.enter_context(one_node_ceph())
+        except CephMissingError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+        yield ceph
 
 
 @pytest.fixture(scope="session")

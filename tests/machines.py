@@ -13,10 +13,11 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from chroots import tree
 
 TIMEOUT = 180.0  # seconds to boot, or for one script, emulated on the busiest machine
@@ -112,6 +113,12 @@ MACHINE_FILES = {
         devices { obtain_device_list_from_udev = 0 use_devicesfile = 0 }
         """,
 }
+
+
+def in_machine(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test with the fixture `machine`; one worker has that and runs all of them."""
+    marked: Callable[..., None] = pytest.mark.machine(pytest.mark.xdist_group("machine")(test))
+    return marked
 
 
 class MachineError(RuntimeError):
