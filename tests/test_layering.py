@@ -25,20 +25,29 @@ TIERS = (
     ("xmlkit.markup",),
     ("xmlkit.laying",),
     ("xmlkit.document",),
-    ("xmlkit.redaction", "xmlkit.names", "xmlkit.host", "xmlkit.rules"),
-    ("xmlkit.disks",),
+    (
+        *("xmlkit.redaction", "xmlkit.names", "xmlkit.host", "xmlkit.rules", "xmlkit.meaning"),
+        *("xmlkit.images", "xmlkit.state"),
+    ),
+    ("xmlkit.disk_info",),
+    ("xmlkit.compare", "xmlkit.disks"),
     ("xmlkit.plan",),
-    ("xmlkit.transformers",),
+    ("xmlkit.steps", "xmlkit.transformers"),
+    ("xmlkit.journal", "xmlkit.metadata"),
     ("xmlkit.validation", "xmlkit.validation.schemas"),
     ("xmlkit.validation.verdict",),
-    ("xmlkit.diff", "xmlkit.observe", "xmlkit.testing"),
+    ("xmlkit.diff", "xmlkit.leisure", "xmlkit.observe", "xmlkit.script", "xmlkit.testing"),
+    ("xmlkit.executor", "xmlkit.survey"),
+    ("xmlkit.preflight",),
+    ("xmlkit.service", "xmlkit.status"),
     ("xmlkit",),
     ("xmlkit.cli",),
     ("xmlkit.cli.files",),
-    ("xmlkit.cli.hosts",),
+    ("xmlkit.cli.carrying", "xmlkit.cli.hosts"),
     (
+        *("xmlkit.cli.apply", "xmlkit.cli.journal", "xmlkit.cli.recover", "xmlkit.cli.rollback"),
         *("xmlkit.cli.diff", "xmlkit.cli.explain", "xmlkit.cli.observe", "xmlkit.cli.plan"),
-        *("xmlkit.cli.transform", "xmlkit.cli.validate"),
+        *("xmlkit.cli.status", "xmlkit.cli.transform", "xmlkit.cli.validate"),
     ),
 )
 LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
@@ -46,9 +55,13 @@ LEVEL = {module: level for level, tier in enumerate(TIERS) for module in tier}
 # Who may import what is not of the standard library.
 OTHERS = {
     "click": {module for module in LEVEL if module.split(".")[1:2] == ["cli"]},
-    "libvirt": {"xmlkit.observe", "xmlkit.testing"},
+    "libvirt": {
+        *("xmlkit.executor", "xmlkit.leisure", "xmlkit.metadata", "xmlkit.observe"),
+        *("xmlkit.survey", "xmlkit.testing"),
+    },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
+    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
 }
 
 

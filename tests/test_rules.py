@@ -24,7 +24,7 @@ def ids_in_the_code() -> set[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and node.func.id in ("_Refusal", "Reason", "Finding")
+                and node.func.id in ("_Refusal", "Reason", "Finding", "ImageError")
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
             ):

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import click
 
 from xmlkit.cli import TROUBLE, printable
-from xmlkit.cli.hosts import host_options, planner
+from xmlkit.cli.files import PLAN_SIZE, read
+from xmlkit.cli.hosts import Planner, host_options, planner
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Skip, Transition
+from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
 
 
 @click.command(name="diff")
@@ -34,13 +35,24 @@ from xmlkit.plan import Skip, Transition
     help="auto: on a terminal, unless NO_COLOR is set.",
 )
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
-@click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1, required=True)
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="PLAN",
+    help="Show what this plan will do to its domains on the host, and whether it still holds.",
+)
+@click.option(
+    "--state-dir", metavar="DIR", help="With --plan: where the host's key is, as for xmlkit plan."
+)
+@click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1)
 def command(
     files: tuple[str, ...],
     schemas: str | None,
     format_: str,
     color: str,
     show_secrets: bool,
+    plan_file: str | None,
+    state_dir: str | None,
     **options: Any,
 ) -> int:
     """Show what a transition will change in a domain, and whether the result is valid.
@@ -58,15 +70,23 @@ def command(
         xmlkit diff --pool nova-disks-pool=/var/lib/nova/instances/disks \\
             --relocate nova-disks-pool instance.xml
     """
+    if (plan_file is None) != bool(files):
+        raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
     code = changed = 0
     entries = []
     paint = _painter(color)
     with planner(**options) as planned:
+        plans = {} if plan_file is None else _plans(plan_file, planned)
+        files = files or tuple(plans)
         for file, document in planned.documents(files):
             try:
                 if isinstance(document, XmlkitError):
                     raise document
-                plan = planned.plan(document, file)
+                if plan_file is None:
+                    plan = planned.plan(document, file)
+                else:
+                    plan = plans[file]
+                    _refuse_stale(plan, options["connect"], state_dir)
             except XmlkitError as error:
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
@@ -89,6 +109,28 @@ def command(
     if format_ == "text" and len(files) > 1:
         click.echo(f"{changed} of {len(files)} domains would change")
     return code
+
+
+def _plans(file: str, planned: Planner) -> dict[str, Plan]:
+    """The plans of a file by their domain's UUID."""
+    if planned.connection is None:
+        raise click.UsageError("--plan is shown against the domains of a libvirt: say --connect")
+    return {plan.uuid: plan for plan in plans_from_json(read(file, PLAN_SIZE))}
+
+
+def _refuse_stale(plan: Plan, connect: str | None, state_dir: str | None) -> None:
+    """Raise PlanError if the domain is not as it was when the plan was made."""
+    from xmlkit import service, state
+    from xmlkit.observe import opened, secure_document
+
+    with opened(connect or os.environ["LIBVIRT_DEFAULT_URI"], write=True) as connection:
+        document = secure_document(connection, plan.uuid)
+    key = state.host_key(state.directory(state_dir))
+    if service.bound(plan, document, key).binding != plan.binding:
+        raise PlanError(
+            f"{plan.name}: the plan is stale: the domain, the host or the plan itself is not as "
+            "it was; plan again"
+        )
 
 
 def _show(made: Preview, paint: Paint) -> str:

@@ -17,7 +17,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
 from xmlkit.plan import KINDS, Plan, PlanError, plan
 
-__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner"]
+__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner", "relocations"]
 
 # The parameters of host_options that a plan has decided already.
 PLANNING = (
@@ -95,7 +95,7 @@ class Planner:
         self.host = host
         self.bounds = bounds
         self._options = options
-        self._connection = connection
+        self.connection = connection
 
     def documents(self, arguments: tuple[str, ...]) -> Iterator[tuple[str, Document | XmlkitError]]:
         """Each FILE or DOMAIN with its document, or with what kept it from being read.
@@ -115,14 +115,22 @@ class Planner:
         except PlanError as error:
             raise PlanError(f"{file}: {error}") from None
 
+    def is_file(self, argument: str) -> bool:
+        """Whether an argument is a file, and no domain of the connection."""
+        named = argument == "-" or "/" in argument or argument.endswith(".xml")
+        return self.connection is None or named
+
+    def domains(self) -> list[str]:
+        """The UUIDs of all domains of the connection."""
+        return [domain.UUIDString() for domain in self.connection.listAllDomains()]
+
     def document(self, argument: str) -> Document:
         """The document of a FILE or DOMAIN. Raises what reading it raises."""
-        is_file = argument == "-" or "/" in argument or argument.endswith(".xml")
-        if self._connection is None or is_file:
+        if self.is_file(argument):
             return files.read_document(argument, self.bounds)
         from xmlkit.observe import domain_xml
 
-        return Document.parse(domain_xml(self._connection, argument), self.bounds)
+        return Document.parse(domain_xml(self.connection, argument), self.bounds)
 
 
 @contextmanager
@@ -152,7 +160,7 @@ def planner(
     bounds = files.limits(max_size, max_depth, max_markup)
     options = {
         "to": to,
-        "relocate": _relocations(relocate),
+        "relocate": relocations(relocate),
         "live": live,
         "accept": accept,
     }
@@ -210,7 +218,8 @@ def _assumed(host: Host, version: str | None) -> Host:
     return host if version is None else replace(host, libversion=version_of(version))
 
 
-def _relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+def relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+    """What --relocate says: pools by kind of disk, None for the rest. Raises HostError."""
     relocations: dict[str | None, str] = {}
     for text in given:
         before, equals, after = text.partition("=")
