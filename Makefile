@@ -23,6 +23,9 @@ else
 SCHEMAS := libvirt-common
 LIBVIRTD := libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-storage
 endif
+# Trees of other releases (tests/chroots.py), block devices, and a ceph of one node.
+TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
+CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
 TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
@@ -66,6 +69,7 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 	@rm -f .times
 	$(call part,system packages,$(MAKE) system-test)
 	$(call part,environment,$(MAKE) environment)
+	$(call part,trees,$(PYTHON) tests/chroots.py)
 	$(call part,lint,.venv/bin/tox run -e lint)
 	$(call part,tests,.venv/bin/tox run -e py --skip-pkg-install -- $(ARGS))
 	@cat .times
@@ -85,7 +89,7 @@ system-demo:
 	$(call install,$(SCHEMAS) $(VENV))
 
 system-test: system-demo
-	$(call install,$(LIBVIRTD) $(TOOLS) $(COMPILER) $(HEADERS))
+	$(call install,$(LIBVIRTD) $(TOOLS) $(TREES) $(CEPH) $(COMPILER) $(HEADERS))
 
 system-bench: system-test
 	$(call install,virtinst)
