@@ -23,7 +23,7 @@ else
 SCHEMAS := libvirt-common
 LIBVIRTD := libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-storage
 endif
-TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev
+TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev systemd
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

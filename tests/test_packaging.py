@@ -83,7 +83,11 @@ def test_wheel_ships_all_modules_types_and_schemas(dist: Path) -> None:
     """Each file of xmlkit/ and of schemas/ lies in the wheel, py.typed among them."""
     expected = {
         f"{target}/{path.relative_to(ROOT / source)}"
-        for source, target in (("xmlkit", "xmlkit"), ("schemas", "xmlkit/schemas"))
+        for source, target in (
+            ("xmlkit", "xmlkit"),
+            ("schemas", "xmlkit/schemas"),
+            ("systemd", "xmlkit/systemd"),
+        )
         for path in (ROOT / source).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -26,7 +26,7 @@ class Rule:
 
     severity: of a preflight rule; "" for reasons and findings. acceptable: whether the operator
     may accept it (--accept ID), so that it only warns. seen: the versions of libvirt on which it
-    was seen to be so.
+    was tried and is so; "9.0.0 (not so)" where it is not.
     """
 
     id: str
@@ -310,7 +310,7 @@ RULES: dict[str, Rule] = {
             "Delete the snapshots, upgrade libvirt, or accept that they cannot be reverted.",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (refuses)", "9.0.0 (can)", "11.3.0 (can)", "12.8.0 (can)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "live-snapshots",
@@ -320,7 +320,7 @@ RULES: dict[str, Rule] = {
             "that was written since.",
             "Upgrade libvirt, or make no external snapshots and block copies of such guests.",
             severity="warn",
-            seen=("7.0.0 (loses)", "9.0.0 (does not)", "11.3.0 (does not)", "12.8.0 (does not)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "checkpoints",
@@ -368,7 +368,7 @@ RULES: dict[str, Rule] = {
             "the pool is not started by itself",
             "A directory pool comes back as long as its directory exists; but only autostart says "
             "that it shall, and a guest with volume disks cannot start without it.",
-            "virsh pool-autostart POOL",
+            "virsh pool-autostart POOL.",
             "virStoragePoolUpdateState and storageDriverAutostart, libvirt 9.0.0",
             severity="warn",
             seen=_EACH,
@@ -384,7 +384,7 @@ RULES: dict[str, Rule] = {
             "qemuProcessReconnect, libvirt 9.0.0",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (kills)", "9.0.0 (kills)", "11.3.0 (lives)", "12.8.0 (lives)"),
+            seen=("7.0.0", "9.0.0", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "startup-policy",
