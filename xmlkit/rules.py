@@ -436,6 +436,7 @@ RULES: dict[str, Rule] = {
             "Leave the image where it is, put a pool over its directory, or rebase the others "
             "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "relative-backing",
@@ -444,6 +445,7 @@ RULES: dict[str, Rule] = {
             "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
             "bdrv_get_full_backing_filename, QEMU",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "other-file-system",
@@ -474,6 +476,7 @@ RULES: dict[str, Rule] = {
             "without the right to search them the guest cannot open its disk.",
             "chmod o+x DIRECTORY, for each directory that is named.",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "remembered-owner",
