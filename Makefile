@@ -26,7 +26,8 @@ endif
 # Trees of other releases (tests/chroots.py), block devices, and a ceph of one node.
 TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
-TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs
+TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs \
+	systemd
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -26,7 +26,7 @@ class Rule:
 
     severity: of a preflight rule; "" for reasons and findings. acceptable: whether the operator
     may accept it (--accept ID), so that it only warns. seen: the versions of libvirt on which it
-    was seen to be so.
+    was tried and is so; "9.0.0 (not so)" where it is not.
     """
 
     id: str
@@ -402,7 +402,7 @@ RULES: dict[str, Rule] = {
             "Delete the snapshots, upgrade libvirt, or accept that they cannot be reverted.",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (refuses)", "9.0.0 (can)", "11.3.0 (can)", "12.8.0 (can)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "live-snapshots",
@@ -412,7 +412,7 @@ RULES: dict[str, Rule] = {
             "that was written since.",
             "Upgrade libvirt, or make no external snapshots and block copies of such guests.",
             severity="warn",
-            seen=("7.0.0 (loses)", "9.0.0 (does not)", "11.3.0 (does not)", "12.8.0 (does not)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "checkpoints",
@@ -460,7 +460,7 @@ RULES: dict[str, Rule] = {
             "the pool is not started by itself",
             "A directory pool comes back as long as its directory exists; but only autostart says "
             "that it shall, and a guest with volume disks cannot start without it.",
-            "virsh pool-autostart POOL",
+            "virsh pool-autostart POOL.",
             "virStoragePoolUpdateState and storageDriverAutostart, libvirt 9.0.0",
             severity="warn",
             seen=_EACH,
@@ -476,7 +476,7 @@ RULES: dict[str, Rule] = {
             "qemuProcessReconnect, libvirt 9.0.0",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (kills)", "9.0.0 (kills)", "11.3.0 (lives)", "12.8.0 (lives)"),
+            seen=("7.0.0", "9.0.0", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "startup-policy",
@@ -528,6 +528,7 @@ RULES: dict[str, Rule] = {
             "Leave the image where it is, put a pool over its directory, or rebase the others "
             "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "relative-backing",
@@ -536,6 +537,7 @@ RULES: dict[str, Rule] = {
             "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
             "bdrv_get_full_backing_filename, QEMU",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "other-file-system",
@@ -566,6 +568,7 @@ RULES: dict[str, Rule] = {
             "without the right to search them the guest cannot open its disk.",
             "chmod o+x DIRECTORY, for each directory that is named.",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "remembered-owner",
