@@ -108,7 +108,12 @@ CAPABILITIES = {
             only=frozenset(type_ for type_, disk in POOL_DISK_TYPES.items() if disk)
             | {"iscsi-direct"},
             source="virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0",
-            seen=("7.0.0 (dir)", "9.0.0 (dir, disk, iscsi-direct; rbd: no)", "11.3.0 (rbd: no)"),
+            seen=(
+                "7.0.0 (dir, fs, disk)",
+                "9.0.0 (dir, fs, disk, iscsi-direct; rbd: no)",
+                "11.3.0 (dir, fs, disk; rbd: no)",
+                "12.8.0 (dir, fs, disk)",
+            ),
         ),
         Capability(
             id="volume-disk-security",

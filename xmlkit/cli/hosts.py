@@ -24,6 +24,7 @@ __all__ = [
     "host_of",
     "host_options",
     "planner",
+    "relocations",
     "source_options",
 ]
 
@@ -146,7 +147,7 @@ class Planner:
         self.host = host
         self.bounds = bounds
         self._options = options
-        self._connection = connection
+        self.connection = connection
 
     def documents(self, arguments: tuple[str, ...]) -> Iterator[tuple[str, Document | XmlkitError]]:
         """Each FILE or DOMAIN with its document, or with what kept it from being read.
@@ -166,14 +167,22 @@ class Planner:
         except PlanError as error:
             raise PlanError(f"{file}: {error}") from None
 
+    def is_file(self, argument: str) -> bool:
+        """Whether an argument is a file, and no domain of the connection."""
+        named = argument == "-" or "/" in argument or argument.endswith(".xml")
+        return self.connection is None or named
+
+    def domains(self) -> list[str]:
+        """The UUIDs of all domains of the connection."""
+        return [domain.UUIDString() for domain in self.connection.listAllDomains()]
+
     def document(self, argument: str) -> Document:
         """The document of a FILE or DOMAIN. Raises what reading it raises."""
-        is_file = argument == "-" or "/" in argument or argument.endswith(".xml")
-        if self._connection is None or is_file:
+        if self.is_file(argument):
             return files.read_document(argument, self.bounds)
         from xmlkit.observe import domain_xml
 
-        return Document.parse(domain_xml(self._connection, argument), self.bounds)
+        return Document.parse(domain_xml(self.connection, argument), self.bounds)
 
 
 @contextmanager
@@ -203,7 +212,7 @@ def planner(
     bounds = files.limits(max_size, max_depth, max_markup)
     options = {
         "to": to,
-        "relocate": _relocations(relocate),
+        "relocate": relocations(relocate),
         "live": live,
         "accept": accept,
     }
@@ -261,7 +270,8 @@ def _assumed(host: Host, version: str | None) -> Host:
     return host if version is None else replace(host, libversion=version_of(version))
 
 
-def _relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+def relocations(given: tuple[str, ...]) -> dict[str | None, str]:
+    """What --relocate says: pools by kind of disk, None for the rest. Raises HostError."""
     relocations: dict[str | None, str] = {}
     for text in given:
         before, equals, after = text.partition("=")
