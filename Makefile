@@ -23,7 +23,11 @@ else
 SCHEMAS := libvirt-common
 LIBVIRTD := libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-storage
 endif
-TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev
+# Trees of other releases (tests/chroots.py), block devices, and a ceph of one node.
+TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
+CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
+TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs \
+	systemd
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -66,6 +70,7 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 	@rm -f .times
 	$(call part,system packages,$(MAKE) system-test)
 	$(call part,environment,$(MAKE) environment)
+	$(call part,trees,$(PYTHON) tests/chroots.py)
 	$(call part,lint,.venv/bin/tox run -e lint)
 	$(call part,tests,.venv/bin/tox run -e py --skip-pkg-install -- $(ARGS))
 	@cat .times
@@ -73,7 +78,7 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit  ## measure against the tools of libvirt and virt-manager
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
 	@.venv/bin/python tests/bench.py $(ARGS)
 
 clean:  ## remove the environments and what tools left behind
@@ -85,7 +90,7 @@ system-demo:
 	$(call install,$(SCHEMAS) $(VENV))
 
 system-test: system-demo
-	$(call install,$(LIBVIRTD) $(TOOLS) $(COMPILER) $(HEADERS))
+	$(call install,$(LIBVIRTD) $(TOOLS) $(TREES) $(CEPH) $(COMPILER) $(HEADERS))
 
 system-bench: system-test
 	$(call install,virtinst)
@@ -102,3 +107,6 @@ environment: .venv/bin/tox
 .venv/bin/xmlkit: pyproject.toml | .venv/bin/pip
 	.venv/bin/pip install --quiet --editable .
 	@touch $@
+
+.venv/bin/xmldiff: | .venv/bin/pip
+	.venv/bin/pip install --quiet 'xmldiff>=3'

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from sources import _lock, _run, apt_config, cache
+from sources import apt_config, cache, locked, run
 
 # Which package has the schemas: Debian 13 moved them.
 PACKAGES = {
@@ -34,7 +34,7 @@ def schema_set(suite: str) -> SchemaSet:
     place = cache() / "schemas" / suite
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(place.parent / f".{suite}.lock"):
+        with locked(place.parent / f".{suite}.lock"):
             if not place.is_dir():
                 _fetch(suite, place)
     (directory,) = place.iterdir()
@@ -50,11 +50,11 @@ def _fetch(suite: str, place: Path) -> None:
     apt = ("apt-get", "--quiet", f"--config-file={config}", *options)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{suite}-") as name:
         download, found = Path(name), Path(name, "found")
-        _run(*apt, "update")
-        _run(*apt, "download", PACKAGES[suite], cwd=download)
+        run(*apt, "update")
+        run(*apt, "download", PACKAGES[suite], cwd=download)
         (package,) = download.glob("*.deb")
-        _run("dpkg-deb", "--extract", str(package), str(download / "tree"))
-        version = _run("dpkg-deb", "--field", str(package), "Version").partition("-")[0]
+        run("dpkg-deb", "--extract", str(package), str(download / "tree"))
+        version = run("dpkg-deb", "--field", str(package), "Version").partition("-")[0]
         found.mkdir()
         shutil.copytree(download / "tree/usr/share/libvirt/schemas", found / version.strip())
         found.rename(place)

@@ -158,7 +158,7 @@ def nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from nodes(value, f"{place}/{key}")
 
 
-@pytest.mark.parametrize("name", ["diff", "plan", "validate"])
+@pytest.mark.parametrize("name", ["compare", "diff", "plan", "validate"])
 def test_a_schema_says_all_that_there_is_and_what_it_means(name: str) -> None:
     """A schema of 2020-12 that allows nothing else, with a description of each property."""
     schema = json.loads((ROOT / f"schemas/{name}-1.json").read_text())
@@ -217,8 +217,8 @@ def test_two_hosts_are_one_too_many(arguments: tuple[str, ...]) -> None:
 def test_libvirts_variable_counts_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where no option names a host."""
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", NODE)
-    by_variable = json.loads(xmlkit("plan", DOMAIN).stdout)["disks"][0]
-    by_option = json.loads(xmlkit("plan", *IMAGES, DOMAIN).stdout)["disks"][0]
+    by_variable = json.loads(xmlkit("plan", DOMAIN).stdout)["plans"][0]["disks"][0]
+    by_option = json.loads(xmlkit("plan", *IMAGES, DOMAIN).stdout)["plans"][0]["disks"][0]
 
     assert (True, False) == (by_variable["verified"], by_option["verified"])
 
@@ -300,9 +300,8 @@ def test_a_host_file_that_cannot_be_used_is_refused(
 
 def test_the_version_of_a_host_may_be_assumed() -> None:
     """Then the plan is that of the other version."""
-    (disk,) = json.loads(xmlkit("plan", *IMAGES, "--assume-libvirt", "1.0.4", DOMAIN).stdout)[
-        "disks"
-    ]
+    done = xmlkit("plan", *IMAGES, "--assume-libvirt", "1.0.4", DOMAIN)
+    (disk,) = json.loads(done.stdout)["plans"][0]["disks"]
 
     assert ("path", "libvirt-version") == (disk["disk_type"], disk["reason"]["id"])
 

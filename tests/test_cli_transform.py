@@ -474,11 +474,13 @@ PLANS: dict[str, bytes | None] = {
     "another-schema": b'{"schema": "xmlkit.plan/2"}',
     "a-diff": b'{"schema": "xmlkit.diff/1", "domains": []}',
     "half": b'{"schema": "xmlkit.plan/1", "to": "vol',
-    "no-disks": b'{"schema": "xmlkit.plan/1", "to": "volume", "domain": {}}',
+    "no-plan": b'{"schema": "xmlkit.plan/1", "plans": []}',
+    "no-disks": b'{"schema": "xmlkit.plan/1", "plans": [{"to": "volume", "domain": {}}]}',
     "deep": b"[" * 100_000,
-    "to-nowhere": b'{"schema": "xmlkit.plan/1", "to": "x", "domain": {}, "disks": []}',
-    "odd-disk": b'{"schema": "xmlkit.plan/1", "to": "path", "domain": {"name": "", "uuid": ""},'
-    b' "disks": [1]}',
+    "to-nowhere": b'{"schema": "xmlkit.plan/1", "plans": [{"to": "x", "domain": {}, "disks": [],'
+    b' "binding": null}]}',
+    "odd-disk": b'{"schema": "xmlkit.plan/1", "plans": [{"to": "path", "domain": {"name": "",'
+    b' "uuid": ""}, "disks": [1], "binding": null}]}',
 }
 
 
@@ -498,12 +500,12 @@ def test_what_is_no_plan_is_refused(content: bytes | None, file: Path, tmp_path:
 def test_a_plan_with_wrong_values_is_refused_or_makes_a_document(value: Any, plan: Path) -> None:
     """At each place of each disk: never another exception, never what is no XML."""
     document = Document.parse(PATH_DISK)
-    whole = json.loads(plan.read_bytes())
-    places: list[tuple[str, ...]] = [(key,) for key in whole["disks"][0]]
-    places += [(side, key) for side in ("before", "after") for key in whole["disks"][0][side]]
+    disk = json.loads(plan.read_bytes())["plans"][0]["disks"][0]
+    places: list[tuple[str, ...]] = [(key,) for key in disk]
+    places += [(side, key) for side in ("before", "after") for key in disk[side]]
     for *around, key in map(list, places):
         changed = json.loads(plan.read_bytes())
-        place = changed["disks"][0]
+        place = changed["plans"][0]["disks"][0]
         for step in around:
             place = place[step]
         place[key] = value

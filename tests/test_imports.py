@@ -44,6 +44,10 @@ COMMANDS = {
         (1, "validate", "--profile", "no-volume-disks", "{disk}"),
         {"libvirt", "json", "difflib", "tempfile", "xmlkit.plan", "xmlkit.validation.policy"},
     ),
+    "compare": (
+        (0, "compare", str(FIXTURE), str(FIXTURE)),
+        {"libvirt", "json", "tempfile", "xmlkit.plan", "xmlkit.host", "xmlkit.validation"},
+    ),
     "diff": (
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},

@@ -11,8 +11,9 @@ Laws
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, TypeGuard
@@ -43,6 +44,8 @@ __all__ = [
     "Transition",
     "no_volume_disks",
     "plan",
+    "plans_from_json",
+    "plans_to_json",
 ]
 
 SCHEMA = "xmlkit.plan/1"
@@ -111,12 +114,16 @@ class Skip(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is decided for each disk of one domain, in the domain's order."""
+    """What is decided for each disk of one domain, in the domain's order.
+
+    binding: what ties the plan to its inputs on the host that made it; None without.
+    """
 
     to: Form
     name: str
     uuid: str
     disks: tuple[Transition | Skip, ...]
+    binding: str | None = None
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
@@ -134,40 +141,64 @@ class Plan(NamedTuple):
     def inverse(self) -> Plan:
         """The plan that undoes this one; its own inverse is this plan again."""
         disks = (d.inverse() if isinstance(d, Transition) else d for d in self.disks)
-        return self._replace(to="path" if self.to == "volume" else "volume", disks=tuple(disks))
+        to: Form = "path" if self.to == "volume" else "volume"
+        return self._replace(to=to, disks=tuple(disks), binding=None)
 
-    def to_json(self) -> str:
-        """The plan as a JSON document of schema xmlkit.plan/1.
+    def as_data(self) -> dict[str, Any]:
+        """The plan as it stands in a file of schema xmlkit.plan/1.
 
         A span in which a secret stands is left out; the way back then changes the address only.
         """
-        import json
+        return {
+            "to": self.to,
+            "domain": {"name": self.name, "uuid": self.uuid},
+            "disks": [_disk_as_data(disk) for disk in self.disks],
+            "binding": self.binding,
+        }
 
-        return json.dumps(
-            {
-                "schema": SCHEMA,
-                "to": self.to,
-                "domain": {"name": self.name, "uuid": self.uuid},
-                "disks": [_disk_as_data(disk) for disk in self.disks],
-            },
-            indent=2,
-        )
+    @classmethod
+    def from_data(cls, data: Any, where: str = "the plan") -> Plan:
+        """The plan that `as_data` gave. Raises PlanError for anything else."""
+        data = _fields(data, _PLAN, where)
+        binding = data["binding"]
+        if binding is not None and not re.fullmatch("[0-9a-f]{64}", binding):
+            raise PlanError(f"{where}: binding cannot be {binding!r}; make one with xmlkit plan")
+        domain = _fields(data["domain"], {"name": _TEXT, "uuid": _TEXT}, "domain")
+        disks = tuple(_disk_from_data(disk, i) for i, disk in enumerate(data["disks"]))
+        return cls(data["to"], domain["name"], domain["uuid"], disks, binding)
+
+    def to_json(self) -> str:
+        """A file of schema xmlkit.plan/1 with this plan alone."""
+        return plans_to_json((self,))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
-        """The plan that `to_json` wrote. Raises PlanError for anything else."""
-        import json
+        """The plan of a file that holds one. Raises PlanError for anything else."""
+        plans = plans_from_json(text)
+        if len(plans) != 1:
+            raise PlanError(f"a file of {len(plans)} plans; one domain needs one")
+        return plans[0]
 
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise PlanError("not a plan: it is no JSON; make one with xmlkit plan") from None
-        data = _fields(data, _PLAN, "the plan")
-        if data["schema"] != SCHEMA:
-            raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
-        domain = _fields(data["domain"], {"name": _TEXT, "uuid": _TEXT}, "domain")
-        disks = tuple(_disk_from_data(disk, i) for i, disk in enumerate(data["disks"]))
-        return cls(data["to"], domain["name"], domain["uuid"], disks)
+
+def plans_to_json(plans: Iterable[Plan]) -> str:
+    """A file of schema xmlkit.plan/1."""
+    import json
+
+    return json.dumps({"schema": SCHEMA, "plans": [plan.as_data() for plan in plans]}, indent=2)
+
+
+def plans_from_json(text: str | bytes) -> tuple[Plan, ...]:
+    """The plans of a file that `plans_to_json` wrote. Raises PlanError for anything else."""
+    import json
+
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PlanError("not a plan: it is no JSON; make one with xmlkit plan") from None
+    data = _fields(data, _FILE, "the file")
+    if data["schema"] != SCHEMA:
+        raise PlanError(f"a plan of schema {data['schema']!r}; this xmlkit reads {SCHEMA}")
+    return tuple(Plan.from_data(each, f"plan {i + 1}") for i, each in enumerate(data["plans"]))
 
 
 def plan(
@@ -177,13 +208,16 @@ def plan(
     *,
     relocate: Mapping[str | None, str] | None = None,
     live: bool = False,
+    arrived: bool = False,
     accept: Collection[str] = (),
 ) -> Plan:
     """Decide for each disk of `domain` what becomes of it on `host`.
 
     to: `volume` or `path`. relocate: pool names by kind of disk (KINDS; None for the rest), for
     disks that lie in Nova's instance directory and in no pool. live: the document is the
-    destination XML of a migration. accept: ids of reasons that the operator accepts (apparmor).
+    destination XML of a migration. arrived: images that were to move are at their volumes already,
+    in whichever pool lists them; what no pool lists stays. accept: ids of reasons that the operator
+    accepts (apparmor).
     Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
     """
     if to not in ("volume", "path"):
@@ -194,7 +228,7 @@ def plan(
         if pool not in host.by_name:
             known = ", ".join(sorted(host.by_name)) or "none"
             raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
-    planner = _Planner(domain, host, relocate or {}, live, accept)
+    planner = _Planner(domain, host, relocate or {}, live, arrived, accept)
     decide = planner.to_volume if to == "volume" else planner.to_path
     decisions = [planner.decision(disk, decide) for disk in planner.disks]
     if relocate:
@@ -234,6 +268,7 @@ class _Planner:
         host: Host,
         relocate: Mapping[str | None, str],
         live: bool,
+        arrived: bool,
         accept: Collection[str],
     ) -> None:
         self.document = document
@@ -241,6 +276,7 @@ class _Planner:
         self.host = host
         self.relocate = relocate
         self.live = live
+        self.arrived = arrived
         self.accept = accept
         self.disks = self.domain.disks
         self.shared_targets = shared_targets(self.disks)
@@ -293,6 +329,8 @@ class _Planner:
 
     def _relocated(self, disk: Disk, path: str, fallback: Reason | None) -> Transition:
         own = names.split_instance_path(path)
+        if self.arrived and own is not None and own[0].lower() == self.domain.uuid:
+            return self._arrived(disk, names.volume_name(self.domain.uuid, own[1]), fallback)
         kind = names.kind_of(own[1]) if own else None
         target = self.relocate.get(kind, self.relocate.get(None))
         if own is None or own[0].lower() != self.domain.uuid or disk.address.type != "file":
@@ -319,6 +357,20 @@ class _Planner:
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
         seen = pool.volumes is not None
         return self._transition("move", disk, pool, name, to, fallback, seen)
+
+    def _arrived(self, disk: Disk, name: str, fallback: Reason | None) -> Transition:
+        pools = [pool for pool in self.host.pools if pool.active and name in pool.by_name]
+        if len(pools) != 1:
+            raise _Refusal("no-volume", f"{len(pools)} of the host's pools list {name!r}")
+        (pool,) = pools
+        if disk.address.type != "file" or self._check_pool(disk, pool) != "file":
+            raise _Refusal(
+                "pool-type",
+                f"a {disk.address.type} disk, but pool {pool.name} is of type {pool.type}",
+            )
+        volume = pool.by_name[name]
+        _check_volume(disk, pool, name, volume)
+        return self._transition("move", disk, pool, name, volume.path, fallback, True)
 
     def _transition(
         self,
@@ -530,7 +582,8 @@ def _is_encrypted(disk: Disk) -> bool:
 _TEXT = (str,)
 _TEXT_OR_NONE = (str, type(None))
 _FORMS = ("volume", "path")
-_PLAN = {"schema": _TEXT, "to": _FORMS, "domain": (dict,), "disks": (list,)}
+_FILE = {"schema": _TEXT, "plans": (list,)}
+_PLAN = {"to": _FORMS, "domain": (dict,), "disks": (list,), "binding": _TEXT_OR_NONE}
 _REASON = {"id": _TEXT, "message": _TEXT}
 _ADDRESS = {
     "type": _TEXT,

@@ -2,25 +2,41 @@
 
 Laws
 - One namespace of lower-case ids; `xmlkit explain ID` prints what stands here.
+- A rule with a severity is one of preflight's: it says whether it stops a transition, whether the
+  operator may accept it, and on which versions of libvirt it was seen.
 - A message says what is so in this document; the text here says why it matters and what to do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["ACCEPTABLE", "RULES", "Rule", "Severity"]
+
+Severity = Literal["", "refuse", "warn", "note"]
+
+# The versions on which what libvirt does was tried.
+_EACH = ("7.0.0", "9.0.0", "11.3.0", "12.8.0")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One id: a title (one line), why it is so, what an operator can do, and who says so."""
+    """One id: a title (one line), why it is so, what an operator can do, and who says so.
+
+    severity: of a preflight rule; "" for reasons and findings. acceptable: whether the operator
+    may accept it (--accept ID), so that it only warns. seen: the versions of libvirt on which it
+    was tried and is so; "9.0.0 (not so)" where it is not.
+    """
 
     id: str
     title: str
     why: str
     remedy: str
     source: str = ""
+    severity: Severity = ""
+    acceptable: bool = False
+    seen: tuple[str, ...] = ()
 
 
 RULES: dict[str, Rule] = {
@@ -79,11 +95,14 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "symlink",
-            "the volume is a symbolic link",
+            "a symbolic link stands for the image, or in its path",
             "libvirt follows links and compares paths as strings, so two names would lead to one "
-            "image and a deleted volume would delete the link only.",
-            "Put the image itself into the pool.",
+            "image and a deleted volume would delete the link only. And who may change the link "
+            "decides which file is meant.",
+            "Put the image itself into the pool; in place of a linked directory, mount the "
+            "directory there (mount --bind), or use its real path.",
             "virStorageBackendRefreshLocal, libvirt 9.0.0",
+            severity="refuse",
         ),
         Rule(
             "source-type",
@@ -94,18 +113,18 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "pool-type",
-            "libvirt has no volume disks on pools of this type",
-            "libvirt turns a volume into a path or an address by the type of its pool, and "
-            "refuses mpath, rbd, sheepdog and gluster.",
-            "Keep the disk as it is, or move it to a pool of another type.",
-            "virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0; rbd seen on 9.0 and 11.3",
+            "xmlkit makes no pools of this type",
+            "It makes dir, fs, netfs, logical, disk and rbd pools.",
+            "Choose one of these, or write the document by hand and check it with xmlkit validate.",
         ),
         Rule(
             "pool-inactive",
             "the pool is not active",
             "libvirt looks a volume up when the guest starts, and only in active pools.",
             "virsh pool-start POOL, and virsh pool-autostart POOL so that it comes back.",
-            "seen on 7.0 to 12.8: error 67",
+            "libvirt answers the start with error 67",
+            severity="refuse",
+            seen=_EACH,
         ),
         Rule(
             "no-pool",
@@ -135,6 +154,7 @@ RULES: dict[str, Rule] = {
             "A volume of this name exists in the pool, or another disk of the domain uses the "
             "image or wants the name; nothing is ever overwritten.",
             "Look at what is there (virsh vol-info), move it away or choose another pool.",
+            severity="refuse",
         ),
         Rule(
             "cinder",
@@ -158,6 +178,7 @@ RULES: dict[str, Rule] = {
             "verbatim, which would bring the old addresses back.",
             "Unrescue the instance, then plan again.",
             "nova.virt.libvirt.driver.unrescue, Nova 34.0.0",
+            severity="refuse",
         ),
         Rule(
             "empty",
@@ -182,7 +203,10 @@ RULES: dict[str, Rule] = {
             "Such disks keep a path (done by itself). For a move: add lines such as "
             "'/var/lib/nova/instances/disks/* r,' to "
             "/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper, then --accept apparmor.",
-            "seen with virt-aa-helper of libvirt 7.0, 9.0, 11.3 and 12.8",
+            "qemuSecurityGenLabel comes before qemuProcessPrepareDomainStorage, libvirt 11.3",
+            severity="refuse",
+            acceptable=True,
+            seen=_EACH,
         ),
         Rule(
             "libvirt-version",
@@ -218,6 +242,7 @@ RULES: dict[str, Rule] = {
             "Find out what the image is (qemu-img info -f FORMAT as the disk says, on a copy), "
             "and correct <driver type> if the domain is wrong.",
             "shown on libvirt 9.0.0; CVE-class of Nova's LP 1221190",
+            severity="refuse",
         ),
         Rule(
             "no-target",
@@ -225,6 +250,499 @@ RULES: dict[str, Rule] = {
             "A disk is named by its target; without one, or with one used twice, nothing can "
             "tell which disk is meant. libvirt refuses such a domain.",
             "Give each disk its own <target dev=...>.",
+        ),
+        # Why an image cannot be linked, copied or removed.
+        Rule(
+            "not-an-image",
+            "the path leads to something that is no image",
+            "An image is a regular file or a block device, and only a file can be linked or "
+            "copied; all before it are directories.",
+            "Correct the path. A disk on a block device moves by its XML alone.",
+        ),
+        Rule(
+            "bad-path",
+            "the path is not absolute and plain",
+            "A path with '.', '..' or '//' has several spellings, and what is compared and "
+            "opened has to have one.",
+            "Write the path from '/' on, without these.",
+        ),
+        Rule(
+            "target-exists",
+            "there is a file where the image is to go",
+            "Nothing is ever overwritten: it may be another guest's disk.",
+            "Look at the file (ls -li, and which domain names it), and move it away.",
+        ),
+        Rule(
+            "no-links",
+            "the image can have no second name",
+            "The file system has no hard links (vfat, exfat, some of FUSE), or the image is marked "
+            "as immutable or append-only.",
+            "Use --copy, or remove the mark (chattr -i -a).",
+            "link(2): EPERM",
+        ),
+        Rule(
+            "too-many-links",
+            "the image has as many names as the file system allows",
+            "ext4 allows 65,000 names of a file.",
+            "Remove names that nobody uses, or use --copy.",
+            "link(2): EMLINK",
+        ),
+        Rule(
+            "image-in-use",
+            "somebody has the image open",
+            "QEMU, qemu-img and qemu-nbd lock the images that they use. A copy of a disk that is "
+            "written to is not a copy of any of its states.",
+            "End the program (fuser -v IMAGE shows it), then start again.",
+            "block/file-posix.c, QEMU 2.10 and later",
+        ),
+        Rule(
+            "image-changed",
+            "the image is not the file that was looked at before",
+            "Inode, size and time of the last change tell whether it still is the same file in the "
+            "same state. What is not is neither copied nor removed.",
+            "Find out who uses the image, then plan again.",
+        ),
+        Rule(
+            "no-space",
+            "the file system has not enough space",
+            "A copy needs as much as the image has allocated; quotas count, and what is reserved "
+            "for root is not used.",
+            "Make room, or choose a pool on another file system.",
+        ),
+        Rule(
+            "not-permitted",
+            "the system does not permit it",
+            "xmlkit is not root, or an export, an attribute (lsattr) or a security module forbids "
+            "it even to root.",
+            "Run as root, on the host that may; see lsattr, and for NFS no_root_squash.",
+        ),
+        Rule(
+            "attributes",
+            "the copy cannot have all attributes of the image",
+            "Access lists and labels are attributes of a file, and some file systems have none. "
+            "Without them others could read the disk, or QEMU could not.",
+            "Choose another file system, or remove the attribute from the image (setfattr -x).",
+        ),
+        Rule(
+            "copy-differs",
+            "the copy is not equal to the image",
+            "Both were read again after the copy, from their disks. The copy was removed.",
+            "Look for a failing disk in the kernel's log (dmesg), and for who writes to the image.",
+        ),
+        Rule(
+            "io-error",
+            "the system failed to read or write",
+            "What it said is in the message.",
+            "Look at the kernel's log (dmesg).",
+        ),
+        Rule(
+            "disk-info",
+            "Nova's disk.info cannot be used",
+            "Nova takes the formats of an instance's disks from it, by their absolute paths, so "
+            "that it need not guess them from what a guest has written.",
+            "Correct the file that the message names: an object of JSON, paths to formats.",
+            "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
+        ),
+        # What preflight finds.
+        Rule(
+            "running",
+            "the domain is running",
+            "A running guest keeps its disks at the addresses that it was started with; what is "
+            "defined counts from its next start. To move an image under it would lose what a "
+            "restart of libvirt's daemon or a migration looks up.",
+            "Shut it down (virsh shutdown DOMAIN), or let xmlkit wait until it is.",
+            "hosts whose daemon restarts kill such guests: rule pool-lost",
+            severity="refuse",
+        ),
+        Rule(
+            "transient-domain",
+            "the domain is transient",
+            "libvirt forgets it when it stops, so there is no XML that could be defined anew.",
+            "Make it persistent (virsh dumpxml DOMAIN, virsh define), or leave it.",
+            severity="refuse",
+        ),
+        Rule(
+            "managed-save",
+            "the domain has a managed save image",
+            "The image holds the domain's XML with the old addresses, and a start restores that. "
+            "After a move the start fails (error 38, the image is kept); otherwise it silently "
+            "brings the old addresses back.",
+            "Start the domain and shut it down, or virsh managedsave-remove DOMAIN (its memory is "
+            "lost), or --rewrite-metadata.",
+            "virDomainManagedSaveDefineXML, since libvirt 3.7.0",
+            severity="refuse",
+            seen=_EACH,
+        ),
+        Rule(
+            "snapshots",
+            "the domain has snapshots that hold the old addresses",
+            "A snapshot keeps the domain's XML as it was. Reverting brings the old addresses back, "
+            "and libvirt runs qemu-img on the old path, which fails after a move.",
+            "Delete them (virsh snapshot-delete), or --rewrite-metadata.",
+            "snap->def->dom in libvirt 9.0.0; VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE",
+            severity="refuse",
+            seen=_EACH,
+        ),
+        Rule(
+            "external-snapshots",
+            "the domain has external snapshots",
+            "Their images are backed by each other through paths, and libvirt cannot revert or "
+            "delete them where a disk is a volume (error 67, 84 or 9); after a move a revert finds "
+            "no file.",
+            "Merge them (virsh blockcommit) and delete them, then plan again.",
+            "gitlab.com/libvirt/libvirt issue 631",
+            severity="refuse",
+            seen=_EACH,
+        ),
+        Rule(
+            "old-snapshots",
+            "this libvirt cannot revert snapshots of volume disks",
+            "libvirt before 9.0 refuses to revert or delete a stopped guest's internal snapshot if "
+            "one of its disks is a volume (error 55).",
+            "Delete the snapshots, upgrade libvirt, or accept that they cannot be reverted.",
+            severity="refuse",
+            acceptable=True,
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
+        ),
+        Rule(
+            "live-snapshots",
+            "this libvirt loses data after a live snapshot of a volume disk",
+            "With libvirt before 9.0 an external snapshot or a block copy of a running guest "
+            "leaves the persistent XML on the old volume: the next start silently drops all "
+            "that was written since.",
+            "Upgrade libvirt, or make no external snapshots and block copies of such guests.",
+            severity="warn",
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
+        ),
+        Rule(
+            "checkpoints",
+            "the domain has checkpoints that hold the old addresses",
+            "A checkpoint keeps the domain's XML, and incremental backups rely on it.",
+            "Delete them (virsh checkpoint-delete) and make a full backup, or --rewrite-metadata.",
+            "virDomainCheckpointCreateXML with VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE",
+            severity="refuse",
+            seen=("9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Rule(
+            "block-job",
+            "a block job is running on the disk",
+            "A copy, commit or pull changes what the disk is backed by, and its end changes the "
+            "disk's address.",
+            "Finish or abort it (virsh blockjob DOMAIN TARGET --abort), then plan again.",
+            severity="refuse",
+        ),
+        Rule(
+            "nova-unaware",
+            "Nova on this host does not know of pools",
+            "Nova writes the domain's XML anew at each hard reboot, resize and migration, from the "
+            "paths that it knows. An image that was moved is not there, and Nova would fail or "
+            "make a new disk from Glance.",
+            "Install xmlkit's seam for Nova on this host first; or leave the images where they are "
+            "and put a pool over them.",
+            "nova.virt.libvirt.driver._hard_reboot and finish_migration, Nova 34.0.0",
+            severity="refuse",
+            acceptable=True,
+        ),
+        Rule(
+            "image-cache",
+            "Nova's image cache would delete a base image in use",
+            "Its manager counts a base image as used by the disks in the instances' directories. "
+            "After a move it sees no user, and deletes the base 24 hours later (1 hour for a "
+            "resized one) unless an instance in the database was made of the same image.",
+            "Install xmlkit's image cache for Nova, or set remove_unused_base_images = False in "
+            "nova.conf on each host that shares the directory.",
+            "nova.virt.libvirt.imagecache.update, Nova 34.0.0; Launchpad bug 1732428",
+            severity="refuse",
+            acceptable=True,
+        ),
+        Rule(
+            "pool-autostart",
+            "the pool is not started by itself",
+            "A directory pool comes back as long as its directory exists; but only autostart says "
+            "that it shall, and a guest with volume disks cannot start without it.",
+            "virsh pool-autostart POOL.",
+            "virStoragePoolUpdateState and storageDriverAutostart, libvirt 9.0.0",
+            severity="warn",
+            seen=_EACH,
+        ),
+        Rule(
+            "pool-lost",
+            "the pool may not come back after a restart",
+            "A guest with volume disks needs its pool at each start. When libvirt's daemon "
+            "restarts and cannot resolve the volume of a running guest, libvirt 7 and 9 kill the "
+            "guest; a file disk has no such dependency.",
+            "Make the pool persistent (virsh pool-dumpxml, pool-define) and virsh pool-autostart "
+            "POOL, and order its mount or its device before libvirt's daemon.",
+            "qemuProcessReconnect, libvirt 9.0.0",
+            severity="refuse",
+            acceptable=True,
+            seen=("7.0.0", "9.0.0", "11.3.0 (not so)", "12.8.0 (not so)"),
+        ),
+        Rule(
+            "startup-policy",
+            "a missing volume would boot without the disk",
+            "startupPolicy='optional' of a volume disk means that the guest starts without the "
+            "disk, silently, if the pool is not active or does not list the volume.",
+            "Take startupPolicy away (virsh edit) unless that is what you want.",
+            "qemuDomainCheckDiskStartupPolicy, libvirt 9.0.0",
+            severity="warn",
+            seen=_EACH,
+        ),
+        Rule(
+            "unseen",
+            "the images could not be looked at",
+            "A move is made of links and renames on the host itself, by root; without a look at "
+            "the files nothing can be promised.",
+            "Run xmlkit as root on the host.",
+            severity="refuse",
+        ),
+        Rule(
+            "no-image",
+            "there is no image at the path",
+            "The file or one that it is backed by is missing, or it is no regular file. The guest "
+            "could not start before, and could not afterwards.",
+            "Bring the image back, or remove the disk from the domain.",
+            severity="refuse",
+        ),
+        Rule(
+            "hard-link",
+            "the image has another name",
+            "A move takes away one of the names of the image. With the others left, two names "
+            "would lead to one image, and whoever uses the other name would not know.",
+            "Find the other name (find DIRECTORY -samefile IMAGE) and remove it, or xmlkit recover "
+            "if an interrupted transition left it.",
+            severity="refuse",
+        ),
+        Rule(
+            "path-shared",
+            "another domain uses the image as well",
+            "After a move the other domain points at nothing, and does not start (error 38).",
+            "Remove the disk from one of the two domains.",
+            severity="refuse",
+            seen=_EACH,
+        ),
+        Rule(
+            "overlay-base",
+            "other images are backed by this one",
+            "Their headers name the image by its path; after a move they find no backing file.",
+            "Leave the image where it is, put a pool over its directory, or rebase the others "
+            "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
+            severity="refuse",
+            seen=("9.0.0",),
+        ),
+        Rule(
+            "relative-backing",
+            "the image names its backing file relative to itself",
+            "In another directory the name leads elsewhere or nowhere.",
+            "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
+            "bdrv_get_full_backing_filename, QEMU",
+            severity="refuse",
+            seen=("9.0.0",),
+        ),
+        Rule(
+            "other-file-system",
+            "the pool is on another file system",
+            "An image moves by a link, which leads nowhere else; across file systems it has to be "
+            "copied, which takes time and space, and is done only when it is asked for.",
+            "--copy, or a pool on the image's own file system.",
+            severity="refuse",
+        ),
+        Rule(
+            "space",
+            "the pool has too little space",
+            "Until a copy is verified both images are there.",
+            "Make space in the pool, or choose another one.",
+            severity="refuse",
+        ),
+        Rule(
+            "read-only",
+            "the pool's file system is read-only",
+            "No image can be moved there.",
+            "Mount it writable, or choose another pool.",
+            severity="refuse",
+        ),
+        Rule(
+            "directory-closed",
+            "QEMU may not enter the pool's directory",
+            "libvirt gives a guest's images to QEMU's user, but not the directories above them; "
+            "without the right to search them the guest cannot open its disk.",
+            "chmod o+x DIRECTORY, for each directory that is named.",
+            severity="refuse",
+            seen=("9.0.0",),
+        ),
+        Rule(
+            "remembered-owner",
+            "libvirt remembers an owner for an image that is not in use",
+            "The extended attributes trusted.libvirt.security.* are there while a guest runs; left "
+            'over by a crash, the next start may fail ("Setting different DAC user or group") or '
+            "the file's owner be wrong afterwards.",
+            "If no host has the image open: setfattr -x trusted.libvirt.security.ref_dac IMAGE, "
+            "and the same for the others that getfattr -m trusted -d shows.",
+            severity="warn",
+            seen=("9.0.0",),
+        ),
+        Rule(
+            "volume-limits",
+            "what cannot be done with a volume disk",
+            "External snapshots need a file name for each disk and make it a file disk; their "
+            "revert is refused. A block copy cannot go to a volume. Live migration needs a pool of "
+            "the same name on the other host. Tools that look for a path see none.",
+            "Where such things are needed, leave the disk on its path.",
+            "snapshot_conf.c and qemu_migration.c, libvirt 9.0.0",
+            severity="note",
+            seen=_EACH,
+        ),
+        Rule(
+            "no-schemas",
+            "libvirt's schemas are not installed",
+            "Without them no document can be validated before it is defined.",
+            "Debian: apt-get install libvirt0 (libvirt-common since Debian 13).",
+            severity="warn",
+        ),
+        Rule(
+            "no-pools",
+            "the host has no storage pool",
+            "Disks become volumes of pools; without one there is nothing that they could become.",
+            "Define, start and autostart a pool over the images' directory (virsh pool-define-as).",
+            severity="warn",
+        ),
+        Rule(
+            "volume-name",
+            "a volume cannot have this name",
+            "It would become part of a path: no '/', '.', '..' or control characters. LVM takes "
+            "letters, digits and +_.- and keeps names such as snapshot0 for itself; in a disk "
+            "pool the name is the partition's.",
+            "Choose another name, or another pool.",
+            "basictypes.rng, define volName; lvm(8); seen on libvirt 9.0.0 for disk pools",
+        ),
+        Rule(
+            "volume-exists",
+            "there is a volume of this name",
+            "Nothing is ever overwritten. A volume that was to be filled may be half full: nothing "
+            "shows how far its content came.",
+            "Look at it (virsh vol-info), and choose another name or remove it.",
+        ),
+        Rule(
+            "volume-pool",
+            "this pool cannot get a new volume",
+            "In pools of type iscsi, iscsi-direct, scsi, mpath and gluster libvirt creates none.",
+            "Choose another pool, or make the volume by the storage's own tools and refresh the "
+            "pool (virsh pool-refresh).",
+        ),
+        Rule(
+            "volume-format",
+            "the format is missing or cannot be had here",
+            "Formats are said, never guessed: libvirt takes a missing one for raw, and a probe "
+            "reads bytes that a guest may have written. Volumes in pools of block devices and in "
+            "rbd pools are raw.",
+            "Say raw or qcow2, as the image is; for qcow2 choose a pool over a directory.",
+        ),
+        Rule(
+            "volume-capacity",
+            "the volume cannot have this size",
+            "A size is that of whole 512-byte blocks; libvirt tells qemu-img KiB and rounds up "
+            "without a word. A volume smaller than what it is made from would cut it off.",
+            "Give a size that is a multiple of the unit that the message names, and large enough.",
+            "virStorageBackendCreateQemuImgSetInfo, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-backing",
+            "this volume cannot have a backing file",
+            "Only qcow2 images in pools over a directory have one. In a volume group libvirt would "
+            "make an LVM snapshot, in an rbd pool it ignores the element without a word.",
+            "Copy the image instead (xmlkit volume copy).",
+            "seen on libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-option",
+            "an option makes no sense for this volume",
+            "libvirt would refuse it or, worse, ignore it without a word.",
+            "Leave the option out, or choose the format and the pool that it is made for.",
+            "storage_util.c, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-version",
+            "this libvirt is too old for an option",
+            "An older libvirt refuses the element or, as 7.0 does with clusterSize, ignores it "
+            "without a word.",
+            "Leave the option out, or upgrade libvirt.",
+            "docs/formatstorage.rst; clusterSize seen on libvirt 7.0.0",
+        ),
+        Rule(
+            "volume-copy",
+            "libvirt cannot make this copy, or must not",
+            "createXMLFrom probes the source's bytes and follows the backing file that they name, "
+            "so it is for base images that stand alone, never for a guest's disk. For an rbd pool "
+            "it looks up the source's name among its own images and may clone the wrong one.",
+            "Fill a new volume instead (xmlkit volume snapshot), or for rbd bring the content in "
+            "with rbd import or qemu-img convert and refresh the pool.",
+            "seen on libvirt 9.0.0 and 11.3.0",
+        ),
+        Rule(
+            "volume-path",
+            "a path that is not used",
+            "Paths are absolute and plain; a symbolic link is not followed, since whoever can "
+            "change it would choose what is read or written.",
+            "Name the file itself.",
+        ),
+        Rule(
+            "volume-chain",
+            "an image leaves open how its data is to be read",
+            "A backing file without a format is probed by QEMU, and its bytes may be a guest's. An "
+            "image may also name a file of any kind for its data.",
+            "Say the format in the image: qemu-img rebase -u -F FORMAT -b BACKING IMAGE.",
+        ),
+        Rule(
+            "volume-fill",
+            "the content could not be brought in",
+            "qemu-img failed or cannot run here; the message has its words. It fails on an image "
+            "that a guest has open, since what it read would not fit together.",
+            "Shut the guest off or make an external snapshot first. The volume that was made for "
+            "it is removed.",
+        ),
+        Rule(
+            "snapshot-disk",
+            "an external snapshot cannot have this disk",
+            "It names a new qcow2 file for a disk. Of a volume disk libvirt before 9.0 keeps the "
+            "old image in the persistent XML and loses what is written after the snapshot; no "
+            "version can delete one that was made while the guest was off, nor revert to one.",
+            "Name disks that the domain has; turn volume disks into paths first (xmlkit transform "
+            "--to path).",
+            "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
+        ),
+        Rule(
+            "pool-name",
+            "a pool cannot have this name",
+            "libvirt's schema has no '/' and no line break in it.",
+            "Choose another name.",
+            "basictypes.rng, define objectName",
+        ),
+        Rule(
+            "pool-target",
+            "the pool's target cannot be used",
+            "A pool is seen at an absolute, plain path; an rbd pool is seen nowhere on the host.",
+            "Give --target as an absolute path, and none for rbd.",
+        ),
+        Rule(
+            "pool-source",
+            "the pool's source does not fit its type",
+            "fs: a device. netfs: HOST:/PATH. logical: a volume group. disk: a device and the "
+            "format of its table. rbd: MONITOR[,MONITOR]/POOL. dir: none.",
+            "Give --source, and --source-format, as the type needs them.",
+            "storagepool.rng",
+        ),
+        Rule(
+            "pool-auth",
+            "the pool's authentication cannot be used",
+            "Only rbd pools have one, and it names libvirt's secret by UUID. A key never stands in "
+            "a document.",
+            "Define the secret (virsh secret-define, secret-set-value), then give its UUID.",
+        ),
+        Rule(
+            "pool-exists",
+            "there is another pool of this name",
+            "It has another type, source or target; nothing is ever overwritten.",
+            "Compare both (virsh pool-dumpxml), and choose another name.",
         ),
         # What validation finds.
         Rule(
@@ -341,3 +859,6 @@ RULES: dict[str, Rule] = {
         ),
     )
 }
+
+# The ids that --accept takes.
+ACCEPTABLE = tuple(rule.id for rule in RULES.values() if rule.acceptable)

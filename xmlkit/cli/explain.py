@@ -32,6 +32,13 @@ def command(id: str | None) -> None:
         meant = f"; did you mean {' or '.join(near)}?" if near else "; xmlkit explain lists them"
         raise click.UsageError(f"no id {id!r}{meant}")
     click.echo(f"{found.id}: {found.title}\n")
-    for label, text in (("Why", found.why), ("What to do", found.remedy), ("Source", found.source)):
+    accept = f"; --accept {found.id} makes it a warning" if found.acceptable else ""
+    for label, text in (
+        ("Severity", found.severity + accept),
+        ("Why", found.why),
+        ("What to do", found.remedy),
+        ("Source", found.source),
+        ("Seen on libvirt", ", ".join(found.seen)),
+    ):
         if text:
             click.echo(click.wrap_text(f"{label}: {text}", 80, subsequent_indent="  "))

@@ -1,0 +1,193 @@
+"""xmlkit status: whether a host is ready for a transition, and where its domains stand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from xmlkit.cli import printable
+from xmlkit.cli.hosts import relocations
+from xmlkit.rules import ACCEPTABLE
+from xmlkit.status import DomainStatus, Status, status
+from xmlkit.validation import schemas as installed
+
+Rows = Sequence[Sequence[str]]
+
+_WORDS = {
+    "volumes": "on volumes",
+    "partial": "partial",
+    "legacy": "legacy",
+    "nothing": "nothing to do",
+}
+
+
+@click.command(name="status")
+@click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI.")
+@click.option(
+    "--relocate",
+    metavar="[KIND=]POOL",
+    multiple=True,
+    help="As if disks in Nova's instance directory moved into POOL; KIND root, ephemeral, swap.",
+)
+@click.option(
+    "--accept",
+    type=click.Choice(ACCEPTABLE),
+    multiple=True,
+    help="A rule that shall not stand in the way.",
+)
+@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--warn", is_flag=True, help="Only warn, in one line on stderr, of domains on legacy disks."
+)
+def command(
+    connect: str | None,
+    relocate: tuple[str, ...],
+    accept: tuple[str, ...],
+    schemas: str | None,
+    format_: str,
+    warn: bool,
+) -> int:
+    """Show whether a host is ready for a transition, and where each of its domains stands.
+
+    A domain is on volumes, legacy (its disks are files or block devices), partial, or has
+    nothing that could be a volume; with legacy disks it may be blocked, and below it
+    stands why. It only reads.
+
+    \b
+    Exit code: 0 ready, and nothing is left to do. 1 something is. 2 trouble.
+    With --warn 0 as well if something is.
+
+    \b
+    Example:
+        xmlkit status --connect qemu:///system --relocate nova-disks-pool
+    """
+    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
+    if not uri:
+        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
+    if warn and format_ == "json":
+        raise click.UsageError("--warn prints one line of text: give no --format json")
+    pools = relocations(relocate)
+    place: str | None
+    try:
+        place = installed.directory(schemas)
+    except installed.SchemaError:
+        if schemas:
+            raise
+        place = None
+    from xmlkit.observe import opened
+    from xmlkit.survey import survey
+
+    with opened(uri) as connection:
+        surveyed = survey(connection)
+    found = status(surveyed, schemas=place, relocate=pools, accept=accept)
+    if warn:
+        _warn(found)
+        return 0
+    if format_ == "json":
+        import json
+
+        click.echo(json.dumps(found.as_data(), indent=2))
+    else:
+        _show(found)
+    return 0 if found.ready and not found.legacy else 1
+
+
+def _warn(found: Status) -> None:
+    legacy, all_ = len(found.legacy), len(found.domains)
+    if legacy:
+        blocked = f", {len(found.blocked)} of them blocked" if found.blocked else ""
+        click.echo(
+            f"xmlkit: {legacy} of {all_} domains have disks that are on no volume{blocked}; "
+            "xmlkit status shows them",
+            err=True,
+        )
+
+
+def _show(found: Status) -> None:
+    models = ", ".join(found.security_models) or "none"
+    version = found.libvirt or "unknown"
+    _table(
+        ("HOST", ""),
+        (
+            ("libvirt", f"{version}, driver {found.driver or 'unknown'}"),
+            ("security", models),
+            ("schemas", found.schemas or "not installed"),
+            ("files", "of this machine" if found.local else "of another machine: not looked at"),
+            ("ready", "yes" if found.ready else "no"),
+        ),
+    )
+    for concern in found.concerns:
+        click.echo(printable(f"  {concern.severity}: {concern.id}: {concern.message}"))
+    if found.pools:
+        click.echo()
+        _table(
+            ("POOL", "TYPE", "STATE", "AUTOSTART", "FILE SYSTEM", "FREE", "PATH"),
+            [
+                (
+                    pool.name,
+                    pool.type,
+                    "active" if pool.active else "inactive",
+                    ("yes" if pool.autostart else "no") if pool.persistent else "transient",
+                    pool.file_system or "-",
+                    "-" if pool.free is None else _size(pool.free),
+                    pool.path or "-",
+                )
+                for pool in found.pools
+            ],
+        )
+    click.echo()
+    _table(("DOMAIN", "STATE", "DISKS", "WHY"), list(_domain_rows(found.domains)))
+    counts = [
+        f"{sum(each.form == form for each in found.domains)} {word}"
+        for form, word in _WORDS.items()
+    ]
+    blocked = f"; {len(found.blocked)} blocked" if found.blocked else ""
+    noun = "domain" if len(found.domains) == 1 else "domains"
+    click.echo(f"\n{len(found.domains)} {noun}: {', '.join(counts)}{blocked}")
+
+
+def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:
+    for each in domains:
+        word = _WORDS[each.form] + (", blocked" if each.blocked else "")
+        first, *rest = [
+            f"{f'{concern.target}: ' if concern.target else ''}{concern.id}: {concern.message}"
+            for concern in each.concerns
+        ] or ["-"]
+        yield each.name, each.state, word, first
+        yield from (("", "", "", why) for why in rest)
+
+
+def _table(head: Sequence[str], rows: Rows) -> None:
+    """Columns: by rich on a terminal, plain ones elsewhere, that can be cut."""
+    # a name may have a line break, and each row is a line
+    clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for title in head:
+            table.add_column(title, overflow="fold")
+        for row in clean:
+            table.add_row(*map(Text, row))
+        Console(highlight=False).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *clean, strict=True)]
+    for line in (list(head), *clean):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _size(size: int) -> str:
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
