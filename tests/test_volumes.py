@@ -22,6 +22,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension
 from xmlkit.document import Document
 from xmlkit.host import POOL_DISK_TYPES, Host, Pool, Volume, version_of
 from xmlkit.rules import RULES
+from xmlkit.validation.policy import policy
 from xmlkit.validation.verdict import validate
 from xmlkit.volumes import (
     SNAPSHOT_POOL,
@@ -100,7 +101,7 @@ HOSTS = st.sampled_from(["0.10.2", "1.0.5", "7.0.0", "9.0.0", "12.8.0"]).map(
 PREALLOCATE = st.sampled_from(["no", "no", "metadata", "full"])
 
 
-def judged(make: Callable[[], Creation]) -> Creation | None:
+def judged(host: Host, make: Callable[[], Creation]) -> Creation | None:
     """What was made, valid; None if it was refused, with words that help."""
     refused = None
     try:
@@ -113,6 +114,10 @@ def judged(make: Callable[[], Creation]) -> Creation | None:
         assert "\n" not in str(refused)
         return None
     assert () == validate(made.document)
+    lacks = {finding.id for finding in policy(made.document, "storage")}
+    # a libvirt before 1.1 has no <compat> that could be stated
+    assert lacks <= {"policy-compat"}
+    assert "policy-compat" not in lacks or not host.can("volume-compat")
     assert made.document.source == Document.parse(made.document.source).source
     for command in commands(made):
         assert all(word.isprintable() for word in command.words)
@@ -134,7 +139,7 @@ def test_a_blank_volume_is_valid_or_refused(
     host: Host, pool: Pool, name: str, target: Target, size: int, preallocate: Any
 ) -> None:
     """And says the name, size and format that were asked for, and whether space is reserved."""
-    made = judged(lambda: blank(host, pool, name, target, size, preallocate))
+    made = judged(host, lambda: blank(host, pool, name, target, size, preallocate))
     if made is None:
         return
     assert (name, str(size)) == (made.name, said(made.document, "capacity"))
@@ -162,7 +167,7 @@ def test_an_overlay_is_valid_or_refused(
     size: int | None,
 ) -> None:
     """And always has the path and the format of its backing image, and takes no space."""
-    made = judged(lambda: overlay(host, pool, name, target, backing, format_, size))
+    made = judged(host, lambda: overlay(host, pool, name, target, backing, format_, size))
     if made is None:
         return
     backed = made.document.root.find("backingStore/format")
@@ -204,6 +209,7 @@ def test_a_copy_is_valid_or_refused(
 ) -> None:
     """It has no backing file; growing is a step of its own, unless libvirt copies by itself."""
     made = judged(
+        host,
         lambda: copy(
             host,
             pool,
@@ -215,7 +221,7 @@ def test_a_copy_is_valid_or_refused(
             size,
             preallocate,
             reflink=reflink,
-        )
+        ),
     )
     if made is None:
         return
@@ -256,7 +262,7 @@ def test_a_snapshot_is_valid_or_refused(
     compress: Any,
 ) -> None:
     """qemu-img is told both formats, never probes, and never ignores a lock."""
-    made = judged(lambda: snapshot(host, pool, name, target, source, format_, size, compress))
+    made = judged(host, lambda: snapshot(host, pool, name, target, source, format_, size, compress))
     if made is None:
         return
     assert made.fill is not None
