@@ -44,6 +44,10 @@ COMMANDS = {
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},
     ),
+    "status": (
+        (1, "status", "--connect", "test:///default"),
+        {"json", "tempfile", "subprocess", "xmlkit.diff", "xmlkit.testing", "xmlkit.transformers"},
+    ),
     "transform": (
         (0, "transform", "--pool", "p=/elsewhere", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe", "xmlkit.diff", "xmlkit.validation"},
