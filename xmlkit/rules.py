@@ -95,10 +95,12 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "symlink",
-            "the volume is a symbolic link",
+            "a symbolic link stands for the image, or in its path",
             "libvirt follows links and compares paths as strings, so two names would lead to one "
-            "image and a deleted volume would delete the link only.",
-            "Put the image itself into the pool.",
+            "image and a deleted volume would delete the link only. And who may change the link "
+            "decides which file is meant.",
+            "Put the image itself into the pool; in place of a linked directory, mount the "
+            "directory there (mount --bind), or use its real path.",
             "virStorageBackendRefreshLocal, libvirt 9.0.0",
             severity="refuse",
         ),
@@ -111,11 +113,9 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "pool-type",
-            "libvirt has no volume disks on pools of this type",
-            "libvirt turns a volume into a path or an address by the type of its pool, and "
-            "refuses mpath, rbd, sheepdog and gluster.",
-            "Keep the disk as it is, or move it to a pool of another type.",
-            "virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0; rbd seen on 9.0 and 11.3",
+            "xmlkit makes no pools of this type",
+            "It makes dir, fs, netfs, logical, disk and rbd pools.",
+            "Choose one of these, or write the document by hand and check it with xmlkit validate.",
         ),
         Rule(
             "pool-inactive",
@@ -250,6 +250,98 @@ RULES: dict[str, Rule] = {
             "A disk is named by its target; without one, or with one used twice, nothing can "
             "tell which disk is meant. libvirt refuses such a domain.",
             "Give each disk its own <target dev=...>.",
+        ),
+        # Why an image cannot be linked, copied or removed.
+        Rule(
+            "not-an-image",
+            "the path leads to something that is no image",
+            "An image is a regular file or a block device, and only a file can be linked or "
+            "copied; all before it are directories.",
+            "Correct the path. A disk on a block device moves by its XML alone.",
+        ),
+        Rule(
+            "bad-path",
+            "the path is not absolute and plain",
+            "A path with '.', '..' or '//' has several spellings, and what is compared and "
+            "opened has to have one.",
+            "Write the path from '/' on, without these.",
+        ),
+        Rule(
+            "target-exists",
+            "there is a file where the image is to go",
+            "Nothing is ever overwritten: it may be another guest's disk.",
+            "Look at the file (ls -li, and which domain names it), and move it away.",
+        ),
+        Rule(
+            "no-links",
+            "the image can have no second name",
+            "The file system has no hard links (vfat, exfat, some of FUSE), or the image is marked "
+            "as immutable or append-only.",
+            "Use --copy, or remove the mark (chattr -i -a).",
+            "link(2): EPERM",
+        ),
+        Rule(
+            "too-many-links",
+            "the image has as many names as the file system allows",
+            "ext4 allows 65,000 names of a file.",
+            "Remove names that nobody uses, or use --copy.",
+            "link(2): EMLINK",
+        ),
+        Rule(
+            "image-in-use",
+            "somebody has the image open",
+            "QEMU, qemu-img and qemu-nbd lock the images that they use. A copy of a disk that is "
+            "written to is not a copy of any of its states.",
+            "End the program (fuser -v IMAGE shows it), then start again.",
+            "block/file-posix.c, QEMU 2.10 and later",
+        ),
+        Rule(
+            "image-changed",
+            "the image is not the file that was looked at before",
+            "Inode, size and time of the last change tell whether it still is the same file in the "
+            "same state. What is not is neither copied nor removed.",
+            "Find out who uses the image, then plan again.",
+        ),
+        Rule(
+            "no-space",
+            "the file system has not enough space",
+            "A copy needs as much as the image has allocated; quotas count, and what is reserved "
+            "for root is not used.",
+            "Make room, or choose a pool on another file system.",
+        ),
+        Rule(
+            "not-permitted",
+            "the system does not permit it",
+            "xmlkit is not root, or an export, an attribute (lsattr) or a security module forbids "
+            "it even to root.",
+            "Run as root, on the host that may; see lsattr, and for NFS no_root_squash.",
+        ),
+        Rule(
+            "attributes",
+            "the copy cannot have all attributes of the image",
+            "Access lists and labels are attributes of a file, and some file systems have none. "
+            "Without them others could read the disk, or QEMU could not.",
+            "Choose another file system, or remove the attribute from the image (setfattr -x).",
+        ),
+        Rule(
+            "copy-differs",
+            "the copy is not equal to the image",
+            "Both were read again after the copy, from their disks. The copy was removed.",
+            "Look for a failing disk in the kernel's log (dmesg), and for who writes to the image.",
+        ),
+        Rule(
+            "io-error",
+            "the system failed to read or write",
+            "What it said is in the message.",
+            "Look at the kernel's log (dmesg).",
+        ),
+        Rule(
+            "disk-info",
+            "Nova's disk.info cannot be used",
+            "Nova takes the formats of an instance's disks from it, by their absolute paths, so "
+            "that it need not guess them from what a guest has written.",
+            "Correct the file that the message names: an object of JSON, paths to formats.",
+            "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
         ),
         # What preflight finds.
         Rule(
@@ -514,6 +606,144 @@ RULES: dict[str, Rule] = {
             "Define, start and autostart a pool over the images' directory (virsh pool-define-as).",
             severity="warn",
         ),
+        Rule(
+            "volume-name",
+            "a volume cannot have this name",
+            "It would become part of a path: no '/', '.', '..' or control characters. LVM takes "
+            "letters, digits and +_.- and keeps names such as snapshot0 for itself; in a disk "
+            "pool the name is the partition's.",
+            "Choose another name, or another pool.",
+            "basictypes.rng, define volName; lvm(8); seen on libvirt 9.0.0 for disk pools",
+        ),
+        Rule(
+            "volume-exists",
+            "there is a volume of this name",
+            "Nothing is ever overwritten. A volume that was to be filled may be half full: nothing "
+            "shows how far its content came.",
+            "Look at it (virsh vol-info), and choose another name or remove it.",
+        ),
+        Rule(
+            "volume-pool",
+            "this pool cannot get a new volume",
+            "In pools of type iscsi, iscsi-direct, scsi, mpath and gluster libvirt creates none.",
+            "Choose another pool, or make the volume by the storage's own tools and refresh the "
+            "pool (virsh pool-refresh).",
+        ),
+        Rule(
+            "volume-format",
+            "the format is missing or cannot be had here",
+            "Formats are said, never guessed: libvirt takes a missing one for raw, and a probe "
+            "reads bytes that a guest may have written. Volumes in pools of block devices and in "
+            "rbd pools are raw.",
+            "Say raw or qcow2, as the image is; for qcow2 choose a pool over a directory.",
+        ),
+        Rule(
+            "volume-capacity",
+            "the volume cannot have this size",
+            "A size is that of whole 512-byte blocks; libvirt tells qemu-img KiB and rounds up "
+            "without a word. A volume smaller than what it is made from would cut it off.",
+            "Give a size that is a multiple of the unit that the message names, and large enough.",
+            "virStorageBackendCreateQemuImgSetInfo, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-backing",
+            "this volume cannot have a backing file",
+            "Only qcow2 images in pools over a directory have one. In a volume group libvirt would "
+            "make an LVM snapshot, in an rbd pool it ignores the element without a word.",
+            "Copy the image instead (xmlkit volume copy).",
+            "seen on libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-option",
+            "an option makes no sense for this volume",
+            "libvirt would refuse it or, worse, ignore it without a word.",
+            "Leave the option out, or choose the format and the pool that it is made for.",
+            "storage_util.c, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-version",
+            "this libvirt is too old for an option",
+            "An older libvirt refuses the element or, as 7.0 does with clusterSize, ignores it "
+            "without a word.",
+            "Leave the option out, or upgrade libvirt.",
+            "docs/formatstorage.rst; clusterSize seen on libvirt 7.0.0",
+        ),
+        Rule(
+            "volume-copy",
+            "libvirt cannot make this copy, or must not",
+            "createXMLFrom probes the source's bytes and follows the backing file that they name, "
+            "so it is for base images that stand alone, never for a guest's disk. For an rbd pool "
+            "it looks up the source's name among its own images and may clone the wrong one.",
+            "Fill a new volume instead (xmlkit volume snapshot), or for rbd bring the content in "
+            "with rbd import or qemu-img convert and refresh the pool.",
+            "seen on libvirt 9.0.0 and 11.3.0",
+        ),
+        Rule(
+            "volume-path",
+            "a path that is not used",
+            "Paths are absolute and plain; a symbolic link is not followed, since whoever can "
+            "change it would choose what is read or written.",
+            "Name the file itself.",
+        ),
+        Rule(
+            "volume-chain",
+            "an image leaves open how its data is to be read",
+            "A backing file without a format is probed by QEMU, and its bytes may be a guest's. An "
+            "image may also name a file of any kind for its data.",
+            "Say the format in the image: qemu-img rebase -u -F FORMAT -b BACKING IMAGE.",
+        ),
+        Rule(
+            "volume-fill",
+            "the content could not be brought in",
+            "qemu-img failed or cannot run here; the message has its words. It fails on an image "
+            "that a guest has open, since what it read would not fit together.",
+            "Shut the guest off or make an external snapshot first. The volume that was made for "
+            "it is removed.",
+        ),
+        Rule(
+            "snapshot-disk",
+            "an external snapshot cannot have this disk",
+            "It names a new qcow2 file for a disk. Of a volume disk libvirt before 9.0 keeps the "
+            "old image in the persistent XML and loses what is written after the snapshot; no "
+            "version can delete one that was made while the guest was off, nor revert to one.",
+            "Name disks that the domain has; turn volume disks into paths first (xmlkit transform "
+            "--to path).",
+            "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
+        ),
+        Rule(
+            "pool-name",
+            "a pool cannot have this name",
+            "libvirt's schema has no '/' and no line break in it.",
+            "Choose another name.",
+            "basictypes.rng, define objectName",
+        ),
+        Rule(
+            "pool-target",
+            "the pool's target cannot be used",
+            "A pool is seen at an absolute, plain path; an rbd pool is seen nowhere on the host.",
+            "Give --target as an absolute path, and none for rbd.",
+        ),
+        Rule(
+            "pool-source",
+            "the pool's source does not fit its type",
+            "fs: a device. netfs: HOST:/PATH. logical: a volume group. disk: a device and the "
+            "format of its table. rbd: MONITOR[,MONITOR]/POOL. dir: none.",
+            "Give --source, and --source-format, as the type needs them.",
+            "storagepool.rng",
+        ),
+        Rule(
+            "pool-auth",
+            "the pool's authentication cannot be used",
+            "Only rbd pools have one, and it names libvirt's secret by UUID. A key never stands in "
+            "a document.",
+            "Define the secret (virsh secret-define, secret-set-value), then give its UUID.",
+        ),
+        Rule(
+            "pool-exists",
+            "there is another pool of this name",
+            "It has another type, source or target; nothing is ever overwritten.",
+            "Compare both (virsh pool-dumpxml), and choose another name.",
+        ),
         # What validation finds.
         Rule(
             "schema",
@@ -532,7 +762,100 @@ RULES: dict[str, Rule] = {
             "unknown-kind",
             "the root element is none that libvirt has a schema for",
             "The schema is chosen by the root element: domain, pool, volume, network ...",
-            "Check that the file is a libvirt document; fragments such as <disk> have no schema.",
+            "Check that the file is a libvirt document, or a device of a domain such as <disk>.",
+        ),
+        Rule(
+            "profile-volume-disk",
+            "a volume disk, for a host that cannot have any",
+            "libvirt before 1.0.5 refuses type='volume'; later ones accept it where the guest "
+            "cannot start with it (AppArmor, Xen). This also counts for the domains within "
+            "snapshots and checkpoints, which a revert would bring back.",
+            "Turn the disk into one with a path: xmlkit transform --to path.",
+            "docs/formatdomain.rst: since 1.0.5; the schema of 0.10.2",
+        ),
+        # What the policy refuses in documents that libvirt shall create (schemas/*.xsd).
+        Rule(
+            "policy-name",
+            "a name that libvirt refuses or loses",
+            "A volume's name becomes the last part of a path, a pool's name that of its file. A "
+            "pool's refresh leaves out files with control characters.",
+            "Choose a name without '/' and control characters, other than '.' and '..'.",
+            "basictypes.rng, define volName; virStorageBackendRefreshLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-name-path",
+            "the volume's name is not the last part of its path",
+            "libvirt makes the path from the pool's and the volume's name and ignores the one that "
+            "is written: the volume would not be where the document says.",
+            "Make the two agree, or leave out the path.",
+            "virStorageBackendVolCreateLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-lvm-name",
+            "a name that LVM refuses or keeps for itself",
+            "libvirt checks nothing here; lvcreate and vgcreate take a-z A-Z 0-9 + _ . - and no "
+            "'-' in front, and keep names such as snapshot..., pvmove... and ..._mlog to "
+            "themselves. Only volumes whose path is /dev/GROUP/NAME are known to be logical.",
+            "Choose another name.",
+            "lvm(8), section valid names, and lvm2 2.03.16",
+        ),
+        Rule(
+            "policy-capacity",
+            "a volume without a capacity",
+            "Only a backing store could give it one; without either libvirt refuses to create the "
+            "volume, or makes an empty one.",
+            "State <capacity>; only the document of a copy (virsh vol-create-from) needs none.",
+            "virStorageVolDefParseXML, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-allocation",
+            "a volume is allocated more than its capacity",
+            "Mostly one of the two has the wrong unit. libvirt's KB is 1000 bytes, KiB and k are "
+            "1024, and no unit is bytes.",
+            "Correct the number or its unit; 0 makes a sparse volume.",
+            "virScaleInteger, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-path",
+            "a path that is relative, or has a '..' in it",
+            "What it is relative to depends on who reads it, and '..' leads out of the pool.",
+            "Write the whole path.",
+        ),
+        Rule(
+            "policy-compat",
+            "a qcow2 volume does not state its version",
+            "libvirt up to 9.0 at the least makes 0.10, which has no bitmaps, hence no incremental "
+            "backup; 11.3 and later make 1.1.",
+            "State <compat>1.1</compat> in <target>.",
+            "seen on 7.0, 9.0 (0.10), 11.3 and 12.8 (1.1)",
+        ),
+        Rule(
+            "policy-backing-format",
+            "a backing store does not state its format",
+            "libvirt takes raw, and the guest reads a qcow2 image's header as its disk; an older "
+            "one probes the bytes, which a guest may have written.",
+            "State the format of the backing store.",
+            "seen on 7.0 to 12.8: raw is written, whatever the base is",
+        ),
+        Rule(
+            "policy-secret",
+            "a secret in plain text",
+            "Whoever may read the document, its copy in /etc/libvirt or a log has the secret.",
+            "Define a libvirt secret, and name it by uuid or usage in <secret>.",
+        ),
+        Rule(
+            "policy-nova-name",
+            "a volume of Nova's is not named {uuid}_{name}",
+            "By its name the volume is found again, and its instance by the volume.",
+            "Name it by the instance's UUID, '_' and the disk's name: {uuid}_disk.",
+            'Nova\'s specification "Use libvirt Storage Pools"',
+        ),
+        Rule(
+            "policy-instance",
+            "an attribute of XML Schema (xsi:) in the document",
+            "xsi:type and its like tell a validator by which rules to judge, which is not for the "
+            "document to say; libvirt knows none of them.",
+            "Remove the attribute.",
         ),
     )
 }

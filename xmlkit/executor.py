@@ -1,0 +1,512 @@
+"""Executor: takes the steps on a libvirt host, or takes them back.
+
+Laws
+- What has happened is read off the host, not off the journal: a domain whose persistent XML has the
+  new addresses is finished, one that has the old ones is taken back, any other is left alone.
+- `settle` is the one place that does so, after a failure, an interruption and a crash alike.
+- A domain is read (INACTIVE | SECURE), defined over, read back and compared by meaning; it is never
+  undefined. What libvirt dropped of it is put back.
+- Steps of one kind are taken for many domains at once: N disks into a pool cost one refresh. Where
+  an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import libvirt
+
+from xmlkit import disk_info, images, metadata
+from xmlkit.compare import lost
+from xmlkit.disks import Address, read_domain
+from xmlkit.document import Document
+from xmlkit.errors import XmlkitError
+from xmlkit.images import ImageError
+from xmlkit.journal import Journal, Outcome, Task, Writer
+from xmlkit.observe import is_local
+from xmlkit.plan import Plan, PlanError
+from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink
+from xmlkit.transformers import transform
+
+__all__ = ["Listener", "apply", "recover"]
+
+# Called as ("begin" or "done", UUID, step) around each step, and ("copied", UUID, step, bytes
+# done, bytes in all) while an image is copied.
+Listener = Callable[..., None]
+
+Position = Literal["before", "after", "other", "gone"]
+
+SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+REFRESH_SECONDS = 10.0  # a pool may be busy: it says so with code 1, among other things
+CHUNK = 64  # steps with one sync for their intents
+
+_S = TypeVar("_S", bound=Step)
+
+
+class _Failure(Exception):
+    """Why a step could not be taken; `id` is one of xmlkit.rules."""
+
+    def __init__(self, id: str, message: str) -> None:
+        self.id = id
+        super().__init__(message)
+
+
+def apply(
+    connection: Any,
+    writer: Writer,
+    tasks: Sequence[Task],
+    *,
+    listener: Listener = lambda *_: None,
+    max_failures: int | None = None,
+) -> dict[str, Outcome]:
+    """Carry tasks out, whose journal `writer` began; each ends done, undone or pending.
+
+    A rollback is no other thing: its tasks are the inverse. max_failures: after so many failures
+    what has not been begun is skipped. A KeyboardInterrupt is not raised again: what had been
+    begun is settled, the rest skipped with the id "interrupted".
+
+    Returns the outcome for each UUID. Raises JournalError if the journal cannot be written: then
+    nothing more is done, and recover() settles it.
+    """
+    executor = _Executor(connection, writer, listener, max_failures)
+    outcomes = executor.outcomes
+    for batch in _batches(tasks):
+        if executor.interrupted or executor.too_many:
+            why = "interrupted" if executor.interrupted else "max-failures"
+            executor.end(*((task, Outcome("skipped", why, "not begun")) for task in batch))
+            continue
+        executor.run(batch)
+    return outcomes
+
+
+def recover(
+    connection: Any, journal: Journal, *, listener: Listener = lambda *_: None
+) -> dict[str, Outcome]:
+    """Bring what a journal left pending to an end: done or undone.
+
+    Returns the outcome for each UUID that was pending. Raises JournalError.
+    """
+    writer = Writer(journal.path, new=False)
+    try:
+        executor = _Executor(connection, writer, listener)
+        for task in journal.pending:
+            executor.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
+            for number, step in enumerate(task.steps):
+                facts = journal.facts.get((task.uuid, number))
+                if facts and isinstance(step, Copy):
+                    for path in step:
+                        executor.copied[path] = images.Identity(*facts[path])
+            executor.end((task, executor.settle(task)))
+        return executor.outcomes
+    finally:
+        writer.close()
+
+
+def position(connection: Any, plan: Plan) -> Position:
+    """Where a domain's persistent XML has the planned disks.
+
+    "before": as the plan found them; "after": as it leaves them; "other": some here and some
+    there, or somewhere else; "gone": there is no such persistent domain.
+    """
+    domain = _lookup(connection, plan.uuid)
+    if domain is None:
+        return "gone"
+    disks = {disk.target: disk.address for disk in read_domain(_document(domain)).disks}
+    nowhere = Address("")
+    changing = [each for each in plan.transitions if each.changes]
+    if all(disks.get(each.target, nowhere).same(each.after) for each in changing):
+        return "after"
+    if all(disks.get(each.target, nowhere).same(each.before) for each in changing):
+        return "before"
+    return "other"
+
+
+def _batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    together: list[Task] = []
+    alone: list[Task] = []
+    for task in tasks:
+        copies = any(isinstance(step, Copy) for step in task.steps)
+        (alone if copies else together).append(task)
+    if together:
+        yield together
+    for task in alone:
+        yield [task]
+
+
+class _Executor:
+    def __init__(
+        self, connection: Any, writer: Writer, listener: Listener, max_failures: int | None = None
+    ) -> None:
+        self.connection = connection
+        self.writer = writer
+        self.listener = listener
+        self.outcomes: dict[str, Outcome] = {}
+        self.begun: dict[str, set[int]] = {}
+        self.copied: dict[str, images.Identity] = {}  # originals and copies, as they were then
+        self.interrupted = False
+        self.max_failures = max_failures
+        self.local = is_local(connection.getURI())
+
+    @property
+    def too_many(self) -> bool:
+        """Whether so many have failed that no more is to be changed."""
+        failures = sum(outcome.state != "done" for outcome in self.outcomes.values())
+        return self.max_failures is not None and failures >= self.max_failures
+
+    def end(self, *ends: tuple[Task, Outcome]) -> None:
+        self.writer.end(*((task.uuid, outcome) for task, outcome in ends))
+        self.outcomes.update((task.uuid, outcome) for task, outcome in ends)
+
+    # Forward.
+
+    def run(self, batch: list[Task]) -> None:
+        """Take all steps of these tasks, kind by kind; what fails is settled at once."""
+        live = {task.uuid: task for task in batch}
+        with contextlib.ExitStack() as locks:
+            try:
+                self._images(live, locks)
+                self._refresh(live, before_definition=True)
+                self._each(live, Redefine)
+                self._each(live, Define)
+                locks.close()
+                self._each(live, Unlink)
+                self._refresh(live, before_definition=False)
+                self.end(*((task, Outcome("done")) for task in live.values()))
+            except KeyboardInterrupt:
+                self.interrupted = True
+                locks.close()
+                for task in [each for each in live.values() if each.uuid not in self.outcomes]:
+                    self._fail(live, task, "interrupted", "interrupted")
+
+    def _images(self, live: dict[str, Task], locks: contextlib.ExitStack) -> None:
+        for task in list(live.values()):
+            for step in task.steps:
+                if isinstance(step, Copy):
+                    with self._failures(live, task):
+                        locks.enter_context(images.locked(step.source, write=True))
+        self._each(live, Link, Copy)
+
+    def _each(self, live: dict[str, Task], *kinds: type[Step]) -> None:
+        todo = [
+            (task, number, step)
+            for task in live.values()
+            for number, step in enumerate(task.steps)
+            if isinstance(step, kinds)
+        ]
+        for start in range(0, len(todo), CHUNK):
+            chunk = [each for each in todo[start : start + CHUNK] if each[0].uuid in live]
+            self._begin(chunk)
+            done = []
+            try:
+                for task, number, step in chunk:
+                    if task.uuid not in live:
+                        continue
+                    if self.too_many and not isinstance(step, Unlink):
+                        self._fail(live, task, "max-failures", "others had failed")
+                        continue
+                    with self._failures(live, task):
+                        self.listener("begin", task.uuid, step)
+                        facts = self._take(task, step)
+                        self.listener("done", task.uuid, step)
+                        done.append((task.uuid, number, facts))
+            finally:
+                if done:
+                    self.writer.done(*done)
+
+    def _refresh(self, live: dict[str, Task], *, before_definition: bool) -> None:
+        """Each pool once, for all the domains that need it."""
+        waiting: dict[Refresh, list[tuple[Task, int, Step]]] = {}
+        for task in live.values():
+            defined = _number_of(task, Define)
+            for number, step in enumerate(task.steps):
+                if isinstance(step, Refresh) and (number < defined) == before_definition:
+                    waiting.setdefault(step, []).append((task, number, step))
+        for step, those in waiting.items():
+            self._begin(those)
+            first = those[0][0]
+            self.listener("begin", first.uuid, step)
+            try:
+                self._refresh_pool(step.pool)
+            except _Failure as failure:
+                # after the definition nothing depends on it: the list is only out of date
+                if before_definition:
+                    for task, _, _ in those:
+                        if task.uuid in live:
+                            self._fail(live, task, failure.id, str(failure))
+                continue
+            self.listener("done", first.uuid, step)
+            self.writer.done(*((task.uuid, number, {}) for task, number, _ in those))
+
+    def _begin(self, steps: Iterable[tuple[Task, int, Step]]) -> None:
+        at = [(task.uuid, number) for task, number, _ in steps]
+        self.writer.begin(*at)
+        for uuid, number in at:
+            self.begun.setdefault(uuid, set()).add(number)
+
+    @contextlib.contextmanager
+    def _failures(self, live: dict[str, Task], task: Task) -> Iterator[None]:
+        try:
+            yield
+        except (_Failure, ImageError) as failure:
+            self._fail(live, task, failure.id, str(failure))
+        except PlanError as error:
+            self._fail(live, task, "disk-changed", str(error))
+        except libvirt.libvirtError as error:
+            self._fail(live, task, "libvirt", _said(error))
+        except (XmlkitError, OSError) as error:
+            self._fail(live, task, "failed", str(error))
+
+    def _fail(self, live: dict[str, Task], task: Task, id: str, message: str) -> None:
+        del live[task.uuid]
+        outcome = self.settle(task)
+        if outcome.state != "done":
+            also = f"; {outcome.message}" if outcome.message else ""
+            outcome = Outcome(outcome.state, id, message + also)
+        self.end((task, outcome))
+
+    # The steps.
+
+    def _take(self, task: Task, step: Step) -> dict[str, Any]:
+        """Take a step; what is to be remembered of it."""
+        match step:
+            case Link(source, target):
+                images.link(source, target)
+                disk_info.add(source, target)
+            case Copy(source, target):
+                return self._copy(task, step)
+            case Redefine(_, kind, name):
+                metadata.redefine(self._domain(task), kind, name, task.plan)
+            case Define():
+                self._define(task)
+            case Unlink(path, kept):
+                self._unlink(task, path, kept)
+            case Refresh(pool):
+                self._refresh_pool(pool)
+        return {}
+
+    def _copy(self, task: Task, step: Copy) -> dict[str, Any]:
+        original = images.identity(step.source)
+        made = images.copy(
+            step.source,
+            step.target,
+            expected=original,
+            progress=lambda done, whole: self.listener("copied", task.uuid, step, done, whole),
+        )
+        disk_info.add(step.source, step.target)
+        facts = {step.source: original, step.target: made}
+        self.copied.update(facts)
+        return facts
+
+    def _define(self, task: Task) -> None:
+        domain = self._domain(task)
+        if domain.isActive():
+            raise _Failure("running", "somebody has started it since")
+        document = _document(domain)
+        made = transform(document, task.plan)
+        self._check_resolves(task)
+        if made is document:
+            return
+        self.connection.defineXML(made.text)
+        dropped = lost(made, _document(domain))
+        if dropped:
+            self.connection.defineXML(document.text)
+            where = ", ".join(difference.where for difference in dropped[:3])
+            raise _Failure("not-kept", f"libvirt did not keep what it was given: {where}")
+
+    def _check_resolves(self, task: Task) -> None:
+        """Each new address leads to an image, as libvirt will look for it at the next start."""
+        for each in task.plan.transitions:
+            if not each.changes:
+                continue
+            path = each.after.path
+            if each.after.type == "volume":
+                path = self._path_of(str(each.after.pool), str(each.after.volume))
+                if each.after.path is not None and path != each.after.path:
+                    raise _Failure(
+                        "no-volume",
+                        f"{each.after} is {path} to libvirt, and not {each.after.path}",
+                    )
+            if not self.local and each.action == "adopt":
+                continue
+            there = _exists if each.action == "adopt" else images.is_image
+            if path is None or not there(path):
+                raise _Failure("no-image", f"disk {each.target}: there is no image at {path}")
+
+    def _path_of(self, pool: str, volume: str) -> str:
+        try:
+            found = self.connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
+            return str(found.path())
+        except libvirt.libvirtError as error:
+            missing = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
+            if error.get_error_code() in missing:
+                raise _Failure("no-volume", _said(error)) from None
+            raise
+
+    def _unlink(self, task: Task, path: str, kept: str) -> None:
+        if position(self.connection, task.plan) != "after":
+            raise _Failure("disk-changed", "somebody has changed its disks since")
+        self._check_resolves(task)
+        domain = self._domain(task)
+        if domain.isActive() and _uses(domain, task.plan):
+            raise _Failure("running", f"it was started from {path}, which stays until it is off")
+        if _is_copied(task, path):
+            known = self.copied.get(path)
+            if known is None and images.is_image(path):
+                # xmlkit ended before it could say which state it had copied
+                raise _Failure("image-changed", f"{path} may be newer than {kept}: compare them")
+            images.unlink(path, expected=known or images.Identity(0, 0, 0), other=None)
+        else:
+            images.unlink(path, expected=None, other=kept)
+        disk_info.remove(path, beside=None)
+        disk_info.remove(path, beside=kept)
+
+    def _drop_copy(self, step: Copy) -> None:
+        """Remove a copy that no domain names; never what somebody else has put there."""
+        images.discard(step.target)
+        if not images.is_image(step.target):
+            return
+        known = self.copied.get(step.target)
+        if known is None and images.is_copied(step.source, step.target):
+            # xmlkit ended before it could say that it had made it
+            known = images.identity(step.target)
+        if known is None:
+            raise _Failure(
+                "image-changed",
+                f"{step.target} is not the same as {step.source}: remove it if it is an old copy",
+            )
+        images.unlink(step.target, expected=known, other=None)
+
+    def _refresh_pool(self, name: str) -> None:
+        deadline = time.monotonic() + REFRESH_SECONDS
+        while True:
+            try:
+                self.connection.storagePoolLookupByName(name).refresh(0)
+                return
+            except libvirt.libvirtError as error:
+                busy = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
+                if not busy or time.monotonic() > deadline:
+                    raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
+                time.sleep(0.2)
+
+    def _domain(self, task: Task) -> Any:
+        domain = _lookup(self.connection, task.uuid)
+        if domain is None:
+            raise _Failure("no-domain", "somebody has undefined it since")
+        return domain
+
+    # To an end.
+
+    def settle(self, task: Task) -> Outcome:
+        """Finish a domain that has the new addresses, take back one that has the old ones."""
+        try:
+            where = position(self.connection, task.plan)
+            if where == "after":
+                return self._finish(task)
+            if where == "other":
+                return Outcome(
+                    "pending",
+                    "disk-changed",
+                    "its disks are neither where they were nor where they were to be: both names "
+                    "of each image stay, look at it (virsh dumpxml --inactive)",
+                )
+            return self._take_back(task, defined=where != "gone")
+        except libvirt.libvirtError as error:
+            return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+        except (_Failure, ImageError) as error:
+            return Outcome("pending", error.id, f"{error}; then run xmlkit recover")
+        except (XmlkitError, OSError) as error:
+            return Outcome("pending", "failed", f"{error}; then run xmlkit recover")
+
+    def _finish(self, task: Task) -> Outcome:
+        # what was refreshed may have been forgotten by a libvirtd that was restarted since
+        for refresh in _of(task, Refresh):
+            self._refresh_pool(refresh.pool)
+        for redefine in _of(task, Redefine):
+            metadata.redefine(self._domain(task), redefine.kind, redefine.name, task.plan)
+        for unlink in _of(task, Unlink):
+            self.listener("begin", task.uuid, unlink)
+            self._unlink(task, unlink.path, unlink.kept)
+            self.listener("done", task.uuid, unlink)
+        for pool in _pools_left(task):
+            self._refresh_pool(pool)
+        return Outcome("done")
+
+    def _take_back(self, task: Task, *, defined: bool) -> Outcome:
+        begun = self.begun.get(task.uuid, set())
+        taken = [step for number, step in enumerate(task.steps) if number in begun]
+        inverse = task.plan.inverse()
+        for step in taken:
+            if isinstance(step, Redefine) and defined:
+                metadata.redefine(self._domain(task), step.kind, step.name, inverse)
+        for step in taken:
+            if isinstance(step, Link):
+                if images.is_linked(step.source, step.target):
+                    images.unlink(step.target, expected=None, other=step.source)
+                disk_info.remove(step.target, beside=step.source)
+            elif isinstance(step, Copy):
+                self._drop_copy(step)
+                disk_info.remove(step.target, beside=step.source)
+        for step in taken:
+            if isinstance(step, Refresh):
+                with contextlib.suppress(_Failure):
+                    # the pool may be what failed
+                    self._refresh_pool(step.pool)
+        return Outcome("undone")
+
+
+def _of(task: Task, kind: type[_S]) -> list[_S]:
+    return [step for step in task.steps if isinstance(step, kind)]
+
+
+def _number_of(task: Task, kind: type[Step]) -> int:
+    return next(number for number, step in enumerate(task.steps) if isinstance(step, kind))
+
+
+def _pools_left(task: Task) -> list[str]:
+    """The pools that an image has left: their list is refreshed last."""
+    defined = _number_of(task, Define)
+    return [step.pool for step in task.steps[defined:] if isinstance(step, Refresh)]
+
+
+def _is_copied(task: Task, path: str) -> bool:
+    return any(step.source == path for step in _of(task, Copy))
+
+
+def _lookup(connection: Any, uuid: str) -> Any:
+    """The persistent domain of this UUID; None if there is none."""
+    try:
+        domain = connection.lookupByUUIDString(uuid)
+        return domain if domain.isPersistent() else None
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _document(domain: Any) -> Document:
+    return Document.parse(domain.XMLDesc(SECURE))
+
+
+def _exists(path: str) -> bool:
+    """Whether an image that stays where it is is there; a logical volume's path is a link."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _uses(domain: Any, plan: Plan) -> bool:
+    """Whether a running domain has a planned disk open by its old address."""
+    live = read_domain(Document.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)))
+    old = {each.target: each.before for each in plan.transitions if each.changes}
+    return any(disk.target in old and disk.address.same(old[disk.target]) for disk in live.disks)
+
+
+def _said(error: libvirt.libvirtError) -> str:
+    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"

@@ -1,0 +1,163 @@
+"""Steps: what is done to a host to carry out a plan, as data and in order.
+
+Laws
+- At every instant the defined XML boots: a second name is made (or a verified copy), libvirt's list
+  is refreshed, the domain is defined and read back, and only then the old name goes.
+- Each step prints as the command that an operator would type, and can be done twice.
+- All can be undone but the last, the unlinking, and that one leaves what the domain names.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from xmlkit.errors import XmlkitError
+from xmlkit.plan import Plan, Transition
+
+__all__ = [
+    "Copy",
+    "Define",
+    "Link",
+    "Redefine",
+    "Refresh",
+    "Step",
+    "Unlink",
+    "from_data",
+    "steps_of",
+]
+
+
+class Link(NamedTuple):
+    """A second name for an image: on one file system, nothing is copied."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return shlex.join(("ln", "-T", "--", self.source, self.target))
+
+
+class Copy(NamedTuple):
+    """A verified copy of an image, where a second name is impossible."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        options = ("--reflink=auto", "--sparse=always", "--preserve=all", "-n", "-T", "--")
+        return shlex.join(("cp", *options, self.source, self.target))
+
+
+class Refresh(NamedTuple):
+    """libvirt reads the pool's directory again."""
+
+    pool: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "pool-refresh", "--", self.pool))
+
+
+class Redefine(NamedTuple):
+    """A snapshot, a checkpoint or a managed save gets the new addresses too.
+
+    kind: "snapshot", "checkpoint" or "managed-save". name: of it; "" for a managed save.
+    """
+
+    domain: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        file = f"{self.name or self.domain}.xml"
+        if self.kind == "managed-save":
+            return shlex.join(("virsh", "managedsave-define", "--", self.domain, file))
+        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", self.domain, file))
+
+
+class Define(NamedTuple):
+    """The domain's persistent XML gets the new addresses."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "define", f"{self.domain}.xml"))
+
+
+class Unlink(NamedTuple):
+    """The old name of an image goes: the point of no return, and last.
+
+    kept: the name that the domain has now.
+    """
+
+    path: str
+    kept: str
+
+    def __str__(self) -> str:
+        return shlex.join(("rm", "--", self.path))
+
+
+Step = Link | Copy | Refresh | Redefine | Define | Unlink
+
+_KINDS: dict[str, type[Step]] = {
+    kind.__name__.lower(): kind for kind in (Link, Copy, Refresh, Redefine, Define, Unlink)
+}
+
+
+def steps_of(
+    plan: Plan,
+    *,
+    copied: Collection[str] = (),
+    metadata: Collection[tuple[str, str]] = (),
+) -> tuple[Step, ...]:
+    """The steps that carry a plan out; none if it changes nothing.
+
+    copied: targets of the disks whose image cannot have a second name and is copied. metadata:
+    (kind, name) of what is redefined with the domain.
+    """
+    changing = [each for each in plan.transitions if each.changes]
+    if not changing:
+        return ()
+    moving = [each for each in changing if each.action == "move"]
+    images = tuple((Copy if each.target in copied else Link)(*_paths(each)) for each in moving)
+    unlinks = tuple(Unlink(*_paths(each)) for each in moving)
+    return (
+        *images,
+        *_refreshes(changing, "after"),
+        *(Redefine(plan.uuid, kind, name) for kind, name in metadata),
+        Define(plan.uuid),
+        *unlinks,
+        *_refreshes(moving, "before"),
+    )
+
+
+def _paths(transition: Transition) -> tuple[str, str]:
+    before, after = transition.before.path, transition.after.path
+    if not before or not after:
+        raise XmlkitError(f"disk {transition.target}: an image without a path cannot move")
+    return before, after
+
+
+def _refreshes(transitions: list[Transition], side: str) -> tuple[Refresh, ...]:
+    """The pools whose list must know about it: where an image comes, or where one goes."""
+    found = dict.fromkeys(
+        getattr(each, side).pool
+        for each in transitions
+        if getattr(each, side).pool and (each.action == "move" or not each.verified)
+    )
+    return tuple(map(Refresh, found))
+
+
+def as_data(step: Step) -> dict[str, str]:
+    """The step as it stands in a journal."""
+    return {"step": type(step).__name__.lower(), **step._asdict()}
+
+
+def from_data(data: Mapping[str, Any]) -> Step:
+    """The step that `as_data` gave. Raises XmlkitError for anything else."""
+    fields = dict(data)
+    kind = _KINDS.get(fields.pop("step", ""))
+    if kind is None or set(fields) != set(kind._fields):
+        raise XmlkitError(f"not a step: {data!r}")
+    return kind(**fields)
