@@ -485,6 +485,7 @@ LONG = {
     "validate": ("validate", "--format", "json", *[DOMAIN] * 300),
     "explain": ("explain",),
     "observe": ("observe", "--connect", NODE),
+    "status": ("status", "--connect", NODE),
 }
 
 
@@ -619,6 +620,7 @@ def test_without_libvirt_python_the_commands_work(name: str, tmp_path: Path) -> 
     "arguments",
     [
         ("observe", "--connect", NODE),
+        ("status", "--connect", NODE),
         ("diff", "--connect", NODE, "guest"),
         ("plan", "--connect", NODE, DOMAIN),
         ("transform", "--connect", NODE, DOMAIN),
