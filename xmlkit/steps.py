@@ -73,7 +73,7 @@ class Redefine(NamedTuple):
         file = f"{self.name or self.domain}.xml"
         if self.kind == "managed-save":
             return shlex.join(("virsh", "managedsave-define", "--", self.domain, file))
-        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", self.domain, file))
+        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", "--", self.domain, file))
 
 
 class Define(NamedTuple):
@@ -157,7 +157,8 @@ def as_data(step: Step) -> dict[str, str]:
 def from_data(data: Mapping[str, Any]) -> Step:
     """The step that `as_data` gave. Raises XmlkitError for anything else."""
     fields = dict(data)
-    kind = _KINDS.get(fields.pop("step", ""))
+    texts = all(isinstance(value, str) for value in fields.values())
+    kind = _KINDS.get(fields.pop("step", "")) if texts else None
     if kind is None or set(fields) != set(kind._fields):
         raise XmlkitError(f"not a step: {data!r}")
     return kind(**fields)
