@@ -120,9 +120,10 @@ class Writer:
         except OSError as error:
             raise JournalError(f"cannot write {path}: {_why(error)}") from None
         try:
-            # what a torn line says is not to run into the next one
-            torn = not new and not _ends_with_newline(path)
-            self._append(("\n" if torn else "") + ("" if new else _line({"resume": now()})))
+            if not new:
+                # a torn line stays none, though all of it but its end may be there
+                torn = "" if _ends_with_newline(path) else " (torn)\n"
+                self._append(torn + _line({"resume": now()}))
         except OSError as error:
             self.close()
             raise JournalError(f"cannot write {path}: {_why(error)}") from None
