@@ -413,7 +413,10 @@ def busy(scene: Scene, size: int) -> threading.Thread:
     with (scene.instances / "disks" / "large").open("wb") as file:
         file.truncate(size)
     pool.refresh()
-    source = pool.storageVolLookupByName("large")
+    # Its own connection: libvirt's client before 10.0 may not send what one thread asks for while
+    # another one waits.
+    own = libvirt.open(scene.libvirtd.uri).storagePoolLookupByName(POOL)
+    source = own.storageVolLookupByName("large")
     xml = (
         f"<volume><name>copy</name><capacity>{size}</capacity><allocation>0</allocation>"
         "<target><format type='raw'/></target></volume>"
@@ -421,7 +424,7 @@ def busy(scene: Scene, size: int) -> threading.Thread:
 
     def copy() -> None:
         with contextlib.suppress(libvirt.libvirtError):  # the end of the host
-            pool.createXMLFrom(xml, source)
+            own.createXMLFrom(xml, source)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -448,7 +451,7 @@ def test_a_busy_pool_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatc
     outcome = carry_out(
         scene,
         [there],
-        listener=when("begin", Refresh, lambda: threads.append(busy(scene, 3 << 30))),
+        listener=when("begin", Refresh, lambda: threads.append(busy(scene, 1 << 30))),
     )[domain.UUIDString()]
 
     threads[0].join(300)
@@ -797,15 +800,19 @@ def test_the_only_name_that_is_left_is_not_removed(scene: Scene) -> None:
     """Somebody has removed the old name, and the domain still has it."""
     domain = scene.nova_guest("a")
     image, volume = scene.instances / old(domain), scene.instances / new(domain)
+    pool = scene.connection.storagePoolLookupByName(POOL)
 
-    outcome = carry_out(scene, [task(scene, domain)], listener=when("done", Link, image.unlink))[
-        domain.UUIDString()
-    ]
+    def remove() -> None:
+        image.unlink()
+        pool.destroy()
 
-    assert "pending" == outcome.state
-    assert f"{volume} may be the only name" in outcome.message
+    outcome = carry_out(scene, [task(scene, domain)], listener=when("begin", Refresh, remove))
+
+    assert ("pending", "pool-refresh") == outcome[domain.UUIDString()][:2]
+    assert f"{volume} may be the only name" in outcome[domain.UUIDString()].message
     run("ln", "-T", volume, image)
     assert Outcome("undone") == recover(scene.connection, last(scene))[domain.UUIDString()]
+    assert [old(domain)] == images(scene)
     scene.boots(domain)
 
 
@@ -843,7 +850,7 @@ def test_an_interruption_at_each_call_ends_everything(scene: Scene, metadata: bo
             left.append((new if outcome.state == "done" else old)(domain))
         assert sorted(left) == images(scene)
         assert () == last(scene).pending
-        if number % 3 == 0 or len(calls) < number:
+        if number % 4 == 0 or len(calls) < number:
             scene.boots(domains[0])
         for domain in domains:
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
@@ -875,7 +882,8 @@ def test_an_interruption_of_a_copy_at_each_call(small: tuple[Scene, Path]) -> No
         assert sorted(map(old, left)) == images(scene)
         assert 2 - len(left) == len(files_of(directory))
         assert () == last(scene).pending
-        scene.boots(domains[0])
+        if number % 4 == 0 or through:
+            scene.boots(domains[0])
         for domain in domains:
             domain.undefine()
             shutil.rmtree(scene.instances / domain.UUIDString())

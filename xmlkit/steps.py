@@ -88,7 +88,7 @@ class Define:
     domain: str
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "define", f"{self.domain}.xml"))
+        return shlex.join(("virsh", "define", "--", f"{self.domain}.xml"))
 
 
 @dataclass(frozen=True)
