@@ -444,24 +444,37 @@ def test_as_data_is_what_its_schema_says(tmp_path: Path) -> None:
 
     found = journal.as_data(journal.read(str(path_of(tmp_path))))
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.validate(found, SCHEMA)
+    valid({})
+    valid(found)
     assert found == json.loads(json.dumps(found))
     first, second = found["domains"]
     assert {"done"} == {step["state"] for step in first["steps"]}
     assert ["done", "begun", *["open"] * 5] == [step["state"] for step in second["steps"]]
-    assert ("guest", B, "pending", "", "") == tuple(
+    assert ("guest", B, "pending", None, None) == tuple(
         second[key] for key in ("name", "uuid", "state", "id", "message")
     )
-    assert "copy" == second["steps"][0]["step"]
+    copied = second["steps"][0]
+    assert ("copy", str(steps_of(task(B).plan, copied=["vda"])[0])) == (
+        copied["step"],
+        copied["command"],
+    )
     assert ("rollback", "20261122-161402-0000") == (found["kind"], found["of"])
     for change in (
         {"more": 1},
         {"state": "finished"},
         {"id": "x"},
-        {"domains": [{**first, "steps": [{"step": "rename", "state": "open"}]}]},
+        {"domains": [{**first, "id": ""}]},
+        {"domains": [{**first, "steps": [{**copied, "step": "rename"}]}]},
+        {"domains": [{**first, "steps": [{**copied, "pool": "p"}]}]},
     ):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**found, **change}, SCHEMA)
+            valid({**found, **change})
+
+
+def valid(transition: dict[str, Any]) -> None:
+    """In the document that the command prints around it; none is a document too."""
+    transitions = [transition] if transition else []
+    jsonschema.validate({"schema": journal.SCHEMA, "transitions": transitions}, SCHEMA)
 
 
 def test_steps_of_a_task_are_what_the_plan_needs() -> None:

@@ -252,39 +252,41 @@ def find(directory: str, id: str) -> Journal:
 
 
 def as_data(journal: Journal) -> dict[str, Any]:
-    """A journal as `xmlkit journal --format json` prints it, by schemas/journal-1.json.
+    """A transition as `xmlkit journal --format json` shows it, of schema xmlkit.journal/1.
 
     Each step is open, begun or done; all of them are done where the domain is.
     """
+    domains = []
+    for uuid, task in journal.tasks.items():
+        outcome = journal.outcomes.get(uuid, Outcome("pending"))
+        begun, done = journal.begun.get(uuid, set()), journal.done.get(uuid, set())
+        if outcome.state == "done":
+            done = set(range(len(task.steps)))
+        domains.append(
+            {
+                "name": task.plan.name,
+                "uuid": uuid,
+                "state": outcome.state,
+                "id": outcome.id or None,
+                "message": outcome.message or None,
+                "steps": [
+                    steps.as_data(step)
+                    | {
+                        "command": str(step),
+                        "state": "done" if i in done else "begun" if i in begun else "open",
+                    }
+                    for i, step in enumerate(task.steps)
+                ],
+            }
+        )
     return {
-        "schema": SCHEMA,
         "id": journal.id,
         "kind": journal.kind,
         "of": journal.of,
         "uri": journal.uri,
         "started": journal.started,
         "state": journal.state,
-        "domains": [_domain_as_data(journal, task) for task in journal.tasks.values()],
-    }
-
-
-def _domain_as_data(journal: Journal, task: Task) -> dict[str, Any]:
-    outcome = journal.outcomes.get(task.uuid, Outcome("pending"))
-    begun, done = (each.get(task.uuid, set()) for each in (journal.begun, journal.done))
-    if outcome.state == "done":
-        done = set(range(len(task.steps)))
-    states = (
-        "done" if number in done else "begun" if number in begun else "open"
-        for number in range(len(task.steps))
-    )
-    return {
-        "uuid": task.uuid,
-        "name": task.plan.name,
-        **outcome._asdict(),
-        "steps": [
-            {**steps.as_data(step), "state": state}
-            for step, state in zip(task.steps, states, strict=True)
-        ],
+        "domains": domains,
     }
 
 
