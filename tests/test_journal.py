@@ -314,8 +314,8 @@ def written_as(directory: Path, id: str) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "says nothing.*remove it"),
-        (b"{}", "says nothing.*remove it"),
+        (b"", "says nothing: xmlkit ended"),
+        (b"{}", "says nothing: xmlkit ended"),
         (b"\0\0\0\n", "line 1 is no JSON"),
         (b"\xff\n", "line 1 is no JSON"),
         (b"[" * 100_000 + b"\n", "line 1 is no JSON"),
@@ -333,6 +333,14 @@ def test_what_is_no_journal_of_this_version_is_refused(
 
     with pytest.raises(JournalError, match=says):
         journal.read(str(path_of(tmp_path)))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": "xmlkit'])
+def test_one_that_says_nothing_keeps_nobody_from_recovering(tmp_path: Path, content: bytes) -> None:
+    """The power failed when it was made: nothing was begun, so there is nothing to complain of."""
+    path_of(tmp_path).write_bytes(content)
+
+    assert ((), ()) == journal.read_all(str(tmp_path))
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:

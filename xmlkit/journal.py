@@ -46,6 +46,10 @@ class JournalError(XmlkitError):
     """A journal cannot be read or written; the message names it and says what to do."""
 
 
+class _NothingSaidError(JournalError):
+    """A journal was not even begun, so nothing else was."""
+
+
 class Task(NamedTuple):
     """What is to be done to one domain: its plan and the steps that carry it out."""
 
@@ -210,7 +214,7 @@ def read(path: str) -> Journal:
     # without its newline a last line is torn, and was never acted upon
     records = list(_records(path, lines[:-1]))
     if not records:
-        raise JournalError(f"{path} says nothing: xmlkit ended before it did anything; remove it")
+        raise _NothingSaidError(f"{path} says nothing: xmlkit ended before it did anything")
     head = records[0]
     if head.get("schema") != SCHEMA:
         raise JournalError(
@@ -225,13 +229,18 @@ def read(path: str) -> Journal:
 
 
 def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, ...]]:
-    """All journals of a state directory, oldest first, and what kept others from being read."""
+    """All journals of a state directory, oldest first, and what kept others from being read.
+
+    One that says nothing is passed over: the power failed when it was made.
+    """
     journals, errors = [], []
     for name in sorted(os.listdir(directory)):
         if not name.endswith(".jsonl") or not ID.fullmatch(name.removesuffix(".jsonl")):
             continue
         try:
             journals.append(read(os.path.join(directory, name)))
+        except _NothingSaidError:
+            continue
         except JournalError as error:
             errors.append(error)
     return tuple(journals), tuple(errors)
