@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from chroots import SUITES, Release, tree
+from cluster import Ceph, CephMissingError, one_node_ceph
+from machines import Machine, emulated_machine
 from sources import SourceUnavailable, debian_source
+
+if TYPE_CHECKING:  # pytest wants to be the first to import its plugins
+    from xmlkit.testing import Libvirtd
+
+# LUKS takes two seconds of computing for a key, and as long for each look at it.
+QUICK_LUKS = """#!/bin/sh
+if [ "$1" = create ]; then
+    count=$#
+    while [ $count -gt 0 ]; do
+        word=$1
+        shift
+        case $word in
+            key-secret=*) word="$word,iter-time=10" ;;
+            *encrypt.key-secret=*) word="$word,encrypt.iter-time=10" ;;
+        esac
+        set -- "$@" "$word"
+        count=$((count - 1))
+    done
+fi
+exec {qemu_img} "$@"
+"""
 
 pytest_plugins = ["xmlkit.testing"]  # a libvirtd of one's own
 
@@ -21,6 +49,52 @@ def _source(package: str, suite: str) -> Path:
         pytest.skip(f"source package {package}: {error}")
 
 
+def _tree(name: str) -> Path:
+    """Without the tree tests are skipped; in continuous integration they fail."""
+    try:
+        return tree(name)
+    except SourceUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"tree {name}: {error}")
+
+
+@pytest.fixture(params=[pytest.param(suite, marks=pytest.mark.versions) for suite in SUITES])
+def release(request: pytest.FixtureRequest, start_libvirtd: Callable[..., Libvirtd]) -> Release:
+    """Each of the releases of Debian in turn; called, it starts a libvirtd of that release."""
+    return Release(request.param, _tree(request.param), start_libvirtd)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """An emulated machine with LVM, one for all tests that are marked by `in_machine`."""
+    _tree("linux")
+    with emulated_machine() as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def linux_tree() -> Path:
+    """The tree that `linux_guest` takes its kernel from, made where it is not."""
+    return _tree("linux")
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[Ceph]:
+    """A ceph of one node, one for all tests that are marked by `on_ceph`.
+
+    A libvirtd that reaches it is `start_libvirtd(private_network=False)`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            ceph = stack.enter_context(one_node_ceph())
+        except CephMissingError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+        yield ceph
+
+
 @pytest.fixture(scope="session")
 def libvirt_source() -> Path:
     """The source tree of libvirt 9.0.0, as in Debian 12."""
@@ -31,3 +105,13 @@ def libvirt_source() -> Path:
 def virt_manager_source() -> Path:
     """The source tree of virt-manager 5.0.0, as in Debian 13: not every mirror keeps 4.1.0."""
     return _source("virt-manager", "trixie")
+
+
+@pytest.fixture
+def quick_luks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real qemu-img, asked for weak keys, to every libvirtd that the test starts."""
+    script = tmp_path / "bin" / "qemu-img"
+    script.parent.mkdir()
+    script.write_text(QUICK_LUKS.replace("{qemu_img}", shutil.which("qemu-img") or "qemu-img"))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)

@@ -37,6 +37,7 @@ DOMAIN = """\
     <type arch='x86_64' machine='pc'>hvm</type>
     <boot dev='hd'/>
   </os>
+  <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
@@ -90,6 +91,7 @@ class Scene:
 
     libvirtd: Libvirtd
     connection: Any = field(init=False)
+    sector: bytes = field(default_factory=boot_sector)  # the guests, all alike
 
     def __post_init__(self) -> None:
         quiet()
@@ -97,7 +99,7 @@ class Scene:
         self.instances.mkdir(mode=0o755)
         self.base.parent.mkdir(mode=0o755)
         with self.base.open("wb") as image:
-            image.write(boot_sector())
+            image.write(self.sector)
             image.truncate(1 << 20)
         self.pool(POOL, self.instances / "disks")
 
@@ -134,7 +136,7 @@ class Scene:
         """A raw image that boots."""
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as image:
-            image.write(boot_sector())
+            image.write(self.sector)
             image.truncate(size)
         return path
 
@@ -149,9 +151,16 @@ class Scene:
             )
         )
 
-    def nova_guest(self, name: str, *, kinds: Sequence[str] = ("disk",), raw: bool = False) -> Any:
+    def nova_guest(
+        self,
+        name: str,
+        *,
+        kinds: Sequence[str] = ("disk",),
+        raw: bool = False,
+        uuid_: str | None = None,
+    ) -> Any:
         """A domain with its disks where Nova's file backends put them: instances/{uuid}/{kind}."""
-        own = str(uuid.uuid4())
+        own = uuid_ or str(uuid.uuid4())
         directory = self.instances / own
         make = self.flat if raw else self.overlay
         format_ = "raw" if raw else "qcow2"

@@ -35,7 +35,7 @@ def debian_source(package: str, suite: str = "bookworm") -> Path:
     unpacked = cache() / suite / package
     if not unpacked.is_dir():
         unpacked.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(unpacked.parent / ".lock"):
+        with locked(unpacked.parent / ".lock"):
             if not unpacked.is_dir():
                 _fetch(package, suite, unpacked)
     (tree,) = unpacked.iterdir()
@@ -51,36 +51,41 @@ def cache() -> Path:
     return (Path(caches) if caches else Path.home() / ".cache") / "xmlkit"
 
 
-def source_list(suite: str) -> str:
-    """Return the one entry of the private source list."""
-    keyring = next((path for path in KEYRINGS if path.exists()), None)
-    if keyring is None:
-        raise SourceUnavailable("no keyring of the Debian archive: install debian-archive-keyring")
+def source_list(suite: str, types: str = "deb-src") -> str:
+    """Return the one entry of the private source list; types: deb-src, or deb for packages."""
     return (
-        "Types: deb-src\n"
+        f"Types: {types}\n"
         f"URIs: {mirror()}\n"
         f"Suites: {suite}\n"
         "Components: main\n"
-        f"Signed-By: {keyring}\n"
+        f"Signed-By: {keyring()}\n"
     )
+
+
+def keyring() -> Path:
+    """Return the file with the keys of the Debian archive."""
+    found = next((path for path in KEYRINGS if path.exists()), None)
+    if found is None:
+        raise SourceUnavailable("no keyring of the Debian archive: install debian-archive-keyring")
+    return found
 
 
 def mirror() -> str:
     """Return where this machine gets Debian from, or the default when apt does not tell."""
     fields = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
-    for line in _run("apt-get", "indextargets", "--format", fields).splitlines():
+    for line in run("apt-get", "indextargets", "--format", fields).splitlines():
         origin, label, uri = line.split("|", 2)
         if (origin, label) == ("Debian", "Debian") and uri.startswith(("http://", "https://")):
             return uri.rstrip("/")
     return DEFAULT_MIRROR
 
 
-def apt_config(suite: str) -> Path:
+def apt_config(suite: str, types: str = "deb-src") -> Path:
     """Write what keeps an apt of this suite inside the cache, for its option --config-file."""
-    home = cache() / suite / ".apt"
+    home = cache() / suite / (".apt" if types == "deb-src" else f".apt-{types}")
     for directory in ("lists/partial", "archives/partial"):
         (home / directory).mkdir(parents=True, exist_ok=True)
-    (home / "debian.sources").write_text(source_list(suite))
+    (home / "debian.sources").write_text(source_list(suite, types))
     config = home / "apt.conf"
     config.write_text(
         "#clear APT::Update;\n"  # hooks of the system, such as those that empty its cache
@@ -106,22 +111,23 @@ def _fetch(package: str, suite: str, unpacked: Path) -> None:
         download, tree = Path(name, "download"), Path(name, "tree")
         download.mkdir()
         tree.mkdir()
-        _run(*apt, "update")
-        _run(*apt, "source", "--download-only", "--only-source", package, cwd=download)
+        run(*apt, "update")
+        run(*apt, "source", "--download-only", "--only-source", package, cwd=download)
         (description,) = download.glob("*.dsc")
         unpack = ("dpkg-source", "--no-copy", "--skip-patches", "--extract")
-        _run(*unpack, str(description), cwd=tree)
+        run(*unpack, str(description), cwd=tree)
         tree.rename(unpacked)
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock against other processes and threads."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
+def run(*command: str, cwd: Path | None = None, timeout: float = TIMEOUT) -> str:
     """Run a command to its end and return its output; SourceUnavailable when it fails."""
     try:
         return subprocess.run(
@@ -132,11 +138,11 @@ def _run(*command: str, cwd: Path | None = None) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=timeout,
         ).stdout
     except FileNotFoundError:
         raise SourceUnavailable(f"{command[0]} is not installed") from None
     except subprocess.TimeoutExpired as error:
-        raise SourceUnavailable(f"{' '.join(command)}: no end in {TIMEOUT} s") from error
+        raise SourceUnavailable(f"{' '.join(command)}: no end in {timeout:.0f} s") from error
     except subprocess.CalledProcessError as error:
         raise SourceUnavailable(f"{' '.join(command)}:\n{error.stderr}") from error

@@ -310,10 +310,14 @@ def test_needs_neither_pytest_nor_libvirt() -> None:
     assert "[]\n" == done.stdout
 
 
+@pytest.mark.parametrize(("hears_button", "step", "ticks"), [(False, 0, 9), (True, 1, 1)])
 @pytest.mark.skipif(not shutil.which("as"), reason="no assembler; install binutils")
-def test_boot_sector_is_what_its_assembly_says(tmp_path: Path) -> None:
+def test_boot_sector_is_what_its_assembly_says(
+    hears_button: bool, step: int, ticks: int, tmp_path: Path
+) -> None:
     """The bytes and the assembly beside them are the same program."""
-    lines = [line.partition("|")[2] for line in testing._BOOT_SECTOR.splitlines()]
+    text = testing._BOOT_SECTOR.format(button=int(hears_button), step=step, ticks=ticks)
+    lines = [line.partition("|")[2] for line in text.splitlines()]
     source = "\n".join([".code16", ".intel_syntax noprefix", *lines, ""])
     subprocess.run(
         ["as", "--32", "-o", "object"], cwd=tmp_path, input=source, text=True, check=True
@@ -321,4 +325,6 @@ def test_boot_sector_is_what_its_assembly_says(tmp_path: Path) -> None:
     link = ["ld", "-m", "elf_i386", "-e", "0", "-Ttext", "0x7c00", "--oformat", "binary", "object"]
     subprocess.run(link, cwd=tmp_path, check=True)
     code = (tmp_path / "a.out").read_bytes()
-    assert code.ljust(510, b"\0") + b"\x55\xaa" == testing.boot_sector()
+    assert code.ljust(510, b"\0") + b"\x55\xaa" == testing.boot_sector(
+        hears_button=hears_button, step=step, ticks=ticks
+    )

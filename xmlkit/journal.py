@@ -219,6 +219,40 @@ def find(directory: str, id: str) -> Journal:
     return read(os.path.join(directory, (exact or found)[0]))
 
 
+def as_data(journal: Journal) -> dict[str, Any]:
+    """A transition as `xmlkit journal --format json` shows it, of schema xmlkit.journal/1."""
+    domains = []
+    for uuid, task in journal.tasks.items():
+        outcome = journal.outcomes.get(uuid, Outcome("pending"))
+        begun, done = journal.begun.get(uuid, set()), journal.done.get(uuid, set())
+        domains.append(
+            {
+                "name": task.plan.name,
+                "uuid": uuid,
+                "state": outcome.state,
+                "id": outcome.id or None,
+                "message": outcome.message or None,
+                "steps": [
+                    steps.as_data(step)
+                    | {
+                        "command": str(step),
+                        "state": "done" if i in done else "begun" if i in begun else "open",
+                    }
+                    for i, step in enumerate(task.steps)
+                ],
+            }
+        )
+    return {
+        "id": journal.id,
+        "kind": journal.kind,
+        "of": journal.of,
+        "uri": journal.uri,
+        "started": journal.started,
+        "state": journal.state,
+        "domains": domains,
+    }
+
+
 def now() -> str:
     """The time, as it stands in a journal (RFC 3339, UTC)."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,10 +1,11 @@
 """Observing a host through libvirt: one of the few modules that import libvirt.
 
 Laws
-- It only reads, on a read-only connection.
+- It only reads; a connection is read-only unless it is asked for otherwise.
 - What it writes is libvirt's own documents, unaltered, in a wrapper that says what they do not:
   a pool's state and autostart, and which volumes are symbolic links.
-- A pool or a volume that vanishes while it is read is left out, not an error.
+- A pool or a volume that vanishes while it is read is left out, not an error; so is a volume that
+  libvirt describes in what is no XML.
 """
 
 from __future__ import annotations
@@ -17,11 +18,23 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from xmlkit.document import Document, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import NAMED_BY_PATH, parse_pool, parse_volume
 from xmlkit.markup import quoted
 
-__all__ = ["LibvirtError", "domain_xml", "domains_of", "is_local", "observe", "opened"]
+__all__ = [
+    "LibvirtError",
+    "domain_xml",
+    "domains_of",
+    "is_local",
+    "observe",
+    "opened",
+    "secure_document",
+]
+
+# What libvirt itself gives is as large as it is.
+_LIMITS = Limits(markup=1 << 30)
 
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>\s*")
 
@@ -31,8 +44,8 @@ class LibvirtError(XmlkitError):
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[Any]:
-    """A read-only connection to libvirt at `uri`.
+def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
+    """A connection to libvirt at `uri`, read-only unless `write`.
 
     Raises LibvirtError: libvirt-python is missing, or libvirt refuses.
     """
@@ -46,7 +59,7 @@ def opened(uri: str) -> Iterator[Any]:
     # libvirt prints every error to stderr by itself unless a handler is there
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
-        connection = libvirt.openReadOnly(uri)
+        connection = libvirt.open(uri) if write else libvirt.openReadOnly(uri)
     except UnicodeError:
         raise LibvirtError(f"not a URI: {uri!r}") from None
     except libvirt.libvirtError as error:
@@ -116,6 +129,17 @@ def domain_xml(connection: Any, name: str) -> str:
     raise LibvirtError(f"no domain {name!r}{meant}")
 
 
+def secure_document(connection: Any, uuid: str) -> Document:
+    """The persistent XML of a domain with its passwords, which needs a connection that may write.
+
+    Source: VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE.
+    """
+    import libvirt
+
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    return Document.parse(connection.lookupByUUIDString(uuid).XMLDesc(flags), _LIMITS)
+
+
 def _pools(connection: Any) -> list[Any]:
     import libvirt
 
@@ -147,9 +171,15 @@ def _storage(pool: Any, *, local: bool) -> Iterator[str]:
             if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
                 raise
             continue
+        try:
+            parsed = etree.fromstring(text.encode())
+        except etree.XMLSyntaxError:
+            # libvirt writes the backing file's name as it stands in the image, and what looks
+            # like a header may be a guest's: a character that no XML can have ends up here
+            continue
         volumes.append(_bare(text))
         if local and known.type in NAMED_BY_PATH:
-            path = parse_volume(etree.fromstring(text.encode()), known.name).path
+            path = parse_volume(parsed, known.name).path
             if os.path.islink(path) and known.type in ("dir", "fs", "netfs", "vstorage"):
                 links.append(f"<link>{html.escape(path, quote=False)}</link>\n")
     yield f"<storage active='{_yes(active)}' autostart='{_yes(pool.autostart())}'>\n"

@@ -69,27 +69,38 @@ done
 _BOOT_SECTOR = """
 31c0 8ed8 8ed0 bc007c fb fc     | xor ax, ax; mov ds, ax; mov ss, ax; mov sp, 0x7c00; sti; cld
 52                              | push dx  # dl: the disk that the BIOS booted from
-be527c b91000 baf803 f36e 5a    | mov si, offset hello; mov cx, 16; mov dx, 0x3f8; rep outsb; pop dx
-66ff06667c                      | write: inc dword ptr [counter]
-be427c b80043 cd13              | mov si, offset packet; mov ax, 0x4300; int 0x13
+ba0206 b800{button:02x} ef      | mov dx, 0x602; mov ax, {button} << 8; out dx, ax
+be717c b91000 baf803 f36e 5a    | mov si, offset hello; mov cx, 16; mov dx, 0x3f8; rep outsb; pop dx
+66ff06857c 668306697c{step:02x} | write: inc dword ptr [counter]; add dword ptr [block], {step}
+be617c b80043 cd13              | mov si, offset packet; mov ax, 0x4300; int 0x13
 b057 7302 b045                  | mov al, 'W'; jnc report; mov al, 'E'
 52 baf803 ee 5a                 | report: push dx; mov dx, 0x3f8; out dx, al; pop dx
 8b1e6c04                        | mov bx, [0x46c]  # the clock of the BIOS: 18 ticks a second
-f4 a16c04 29d8 83f809 72f5 ebd6 | 1: hlt; mov ax, [0x46c]; sub ax, bx; cmp ax, 9; jb 1b; jmp write
-1000 0100 627c 0000             | packet: .word 16, 1, sector, 0  # one sector, from here
-08000000 00000000               | .long 8, 0  # to block 8
+f4 52 ba0006 ed f6c401 7407     | 1: hlt; push dx; mov dx, 0x600; in ax, dx; test ah, 1; jz 2f
+ba0406 b80020 ef                | mov dx, 0x604; mov ax, 0x2000; out dx, ax  # off
+5a a16c04 29d8                  | 2: pop dx; mov ax, [0x46c]; sub ax, bx
+83f8{ticks:02x} 72e3 ebbe       | cmp ax, {ticks}; jb 1b; jmp write
+1000 0100 817c 0000             | packet: .word 16, 1, sector, 0  # one sector, from here
+08000000 00000000               | block: .long 8, 0
 584d4c4b49542d47554553542d55500a | hello: .ascii "XMLKIT-GUEST-UP\\n"
 5449434b 00000000               | sector: .ascii "TICK"; counter: .long 0
 """
 
 
-def boot_sector() -> bytes:
+def boot_sector(*, hears_button: bool = False, step: int = 0, ticks: int = 9) -> bytes:
     r"""Return the first 512 bytes of a disk that is a whole guest, for a PC with a BIOS.
 
-    It prints "XMLKIT-GUEST-UP\n" on COM1, then twice a second writes "TICK" and a little-endian
-    32-bit counter, from 1, to block 8 (byte 4096) of its disk and prints W, or E if that failed.
+    It prints "XMLKIT-GUEST-UP\n" on COM1, then again and again writes "TICK" and a little-endian
+    32-bit counter, from 1, to a block of its disk and prints W, or E if that failed.
+
+    Parameters:
+        hears_button: whether the guest turns itself off when ACPI's power button is pressed, as
+            virDomainShutdown does; the domain needs `<features><acpi/></features>`.
+        step: with 0 it writes to block 8 (byte 4096); with 1 it writes N to block 8 + N.
+        ticks: between two writes, of which there are 18 a second.
     """
-    code = bytes.fromhex("".join(line.partition("|")[0] for line in _BOOT_SECTOR.splitlines()))
+    text = _BOOT_SECTOR.format(button=int(hears_button), step=step, ticks=ticks)
+    code = bytes.fromhex("".join(line.partition("|")[0] for line in text.splitlines()))
     return code.ljust(510, b"\0") + b"\x55\xaa"
 
 
@@ -138,6 +149,11 @@ class Libvirtd:
             raise self._error(f"did not end on {number.name}")
         self._control.recv(16)
         self._run()
+
+    @property
+    def daemon(self) -> int:
+        """The PID of libvirtd itself, which a restart changes. Raises OSError if it is away."""
+        return _answering(self.directory)
 
     def stop(self) -> None:
         """End libvirtd and its guests and remove `directory`; a second call does nothing."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from xmlkit.cli import TROUBLE, printable
-from xmlkit.cli.hosts import host_options, planner
+from xmlkit.cli.files import PLAN_SIZE, read
+from xmlkit.cli.hosts import Planner, host_options, planner
+from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Skip, Transition
+from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks, plans_from_json
+from xmlkit.validation.profiles import NO_VOLUME_DISKS
 
 
 @click.command(name="diff")
 @host_options
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--schemas", metavar="DIR|VERSION", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
 @click.option(
     "--format",
     "format_",
@@ -26,21 +29,26 @@ from xmlkit.plan import Skip, Transition
     default="text",
     show_default=True,
 )
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="auto: on a terminal, unless NO_COLOR is set.",
-)
+@color_option
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
-@click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1, required=True)
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="PLAN",
+    help="Show what this plan will do to its domains on the host, and whether it still holds.",
+)
+@click.option(
+    "--state-dir", metavar="DIR", help="With --plan: where the host's key is, as for xmlkit plan."
+)
+@click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1)
 def command(
     files: tuple[str, ...],
     schemas: str | None,
     format_: str,
     color: str,
     show_secrets: bool,
+    plan_file: str | None,
+    state_dir: str | None,
     **options: Any,
 ) -> int:
     """Show what a transition will change in a domain, and whether the result is valid.
@@ -58,20 +66,29 @@ def command(
         xmlkit diff --pool nova-disks-pool=/var/lib/nova/instances/disks \\
             --relocate nova-disks-pool instance.xml
     """
+    if (plan_file is None) != bool(files):
+        raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
     code = changed = 0
     entries = []
-    paint = _painter(color)
+    paint = painter(color)
     with planner(**options) as planned:
+        plans = {} if plan_file is None else _plans(plan_file, planned)
+        files = files or tuple(plans)
         for file, document in planned.documents(files):
             try:
                 if isinstance(document, XmlkitError):
                     raise document
-                plan = planned.plan(document, file)
+                if plan_file is None:
+                    plan = planned.plan(document, file)
+                else:
+                    plan = plans[file]
+                    _refuse_stale(plan, options["connect"], state_dir)
             except XmlkitError as error:
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
                 continue
-            made = preview(file, document, plan, schemas)
+            bare = no_volume_disks(document, planned.host) is not None
+            made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
             if format_ == "json":
@@ -89,6 +106,28 @@ def command(
     if format_ == "text" and len(files) > 1:
         click.echo(f"{changed} of {len(files)} domains would change")
     return code
+
+
+def _plans(file: str, planned: Planner) -> dict[str, Plan]:
+    """The plans of a file by their domain's UUID."""
+    if planned.connection is None:
+        raise click.UsageError("--plan is shown against the domains of a libvirt: say --connect")
+    return {plan.uuid: plan for plan in plans_from_json(read(file, PLAN_SIZE))}
+
+
+def _refuse_stale(plan: Plan, connect: str | None, state_dir: str | None) -> None:
+    """Raise PlanError if the domain is not as it was when the plan was made."""
+    from xmlkit import service, state
+    from xmlkit.observe import opened, secure_document
+
+    with opened(connect or os.environ["LIBVIRT_DEFAULT_URI"], write=True) as connection:
+        document = secure_document(connection, plan.uuid)
+    key = state.host_key(state.directory(state_dir))
+    if service.bound(plan, document, key).binding != plan.binding:
+        raise PlanError(
+            f"{plan.name}: the plan is stale: the domain, the host or the plan itself is not as "
+            "it was; plan again"
+        )
 
 
 def _show(made: Preview, paint: Paint) -> str:
@@ -139,23 +178,3 @@ def _painted(text: str, paint: Paint) -> str:
         else paint(line, fg=colours.get(line[:1]))
         for line in text.split("\n")
     )
-
-
-class Paint(Protocol):
-    """Colours a text, or not."""
-
-    def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
-
-
-def _painter(color: str) -> Paint:
-    on = color == "always" or (
-        color == "auto"
-        and sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-
-    def paint(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-        return click.style(text, fg=fg, bold=bold) if on and (fg or bold) else text
-
-    return paint

@@ -16,6 +16,10 @@ from xmlkit.errors import XmlkitError
 __all__ = ["FileError", "limit_options", "read", "read_document", "write"]
 
 
+# Bytes of a file of plans: some 3 KiB a domain.
+PLAN_SIZE = 64 * MIB
+
+
 class FileError(XmlkitError):
     """A file cannot be read or written; the message names it and says what to do."""
 

@@ -1,0 +1,277 @@
+"""xmlkit apply: carry a transition out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xmlkit.cli import carrying, files
+from xmlkit.cli.hosts import relocations
+from xmlkit.rules import ACCEPTABLE
+
+if TYPE_CHECKING:
+    from xmlkit.plan import Plan
+    from xmlkit.service import Case, Options, Result
+
+# Seconds that a domain which has been shut off waits for another xmlkit.
+LOCK_SECONDS = 600.0
+
+
+@click.command(name="apply")
+@click.option("--plan", "plan_file", metavar="FILE", help="What xmlkit plan wrote on this host.")
+@click.option("--all", "all_", is_flag=True, help="All domains of the host.")
+@click.option(
+    "--to",
+    type=click.Choice(["volume", "path"]),
+    default="volume",
+    show_default=True,
+    help="The form that disks get.",
+)
+@click.option(
+    "--relocate",
+    metavar="[KIND=]POOL",
+    multiple=True,
+    help="Move disks in Nova's instance directory into POOL; KIND root, ephemeral, swap.",
+)
+@click.option(
+    "--accept",
+    type=click.Choice(ACCEPTABLE),
+    multiple=True,
+    help="A rule that shall not stand in the way.",
+)
+@click.option("--copy", is_flag=True, help="Copy images where the pool is on another file system.")
+@click.option(
+    "--rewrite-metadata",
+    is_flag=True,
+    help="Redefine snapshots, checkpoints and managed saves with the new addresses.",
+)
+@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N domains only.")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Begin no other domain after N failures.",
+)
+@click.option(
+    "--on-shutdown",
+    is_flag=True,
+    help="Wait for running domains, and do each when it has been shut off.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --on-shutdown: wait no longer.",
+)
+@click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
+@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@carrying.host_to_change
+@click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
+def command(
+    plan_file: str | None,
+    all_: bool,
+    to: Any,
+    relocate: tuple[str, ...],
+    accept: tuple[str, ...],
+    copy: bool,
+    rewrite_metadata: bool,
+    schemas: str | None,
+    limit: int | None,
+    max_failures: int | None,
+    on_shutdown: bool,
+    timeout: float | None,
+    script: bool,
+    dry_run: bool,
+    yes: bool,
+    connect: str | None,
+    state_dir: str | None,
+    format_: str,
+    domains: tuple[str, ...],
+) -> int:
+    """Carry a transition out: link or copy images into pools, define the domains, unlink.
+
+    Shows what will be done and why not, asks on a terminal, and does it step by step, each
+    in a journal, so that xmlkit rollback takes it back and xmlkit recover finishes what was
+    interrupted. At every instant the defined XML boots. Running domains are skipped, or with
+    --on-shutdown done when they have been shut off.
+
+    \b
+    Exit code: 0 all done or nothing to do; 1 some refused, skipped or failed;
+    2 trouble, nothing changed; 3 failed and rolled back.
+
+    \b
+    Example:
+        xmlkit apply --connect qemu:///system --relocate nova-disks-pool instance-00000001
+    """
+    if sum((plan_file is not None, all_, bool(domains))) != 1:
+        raise click.UsageError("say which domains: DOMAIN..., --all or --plan FILE, one of them")
+    if plan_file is not None and (relocate or to != "volume"):
+        raise click.UsageError("--plan holds all decisions: give no --to and no --relocate")
+    pools = relocations(relocate)
+    if pools and to == "path":
+        raise click.UsageError("--relocate moves disks into pools: it goes with --to volume")
+    if on_shutdown and (script or dry_run):
+        raise click.UsageError("--on-shutdown does it: give no --script and no --dry-run")
+    if timeout is not None and not on_shutdown:
+        raise click.UsageError("--timeout says how long --on-shutdown waits")
+    uri = carrying.uri_of(connect)
+    from xmlkit.plan import plans_from_json
+    from xmlkit.service import Options
+
+    plans = None
+    if plan_file is not None:
+        plans = plans_from_json(files.read(plan_file, files.PLAN_SIZE))
+    options = Options(
+        to=to,
+        relocate=pools,
+        accept=accept,
+        copy=copy,
+        rewrite_metadata=rewrite_metadata,
+        schemas=schemas,
+    )
+    apply = _Apply(uri, plans, options, state_dir, max_failures, yes, format_)
+    names = tuple(each.uuid for each in plans) if plans is not None else domains or None
+    with carrying.interruptible():
+        if script:
+            return apply.print_script(names, limit)
+        code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)
+        if on_shutdown and code is None:
+            code = apply.on_shutdown(timeout)
+        return 0 if code is None else code
+
+
+class _Apply:
+    """One call of the command: what was decided on its line, and what has become of it so far."""
+
+    def __init__(
+        self,
+        uri: str,
+        plans: tuple[Plan, ...] | None,
+        options: Options,
+        state_dir: str | None,
+        max_failures: int | None,
+        yes: bool,
+        format_: str,
+    ) -> None:
+        self.uri = uri
+        self.plans = plans
+        self.options = options
+        self.state_dir = state_dir
+        self.max_failures = max_failures
+        self.yes = yes
+        self.format = format_
+        self.cases: dict[str, Case] = {}
+        self.results: list[Result] = []
+
+    def _judged(
+        self, connection: Any, names: Collection[str] | None, directory: Path
+    ) -> list[Case]:
+        from xmlkit import service, state
+        from xmlkit.survey import survey
+
+        surveyed = survey(connection, names, secure=True)
+        plans = self.plans
+        if plans is None:
+            carrying.refuse_unknown(names, surveyed.guests, connection)
+        elif names is not None:
+            plans = tuple(each for each in plans if each.uuid in names)
+        return service.cases_of(surveyed, self.options, plans=plans, key=state.host_key(directory))
+
+    def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
+        """--script: nothing is changed, and nothing is asked."""
+        from xmlkit import state
+        from xmlkit.observe import opened
+        from xmlkit.script import script
+
+        with opened(self.uri, write=True) as connection:
+            cases = self._judged(connection, names, state.directory(self.state_dir))
+        cases = carrying.limited(cases, limit)
+        carrying.show(cases, steps=False)
+        tasks = [case.task for case in cases if case.task is not None]
+        if tasks:
+            click.echo(script(tasks, self.uri), nl=False)
+        return carrying.code_of([carrying.outcome_of(case, {}) for case in cases])
+
+    def now(
+        self, names: Collection[str] | None, limit: int | None, *, dry_run: bool, report: bool
+    ) -> int | None:
+        """Do what can be done now. The exit code; None if there is more to come."""
+        from xmlkit import service, state
+        from xmlkit.observe import opened
+
+        directory = state.directory(self.state_dir)
+        with state.lock(directory), opened(self.uri, write=True) as connection:
+            cases = carrying.limited(self._judged(connection, names, directory), limit)
+            self.cases = {case.uuid: case for case in cases}
+            carrying.show(cases, steps=dry_run)
+            ready = [case for case in cases if case.task is not None]
+            waiting = [case for case in cases if case.state == "skipped"]
+            if dry_run or not (ready or (waiting and not report)):
+                return self.report(dry_run=dry_run)
+            service.refuse_pending(directory)
+            many = len(ready) if report else len(ready) + len(waiting)
+            if not carrying.asked(f"Change {many} domain{'s' * (many != 1)}?", yes=self.yes):
+                click.echo("nothing was changed", err=True)
+                return 1
+            self._carry_out(connection, cases, directory)
+        return self.report() if report else None
+
+    def _carry_out(self, connection: Any, cases: Sequence[Case], directory: Path) -> None:
+        from xmlkit import service
+
+        with carrying.progress(cases) as listener:
+            result = service.carry_out(
+                connection,
+                cases,
+                directory,
+                uri=self.uri,
+                listener=listener,
+                max_failures=self.max_failures,
+            )
+        self.results.append(result)
+
+    def on_shutdown(self, timeout: float | None) -> int:
+        """Do the domains that run, each when it is shut off."""
+        import time
+
+        from xmlkit import leisure
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while waiting := {uuid for uuid, case in self.cases.items() if case.state == "skipped"}:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            click.echo(f"waiting for {len(waiting)} domains to be shut off", err=True)
+            try:
+                for uuid in leisure.shut_off(self.uri, waiting, seconds=left):
+                    self._one(uuid)
+            except KeyboardInterrupt:
+                click.echo("not waiting any longer", err=True)
+                break
+        return self.report()
+
+    def _one(self, uuid: str) -> None:
+        from xmlkit import service, state
+        from xmlkit.observe import opened
+
+        directory = state.directory(self.state_dir)
+        with state.lock(directory, LOCK_SECONDS), opened(self.uri, write=True) as connection:
+            service.refuse_pending(directory)
+            cases = self._judged(connection, (uuid,), directory)
+            self.cases.update((case.uuid, case) for case in cases)
+            self._carry_out(connection, cases, directory)
+
+    def report(self, *, dry_run: bool = False) -> int:
+        """Say how it ended; the exit code."""
+        return carrying.report(
+            list(self.cases.values()),
+            self.results,
+            format_=self.format,
+            kind="apply",
+            dry_run=dry_run,
+        )

@@ -1,0 +1,262 @@
+"""What the commands that change a host share: connecting, showing, asking, progress, the report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from xmlkit.cli import printable
+from xmlkit.journal import Outcome
+from xmlkit.plan import Skip, Transition
+from xmlkit.service import Case, Result
+from xmlkit.steps import Step
+from xmlkit.survey import Guest
+
+__all__ = [
+    "asked",
+    "code_of",
+    "host_to_change",
+    "interruptible",
+    "limited",
+    "progress",
+    "refuse_unknown",
+    "report",
+    "show",
+    "uri_of",
+]
+
+SCHEMA = "xmlkit.apply/1"
+
+# Above so many domains only those with something to say are shown one by one.
+SHOWN = 20
+
+
+def host_to_change(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --connect, --state-dir and --format."""
+    for option in (
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+        ),
+        click.option(
+            "--state-dir",
+            metavar="DIR",
+            help="Journals, lock and key; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
+        ),
+        click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI."),
+    ):
+        function = option(function)
+    return function
+
+
+def uri_of(connect: str | None) -> str:
+    """The URI to connect to; there is no default host. Raises UsageError."""
+    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
+    if not uri:
+        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
+    return uri
+
+
+def show(cases: Sequence[Case], *, steps: bool) -> None:
+    """What will be done to each domain, and why nothing will; on stderr, so that stdout is JSON.
+
+    steps: also the commands that it comes to.
+    """
+    for case in cases:
+        if len(cases) > SHOWN and case.state in ("ready", "nothing") and not steps:
+            continue
+        click.echo("\n".join(map(printable, _lines(case, steps=steps))), err=True)
+
+
+def _lines(case: Case, *, steps: bool) -> Iterator[str]:
+    why = f": {case.id}" if case.id else ""
+    message = f": {case.message}" if case.message else ""
+    yield f"{case.name}  {case.uuid}  {case.state}{why}{message}"
+    for disk in case.plan.disks if case.plan is not None else ():
+        if isinstance(disk, Transition) and disk.changes:
+            yield (
+                f"  {disk.target:<5} {disk.action:<5} {disk.before.type} {disk.before}"
+                f" -> {disk.after.type} {disk.after} ({disk.format})"
+            )
+    for concern in case.concerns:
+        target = f"{concern.target}: " if concern.target else ""
+        accepted = " (accepted)" if concern.accepted else ""
+        yield f"  {concern.severity}: {concern.id}: {target}{concern.message}{accepted}"
+    if steps and case.task is not None:
+        yield from (f"    {step}" for step in case.task.steps)
+
+
+def asked(question: str, *, yes: bool) -> bool:
+    """Whether to go on: --yes, or yes on a terminal. Raises UsageError where nobody can answer."""
+    if yes:
+        return True
+    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError("there is no terminal to ask on: say --yes")
+    return click.confirm(question, err=True)
+
+
+@contextmanager
+def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
+    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    steps = sum(len(case.task.steps) for case in cases if case.task is not None)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        whole = bar.add_task("steps", total=steps)
+        copying = bar.add_task("MiB copied and compared", total=None, visible=False)
+
+        def listen(what: str, uuid: str, step: Step, done: int = 0, sum_: int = 0) -> None:
+            if what == "done":
+                bar.advance(whole)
+                bar.update(copying, visible=False)
+            elif what == "copied":
+                bar.update(copying, completed=done >> 20, total=sum_ >> 20, visible=True)
+
+        yield listen
+
+
+def outcome_of(case: Case, outcomes: Mapping[str, Outcome]) -> Outcome:
+    """How it ended for a case, begun or not; "planned" where nothing was to be done yet."""
+    found = outcomes.get(case.uuid)
+    if found is not None:
+        return found
+    return Outcome("planned" if case.state == "ready" else case.state, case.id, case.message)
+
+
+def code_of(outcomes: Sequence[Outcome]) -> int:
+    """The exit code: 0 all done or nothing to do; 3 failed and rolled back; 1 anything else."""
+    states = {outcome.state for outcome in outcomes}
+    if "pending" in states:
+        return 1
+    if "undone" in states:
+        return 3
+    return 0 if states <= {"done", "nothing", "planned"} else 1
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] != signal.SIG_IGN:
+            # nohup wants it to go on
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+def report(
+    cases: Sequence[Case],
+    results: Sequence[Result],
+    *,
+    format_: str,
+    kind: str,
+    dry_run: bool = False,
+) -> int:
+    """Say how it ended, and return the exit code."""
+    ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
+    ids = {uuid: result.id for result in results for uuid in result.outcomes}
+    outcomes = [outcome_of(case, ended) for case in cases]
+    if format_ == "json":
+        import json
+
+        data = {
+            "schema": SCHEMA,
+            "kind": kind,
+            "dry_run": dry_run,
+            "domains": [
+                _as_data(case, outcome, ids.get(case.uuid))
+                for case, outcome in zip(cases, outcomes, strict=True)
+            ],
+        }
+        click.echo(json.dumps(data, indent=2))
+        return code_of(outcomes)
+    for case, outcome in zip(cases, outcomes, strict=True):
+        said = case.uuid in ended and outcome.state != "done"
+        if said or (ended and len(cases) <= SHOWN):
+            why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
+            click.echo(printable(f"{case.name}  {outcome.state}{why}"))
+    counts = {
+        state: sum(outcome.state == state for outcome in outcomes)
+        for state in dict.fromkeys(outcome.state for outcome in outcomes)
+    }
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no domains"
+    made = [id for id in dict.fromkeys(ids.values()) if id is not None]
+    click.echo(f"{kind} {' '.join(made)}: {summary}" if made else f"{kind}: {summary}")
+    for id in made if kind == "apply" else ():
+        if any(ids.get(uuid) == id and end.state == "done" for uuid, end in ended.items()):
+            click.echo(f"take it back with: xmlkit rollback {id}", err=True)
+    if counts.get("pending"):
+        click.echo("bring it to an end with: xmlkit recover", err=True)
+    return code_of(outcomes)
+
+
+def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:
+    disks = []
+    for disk in case.plan.disks if case.plan is not None else ():
+        skipped = isinstance(disk, Skip)
+        disks.append(
+            {
+                "target": disk.target,
+                "action": "skip" if isinstance(disk, Skip) else disk.action,
+                "from": str(disk.address if isinstance(disk, Skip) else disk.before),
+                "to": None if isinstance(disk, Skip) else str(disk.after),
+                "reason": disk.reason.id if skipped and disk.reason is not None else None,
+            }
+        )
+    return {
+        "name": case.name,
+        "uuid": case.uuid,
+        "transition": transition,
+        "state": outcome.state,
+        "id": outcome.id or None,
+        "message": outcome.message or None,
+        "disks": disks,
+        "concerns": [concern.as_data() for concern in case.concerns],
+        "steps": [] if case.task is None else [str(step) for step in case.task.steps],
+    }
+
+
+def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], connection: Any) -> None:
+    """Raise LibvirtError for a name that no domain has, with the nearest ones."""
+    known = {name for guest in guests for name in (guest.name, guest.uuid)}
+    for name in names or ():
+        if name not in known:
+            from xmlkit.observe import domain_xml
+
+            domain_xml(connection, name)
+
+
+def limited(cases: list[Case], limit: int | None) -> list[Case]:
+    """The first `limit` domains that would change, and those that stand between them."""
+    if limit is None:
+        return cases
+    ready = 0
+    for number, case in enumerate(cases):
+        ready += case.task is not None
+        if ready == limit:
+            return cases[: number + 1]
+    return cases

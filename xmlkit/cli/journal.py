@@ -1,0 +1,70 @@
+"""xmlkit journal: the transitions of this host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from xmlkit.cli import printable
+
+
+@click.command(name="journal")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where the journals are; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
+)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.argument("id", metavar="[ID]", required=False)
+def command(id: str | None, state_dir: str | None, format_: str) -> int:
+    """List the transitions of this host, or show what was done in one of them.
+
+    \b
+    Exit code: 0, or 2 for a journal that is not there or cannot be read.
+
+    \b
+    Example:
+        xmlkit journal 20261122-161402-4f2a
+    """
+    from xmlkit import journal, state
+
+    directory = state.directory(state_dir)
+    errors: tuple[Any, ...] = ()
+    if id is not None:
+        found: tuple[Any, ...] = (journal.find(str(directory), id),)
+    else:
+        found, errors = journal.read_all(str(directory))
+    if format_ == "json":
+        import json
+
+        data = {
+            "schema": journal.SCHEMA,
+            "transitions": [journal.as_data(each) for each in found],
+        }
+        click.echo(json.dumps(data, indent=2))
+    elif id is not None:
+        _show(journal.as_data(found[0]))
+    else:
+        for each in found:
+            count = len(each.tasks)
+            of = f" of {each.of}" if each.of else ""
+            click.echo(
+                f"{each.id}  {each.kind}{of}  {each.state}  {count} domain{'s' * (count != 1)}"
+            )
+        if not found and not errors:
+            click.echo(f"no transitions in {directory}", err=True)
+    for error in errors:
+        click.echo(f"xmlkit: {printable(str(error))}", err=True)
+    return 2 if errors else 0
+
+
+def _show(data: dict[str, Any]) -> None:
+    click.echo(f"{data['id']}  {data['kind']}  {data['state']}  {data['started']}  {data['uri']}")
+    for domain in data["domains"]:
+        why = f": {domain['id']}: {domain['message']}" if domain["id"] else ""
+        click.echo(printable(f"{domain['name']}  {domain['uuid']}  {domain['state']}{why}"))
+        for step in domain["steps"]:
+            click.echo(printable(f"  {step['state']:<5}  {step['command']}"))

@@ -1,0 +1,77 @@
+"""xmlkit recover: bring interrupted transitions to an end."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from xmlkit.cli import carrying, printable
+
+
+@click.command(name="recover")
+@carrying.host_to_change
+def command(connect: str | None, state_dir: str | None, format_: str) -> int:
+    """Bring what was interrupted to an end: finished, or taken back.
+
+    After a crash, a power failure or a lost connection: a domain whose persistent XML has
+    the new addresses is finished, one that has the old ones is taken back, and one that
+    somebody has changed meanwhile is left alone and told. It can be run at any time.
+    Without --connect it goes to the hosts that the journals name.
+
+    \b
+    Exit code: 0 all came to an end, or nothing to do; 1 something is still
+    pending; 2 trouble.
+
+    \b
+    Example:
+        xmlkit recover
+    """
+    from xmlkit import service, state
+    from xmlkit.observe import opened
+
+    directory = state.directory(state_dir)
+    with state.lock(directory), ExitStack() as stack:
+        connections: dict[str, Any] = {}
+
+        def connection_for(journal: Any) -> Any:
+            uri = connect or journal.uri
+            if uri not in connections:
+                connections[uri] = stack.enter_context(opened(uri, write=True))
+            return connections[uri]
+
+        found = service.recover_all(connection_for, directory)
+    if format_ == "json":
+        import json
+
+        data = {
+            "schema": "xmlkit.recover/1",
+            "transitions": [
+                {
+                    "id": journal.id,
+                    "domains": [
+                        {
+                            "name": journal.tasks[uuid].plan.name,
+                            "uuid": uuid,
+                            "state": outcome.state,
+                            "id": outcome.id or None,
+                            "message": outcome.message or None,
+                        }
+                        for uuid, outcome in outcomes.items()
+                    ],
+                }
+                for journal, outcomes in found
+            ],
+        }
+        click.echo(json.dumps(data, indent=2))
+    else:
+        for journal, outcomes in found:
+            for uuid, outcome in outcomes.items():
+                why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
+                name = journal.tasks[uuid].plan.name
+                click.echo(printable(f"{journal.id}  {name}  {outcome.state}{why}"))
+        if not found:
+            click.echo("nothing to recover")
+    states = {outcome.state for _, outcomes in found for outcome in outcomes.values()}
+    return 1 if "pending" in states else 0

@@ -1,0 +1,99 @@
+"""xmlkit rollback: take a transition back."""
+
+from __future__ import annotations
+
+import click
+
+from xmlkit.cli import carrying
+from xmlkit.rules import ACCEPTABLE
+
+
+@click.command(name="rollback")
+@click.option(
+    "--accept",
+    type=click.Choice(ACCEPTABLE),
+    multiple=True,
+    help="A rule that shall not stand in the way.",
+)
+@click.option(
+    "--rewrite-metadata",
+    is_flag=True,
+    help="Redefine snapshots, checkpoints and managed saves with the old addresses.",
+)
+@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@carrying.host_to_change
+@click.argument("id", metavar="ID")
+@click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
+def command(
+    id: str,
+    domains: tuple[str, ...],
+    accept: tuple[str, ...],
+    rewrite_metadata: bool,
+    schemas: str | None,
+    dry_run: bool,
+    yes: bool,
+    connect: str | None,
+    state_dir: str | None,
+    format_: str,
+) -> int:
+    """Take a transition back: images get their old names, domains their old addresses.
+
+    It changes the domains' present XML, so that edits made since stay; a disk that was
+    changed itself is refused (disk-changed). With DOMAIN only these are taken back.
+    Without --connect it goes to the host that the journal names.
+
+    \b
+    Exit code: 0 all taken back or nothing to do; 1 some refused, skipped or
+    failed; 2 trouble, nothing changed; 3 failed, and all is as before.
+
+    \b
+    Example:
+        xmlkit rollback 20261122-161402-4f2a
+    """
+    from xmlkit import journal, service, state
+    from xmlkit.observe import opened
+    from xmlkit.survey import survey
+
+    directory = state.directory(state_dir)
+    with carrying.interruptible(), state.lock(directory):
+        done = journal.find(str(directory), id)
+        uri = connect or done.uri
+        journals, _ = journal.read_all(str(directory))
+        service.refuse_pending(directory)
+        tasks = done.tasks.values()
+        chosen = [
+            task for task in tasks if not domains or {task.uuid, task.plan.name} & set(domains)
+        ]
+        known = {name for task in tasks for name in (task.uuid, task.plan.name)}
+        for name in domains:
+            if name not in known:
+                raise click.UsageError(f"transition {done.id} has no domain {name!r}")
+        with opened(uri, write=True) as connection:
+            uuids = tuple(task.uuid for task in chosen)
+            options = service.Options(
+                to="path", accept=accept, rewrite_metadata=rewrite_metadata, schemas=schemas
+            )
+            places = service.directories_of(task.plan.inverse() for task in chosen)
+            surveyed = survey(connection, uuids, secure=True, directories=places)
+            cases = service.roll_back_cases(surveyed, done, options, later=journals)
+            cases = [case for case in cases if case.uuid in uuids]
+            carrying.show(cases, steps=dry_run)
+            ready = [case for case in cases if case.task is not None]
+            if dry_run or not ready:
+                return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
+            if not carrying.asked(f"Take {len(ready)} domains back?", yes=yes):
+                click.echo("nothing was changed", err=True)
+                return 1
+            with carrying.progress(ready) as listener:
+                result = service.carry_out(
+                    connection,
+                    cases,
+                    directory,
+                    uri=uri,
+                    listener=listener,
+                    kind="rollback",
+                    of=done.id,
+                )
+            return carrying.report(cases, (result,), format_=format_, kind="rollback")
