@@ -271,10 +271,14 @@ class World:
 
     def tasks(self, scenario: Scenario, domains: Sequence[Any]) -> tuple[Task, ...]:
         """What carries the scenario out."""
+        host = self.host
+        if scenario.pool:
+            self.scene.connection.storagePoolLookupByName(scenario.pool).refresh()
+            host = parse_host(observe(self.scene.connection))
         made = []
         for domain in domains:
             decided = plan(
-                self.scene.document(domain), self.host, scenario.to, relocate=dict(scenario.relocate)
+                self.scene.document(domain), host, scenario.to, relocate=dict(scenario.relocate)
             )
             targets = [each.target for each in decided.transitions]
             assert len(scenario.kinds) == len(targets), decided
