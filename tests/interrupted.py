@@ -37,7 +37,7 @@ from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import observe
 from xmlkit.plan import Form, plan
 from xmlkit.state import new_id
-from xmlkit.steps import steps_of
+from xmlkit.steps import Step, steps_of
 from xmlkit.testing import Libvirtd
 from xmlkit.transformers import transform
 
@@ -131,10 +131,9 @@ def child(job: Job) -> None:
                 known = journal.read(str(directory / f"{job.id}.jsonl"))
                 executor.recover(connection, known, listener=listener)
             else:
-                writer = Writer.create(
-                    job.directory, job.id, job.tasks, uri=job.uri, kind=job.kind
-                )
-                executor.apply(connection, writer, job.tasks, listener=listener)
+                writer = Writer.create(job.directory, job.id, job.tasks, uri=job.uri, kind=job.kind)
+                outcomes = executor.apply(connection, writer, job.tasks, listener=listener)
+                assert {Outcome("done")} == set(outcomes.values()), outcomes
     except BaseException:
         (directory / "killed-at").write_text(traceback.format_exc())
         raise
@@ -397,6 +396,36 @@ class World:
         assert code in (0, -signal.SIGKILL), (code, said)
         return said if code else ""
 
+    def kill_recover(self, first: str) -> Callable[[Job], str]:
+        """A job that is killed at `first`, and its recovery too: at the job's own point."""
+
+        def cut(job: Job) -> str:
+            assert self.kill(job._replace(kill_at=first))
+            return self.kill(job._replace(kind="recover"))
+
+        return cut
+
+    def kill_libvirtd(self, job: Job) -> str:
+        """Do a job here, and kill libvirtd at its point, of those that the listener is told of."""
+        told = 0
+        where = ""
+
+        def listener(word: str, _: str, step: Step, *rest: object) -> None:
+            nonlocal told, where
+            told += 1
+            if told == job.kill_at:
+                where = f"point {told}, libvirtd, before: {word} {step} {rest or ''}"
+                self.libvirtd.restart(signal.SIGKILL)
+
+        writer = Writer.create(job.directory, job.id, job.tasks, uri=job.uri, kind=job.kind)
+        outcomes = executor.apply(self.scene.connection, writer, job.tasks, listener=listener)
+        writer.close()
+        self.scene.reopen()
+        states = {outcome.state for outcome in outcomes.values()}
+        assert states <= {"done", "undone", "pending"}, outcomes
+        assert where or states == {"done"}, outcomes
+        return where
+
     def job(self, tasks: Sequence[Task], kind: str, kill_at: int | str) -> Job:
         """A transition of its own."""
         id = new_id(self.state)
@@ -453,8 +482,6 @@ class World:
             now = self.look(domains)
             assert then.contents == now.contents
             self.check_end(domains, tasks, outcomes, before, now)
-            if not where:
-                assert {Outcome("done")} == set(outcomes.values())
             if self.boot_once(scenario, domains, now):
                 now = self.look(domains)
             states = {outcome.state for outcome in outcomes.values()}

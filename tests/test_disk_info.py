@@ -196,7 +196,7 @@ def test_what_a_killed_one_has_left_goes(file: Path) -> None:
 
 
 def test_an_entry_goes_from_both_directories(file: Path) -> None:
-    """A disk that was to come back, and did not: its entry is beside it, not where it comes from."""
+    """A disk that was to come back, and did not: its entry is where it was to be."""
     elsewhere = f"{file.parents[1]}/disks/uuid_disk"
     disk_info.remove(str(file.parent / "disk"), beside=elsewhere)
     assert {"instance/disk.swap": "qcow2"} == entries(file)

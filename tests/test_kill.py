@@ -2,24 +2,20 @@
 
 Rules
 - Before anybody recovers, what is defined leads to the guest's content, and boots (once for each
-  kind of state); then recover() ends it, done or undone, with the same content and no file too many.
+  kind of state); then recover() ends it, done or undone, with the same content and no file more.
 - What was done can be taken back: then the XML is the original byte for byte.
 """
 
 from __future__ import annotations
 
 import itertools
-import signal
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from interrupted import BY_NAME, SCENARIOS, Job, Scenario, World
 from loops import MIB, mounted
 from scene import Scene
 
-from xmlkit import executor
-from xmlkit.journal import Writer
 from xmlkit.testing import Libvirtd
 
 pytestmark = [pytest.mark.kill]
@@ -39,23 +35,38 @@ def world(
         record_property("lost", len(made.lost))
 
 
-def ways(scenarios: tuple[Scenario, ...] = SCENARIOS) -> Any:
-    """Each scenario, there and back."""
-    return pytest.mark.parametrize(
-        ("scenario", "rollback"),
-        [
-            pytest.param(each, back, id=f"{each.name}-{'rollback' if back else 'apply'}")
-            for each in scenarios
-            for back in (False, True)
-        ],
-    )
+WAYS = [
+    pytest.param(each, back, id=f"{each.name}-{'rollback' if back else 'apply'}")
+    for each in SCENARIOS
+    for back in (False, True)
+]
 
 
-@ways()
-def test_xmlkit_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
-    """SIGKILL before each system call that changes something and at each step."""
+def check_all(
+    world: World, scenario: Scenario, rollback: bool, cut: Callable[[Job], str], least: int
+) -> None:
+    """Cut it off at one point after another, until it comes to its end."""
     for point in itertools.count(1):
-        if not world.prove(scenario, rollback, world.kill, point):
+        if not world.prove(scenario, rollback, cut, point):
             break
     assert [] == world.lost, "\n".join(world.lost)
-    assert 5 < world.tried
+    assert least < world.tried
+
+
+@pytest.mark.parametrize(("scenario", "rollback"), WAYS)
+def test_xmlkit_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
+    """SIGKILL before each system call that changes something and at each step."""
+    check_all(world, scenario, rollback, world.kill, 5)
+
+
+@pytest.mark.parametrize(("scenario", "rollback"), WAYS)
+def test_libvirtd_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
+    """SIGKILL of libvirtd before and after each step; xmlkit goes on, with a dead connection."""
+    check_all(world, scenario, rollback, world.kill_libvirtd, 2)
+
+
+@pytest.mark.parametrize("name", ["link-two-guests", "link-snapshot", "copy"])
+@pytest.mark.parametrize("first", ["begin virsh define", "done virsh define"])
+def test_recover_is_killed(world: World, name: str, first: str) -> None:
+    """SIGKILL of the recovery, of what is taken back and of what is finished; then another one."""
+    check_all(world, BY_NAME[name], False, world.kill_recover(first), 3)

@@ -7,7 +7,8 @@ Rules
   the disk by then, and nothing else. The clones are mounted later in the same places, so that the
   kernel replays its journal as after a power cut, and a new libvirtd gets the XML that libvirt's
   file has then.
-- It has to boot; then recover() ends it, done or undone, with the same content and no file too many.
+- What is defined leads to the guest's content then, and boots (once for each set of files and XML);
+  then recover() ends it, done or undone, with the same content and no file more.
 
 Simpler than a power cut: a disk that reorders or loses what it was given, but not yet told to
 flush, is not imitated; the two file systems are cloned one after the other while this process, the
@@ -147,6 +148,7 @@ def test_power_fails(
             world.scene.connection.close()
             libvirtd.stop()
         seen = set()
+        booted = set()
         lost = []
         for number, what in enumerate(storage.taken):
             with storage.mounted(str(number)):
@@ -160,8 +162,10 @@ def test_power_fails(
                     domains = [world.scene.connection.defineXML(file.read_text())]
                     then = world.look(domains)
                     assert before.contents == then.contents
-                    world.scene.boots(domains[0])
-                    then = world.look(domains)
+                    if (kind := (then.documents, then.files)) not in booted:
+                        booted.add(kind)
+                        world.scene.boots(domains[0])
+                        then = world.look(domains)
                     outcomes = world.recover(id)
                     now = world.look(domains)
                     assert then.contents == now.contents

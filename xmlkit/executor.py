@@ -324,20 +324,26 @@ class _Executor:
 
     def _copy(self, task: Task, step: Copy) -> dict[str, Any]:
         original = images.identity(step.source)
+
+        def ready(copy: images.Identity) -> None:
+            # on the disk before the copy has its name: after a kill it can be told from others
+            facts = {step.source: original, step.target: copy}
+            self.writer.made(task.uuid, task.steps.index(step), facts)
+            self.copied.update(facts)
+
         try:
             made = images.copy(
                 step.source,
                 step.target,
                 expected=original,
                 progress=lambda done, whole: self.tell("copied", task.uuid, step, done, whole),
+                ready=ready,
             )
         except ImageError:
             self.not_made.add(step.target)
             raise
         disk_info.add(step.source, step.target)
-        facts = {step.source: original, step.target: made}
-        self.copied.update(facts)
-        return facts
+        return {step.source: original, step.target: made}
 
     def _define(self, task: Task) -> None:
         domain = self._domain(task)
@@ -424,18 +430,9 @@ class _Executor:
         if step.target in self.not_made:
             return
         images.discard(step.target)
-        if not images.is_image(step.target):
-            return
-        known = self.copied.get(step.target)
-        if known is None and images.is_copied(step.source, step.target):
-            # xmlkit ended before it could say that it had made it
-            known = images.identity(step.target)
-        if known is None:
-            raise _Failure(
-                "image-changed",
-                f"{step.target} is not the same as {step.source}: remove it if it is an old copy",
-            )
-        images.unlink(step.target, expected=known, other=None)
+        # a copy gets its name only after it was noted
+        if (known := self.copied.get(step.target)) is not None:
+            images.unlink(step.target, expected=known, other=None)
 
     def _refresh_pool(self, name: str) -> None:
         deadline = time.monotonic() + REFRESH_SECONDS
