@@ -201,6 +201,7 @@ class _Executor:
                 self._each(live, Redefine)
                 self._each(live, Define)
                 locks.close()
+                _make_durable(*live.values())
                 self._each(live, Unlink)
                 self._refresh(live, before_definition=False)
                 self.settled.update(dict.fromkeys(live, Outcome("done")))
@@ -323,20 +324,26 @@ class _Executor:
 
     def _copy(self, task: Task, step: Copy) -> dict[str, Any]:
         original = images.identity(step.source)
+
+        def ready(copy: images.Identity) -> None:
+            # on the disk before the copy has its name: after a kill it can be told from others
+            facts = {step.source: original, step.target: copy}
+            self.writer.made(task.uuid, task.steps.index(step), facts)
+            self.copied.update(facts)
+
         try:
             made = images.copy(
                 step.source,
                 step.target,
                 expected=original,
                 progress=lambda done, whole: self.tell("copied", task.uuid, step, done, whole),
+                ready=ready,
             )
         except ImageError:
             self.not_made.add(step.target)
             raise
         disk_info.add(step.source, step.target)
-        facts = {step.source: original, step.target: made}
-        self.copied.update(facts)
-        return facts
+        return {step.source: original, step.target: made}
 
     def _define(self, task: Task) -> None:
         domain = self._domain(task)
@@ -423,18 +430,9 @@ class _Executor:
         if step.target in self.not_made:
             return
         images.discard(step.target)
-        if not images.is_image(step.target):
-            return
-        known = self.copied.get(step.target)
-        if known is None and images.is_copied(step.source, step.target):
-            # xmlkit ended before it could say that it had made it
-            known = images.identity(step.target)
-        if known is None:
-            raise _Failure(
-                "image-changed",
-                f"{step.target} is not the same as {step.source}: remove it if it is an old copy",
-            )
-        images.unlink(step.target, expected=known, other=None)
+        # a copy gets its name only after it was noted
+        if (known := self.copied.get(step.target)) is not None:
+            images.unlink(step.target, expected=known, other=None)
 
     def _refresh_pool(self, name: str) -> None:
         deadline = time.monotonic() + REFRESH_SECONDS
@@ -488,6 +486,7 @@ class _Executor:
                     self._refresh_pool(refresh.pool)
         for redefine in _of(task, Redefine):
             metadata.redefine(self._domain(task), redefine.kind, redefine.name, task.plan)
+        _make_durable(task)
         for unlink in _of(task, Unlink):
             self.tell("begin", task.uuid, unlink)
             self._unlink(task, unlink.path, unlink.kept)
@@ -499,6 +498,8 @@ class _Executor:
         begun = self.begun.get(task.uuid, set())
         taken = [step for number, step in enumerate(task.steps) if number in begun]
         inverse = task.plan.inverse()
+        if any(isinstance(step, Define) for step in taken):
+            _make_durable(task)
         for step in taken:
             if isinstance(step, Redefine) and defined:
                 metadata.redefine(self._domain(task), step.kind, step.name, inverse)
@@ -522,6 +523,17 @@ class _Executor:
 
 def _of(task: Task, kind: type[_S]) -> list[_S]:
     return [step for step in task.steps if isinstance(step, kind)]
+
+
+def _make_durable(*tasks: Task) -> None:
+    """What libvirt has written is on its disk, before a name goes that the XML had until now.
+
+    libvirt (virFileRewrite, seen in 9.0) syncs the file of a definition and not the directory that
+    it is renamed in: after a power cut the old XML would be back, and its image gone. Only
+    libvirtd knows where it keeps its files, so it is all file systems that are synced.
+    """
+    if any(isinstance(step, Unlink) for task in tasks for step in task.steps):
+        os.sync()
 
 
 def _number_of(task: Task, kind: type[Step]) -> int:

@@ -184,6 +184,10 @@ class Writer:
         """These steps are about to be taken: (UUID, number of the step)."""
         self.write(*({"begin": number, "domain": uuid, "at": now()} for uuid, number in at))
 
+    def made(self, uuid: str, number: int, facts: dict[str, Any]) -> None:
+        """What this step has made is about to get its name: how it can be told from others."""
+        self.write({"begin": number, "domain": uuid, "at": now(), "facts": facts})
+
     def done(self, *at: tuple[str, int, dict[str, Any]]) -> None:
         """These steps were taken, with what is to be remembered of each."""
         self.write(
@@ -369,14 +373,14 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
             _steps_of(record, tasks, journal.begun).add(record["begin"])
         elif "done" in record:
             _steps_of(record, tasks, journal.done).add(record["done"])
-            if "facts" in record:
-                facts = {path: _identity(at) for path, at in record["facts"].items()}
-                journal.facts.setdefault(record["domain"], []).append(facts)
         elif "end" in record:
             outcome = Outcome(record["state"], record["id"], record["message"])
             if record["end"] not in tasks or outcome.state not in STATES:
                 raise ValueError(f"{record['end']} cannot have ended {outcome.state}")
             journal.outcomes[record["end"]] = outcome
+        if "facts" in record:
+            facts = {path: _identity(at) for path, at in record["facts"].items()}
+            journal.facts.setdefault(record["domain"], []).append(facts)
     return journal
 
 
