@@ -160,7 +160,8 @@ def test_apply_and_rollback(release: Release, monkeypatch: pytest.MonkeyPatch) -
     for domain in guests:
         scene.boots(domain)
         assert [("volume", POOL, f"{domain.UUIDString()}_disk")] == scene.addresses(domain)
-    xmlkit(scene, "rollback", applied["id"])
+    (id,) = {each["transition"] for each in applied["domains"]}
+    xmlkit(scene, "rollback", id)
     for domain in guests:
         scene.boots(domain)
 
