@@ -26,7 +26,8 @@ endif
 # Trees of other releases (tests/chroots.py), block devices, and a ceph of one node.
 TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
-TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev xfsprogs
+TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs \
+	systemd
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -77,7 +78,7 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit  ## measure against the tools of libvirt and virt-manager
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
 	@.venv/bin/python tests/bench.py $(ARGS)
 
 clean:  ## remove the environments and what tools left behind
@@ -106,3 +107,6 @@ environment: .venv/bin/tox
 .venv/bin/xmlkit: pyproject.toml | .venv/bin/pip
 	.venv/bin/pip install --quiet --editable .
 	@touch $@
+
+.venv/bin/xmldiff: | .venv/bin/pip
+	.venv/bin/pip install --quiet 'xmldiff>=3'

@@ -13,6 +13,7 @@ import argparse
 import compileall
 import shutil
 import statistics
+import string
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from lxml import etree
 from sources import SourceUnavailable, debian_source
 
 import xmlkit
+from xmlkit.compare import compare
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Host
@@ -46,8 +48,8 @@ class Benchmark:
     """Two contestants that do the same work, and how often the second's time ours may take."""
 
     name: str
-    ours: Callable[[], None]
-    theirs: Callable[[], None]
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
     goal: float
     rounds: int
     of_rounds: Callable[[list[float]], float]
@@ -59,7 +61,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     quick = parser.parse_args().quick
     try:
-        benchmarks = [*libraries(3 if quick else 15), command(4 if quick else 10)]
+        rounds = 3 if quick else 15
+        benchmarks = [*libraries(rounds), comparison(rounds), command(4 if quick else 10)]
     except (SourceUnavailable, Unavailable, XmlkitError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -86,7 +89,7 @@ def measured(benchmark: Benchmark) -> tuple[float, float]:
     return benchmark.of_rounds(ours[1:]), benchmark.of_rounds(theirs[1:])
 
 
-def seconds(work: Callable[[], None]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     """How long a call takes."""
     start = time.perf_counter()
     work()
@@ -123,6 +126,35 @@ def libraries(rounds: int) -> list[Benchmark]:
         Benchmark(f"{count}: parse, plan, transform / copy", rewrite, copy, 2.5, rounds, min),
         Benchmark(f"{count}: validate / RelaxNG", judge, judge_bare, 1.2, rounds, min),
     ]
+
+
+def comparison(rounds: int) -> Benchmark:
+    """In one process: a domain of 26 disks and the same without the first of them."""
+    try:
+        from xmldiff import main as xmldiff
+    except ImportError:
+        raise Unavailable("no xmldiff: pip install xmldiff") from None
+    targets = [f"vd{letter}" for letter in string.ascii_lowercase]
+    disks = [
+        f'<disk type="file" device="disk"><driver name="qemu" type="qcow2" cache="none"/>'
+        f'<source file="/images/{target}"/><target dev="{target}" bus="virtio"/>'
+        f"<address type='pci' bus='0x{number:02x}' slot='0x00'/></disk>"
+        for number, target in enumerate(targets, 1)
+    ]
+    before, mark, after = GUEST.read_text().partition("<devices>")
+    rest = after[after.rindex("</disk>") + len("</disk>") :]
+    old, new = (before + mark + "\n".join(some) + rest for some in (disks, disks[1:]))
+
+    def ours() -> int:
+        return len(compare(Document.parse(old), Document.parse(new)))
+
+    def theirs() -> int:
+        return len(xmldiff.diff_texts(old.encode(), new.encode()))
+
+    if ours() != 1:
+        raise Unavailable(f"{ours()} differences where one disk is gone")
+    name = f"one of 26 disks goes: compare, 1 / xmldiff, {theirs()}"
+    return Benchmark(name, ours, theirs, 0.25, rounds, min)
 
 
 def command(rounds: int) -> Benchmark:

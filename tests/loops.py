@@ -9,11 +9,14 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 MIB = 1024 * 1024
 MKFS = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f", "-m", "reflink=1")}
@@ -26,9 +29,16 @@ def run(*command: str) -> str:
     return done.stdout.strip()
 
 
+def need_root() -> None:
+    """Who is not root has no such tests; continuous integration is."""
+    if os.geteuid() != 0:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("only root may mount")
+
+
 @contextlib.contextmanager
 def loop_device(size: int) -> Iterator[Path]:
     """A block device of `size` bytes, empty, that shows its partitions."""
+    need_root()
     with tempfile.NamedTemporaryFile(prefix="xmlkit-loop-") as image:
         image.truncate(size)
         deadline = time.monotonic() + 120
@@ -48,11 +58,12 @@ def loop_device(size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def mounted(fstype: str, size: int, options: str = "") -> Iterator[Path]:
-    """An empty file system by its directory: ext4, tmpfs, xfs (reflink; from 300 MiB)."""
+    """An empty file system by its directory: ext4, tmpfs, ramfs, xfs (from 300 MiB)."""
+    need_root()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xmlkit-mount-")))
-        if fstype == "tmpfs":
-            source, options = "tmpfs", ",".join(filter(None, (f"size={size}", options)))
+        if fstype in ("ramfs", "tmpfs"):
+            source, options = fstype, ",".join(filter(None, (f"size={size}", options)))
         else:
             source = str(stack.enter_context(loop_device(size)))
             run(*MKFS[fstype], source)
@@ -60,3 +71,19 @@ def mounted(fstype: str, size: int, options: str = "") -> Iterator[Path]:
         stack.callback(run, "umount", "--lazy", str(directory))
         directory.chmod(0o755)  # QEMU's user may enter
         yield directory
+
+
+@contextlib.contextmanager
+def after_power_cut(directory: Path) -> Iterator[Path]:
+    """What a `mounted` ext4 would be if the power failed now: as its disk has it."""
+    device = run("findmnt", "-n", "-o", "SOURCE", str(directory))
+    image = Path("/sys/block", Path(device).name, "loop", "backing_file").read_text().strip()
+    with tempfile.TemporaryDirectory(prefix="xmlkit-power-") as place:
+        copy, then = Path(place, "image"), Path(place, "then")
+        run("cp", "--sparse=always", image, str(copy))
+        then.mkdir()
+        run("mount", "-o", "loop", str(copy), str(then))
+        try:
+            yield then
+        finally:
+            run("umount", str(then))

@@ -51,10 +51,10 @@ def cache() -> Path:
     return (Path(caches) if caches else Path.home() / ".cache") / "xmlkit"
 
 
-def source_list(suite: str) -> str:
-    """Return the one entry of the private source list."""
+def source_list(suite: str, types: str = "deb-src") -> str:
+    """Return the one entry of the private source list; types: deb-src, or deb for packages."""
     return (
-        "Types: deb-src\n"
+        f"Types: {types}\n"
         f"URIs: {mirror()}\n"
         f"Suites: {suite}\n"
         "Components: main\n"
@@ -80,12 +80,12 @@ def mirror() -> str:
     return DEFAULT_MIRROR
 
 
-def apt_config(suite: str) -> Path:
+def apt_config(suite: str, types: str = "deb-src") -> Path:
     """Write what keeps an apt of this suite inside the cache, for its option --config-file."""
-    home = cache() / suite / ".apt"
+    home = cache() / suite / (".apt" if types == "deb-src" else f".apt-{types}")
     for directory in ("lists/partial", "archives/partial"):
         (home / directory).mkdir(parents=True, exist_ok=True)
-    (home / "debian.sources").write_text(source_list(suite))
+    (home / "debian.sources").write_text(source_list(suite, types))
     config = home / "apt.conf"
     config.write_text(
         "#clear APT::Update;\n"  # hooks of the system, such as those that empty its cache

@@ -41,8 +41,10 @@ def test_shown_output_is_real(page: Path) -> None:
 
 
 def test_examples_are_found() -> None:
-    """README and the pages of diff and explain do have such examples."""
-    assert {"README.md", "diff.md", "explain.md"} == {p.name for p in PAGES if _shown(p)}
+    """README and the pages of compare, diff and explain do have such examples."""
+    assert {"README.md", "compare.md", "diff.md", "explain.md"} == {
+        p.name for p in PAGES if _shown(p)
+    }
 
 
 def test_each_command_has_a_page() -> None:

@@ -40,6 +40,10 @@ COMMANDS = {
         (0, "validate", str(FIXTURE)),
         {"libvirt", "json", "difflib", "tempfile", "xmlkit.plan", "xmlkit.host"},
     ),
+    "compare": (
+        (0, "compare", str(FIXTURE), str(FIXTURE)),
+        {"libvirt", "json", "tempfile", "xmlkit.plan", "xmlkit.host", "xmlkit.validation"},
+    ),
     "diff": (
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -83,6 +84,15 @@ def test_the_file_says_where_it_came_from() -> None:
         "libversion": str(libvirt.openReadOnly(NODE).getLibVersion()),
     } == dict(root.attrib)
     assert {"capabilities", "storage"} == {each.tag for each in root}
+
+
+def test_a_guest_cannot_break_the_observation(libvirtd: Libvirtd) -> None:
+    """A header that it wrote to its raw disk names a backing file that no XML can hold."""
+    header = struct.pack(">4sIQI", b"QFI\xfb", 2, 72, 3).ljust(72, b"\0") + b"/\x1bx"
+    make_pool(libvirtd, "p", {"hostile": header.ljust(1 << 20, b"\0"), "harmless": b""})
+    host = parse_host(observed(libvirtd.uri))
+
+    assert ["harmless"] == [volume.name for volume in host.by_name["p"].volumes or ()]
 
 
 def test_pools_are_observed_with_their_state(libvirtd: Libvirtd) -> None:

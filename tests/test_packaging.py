@@ -80,16 +80,22 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
 
 
 def test_wheel_ships_all_modules_types_and_schemas(dist: Path) -> None:
-    """Each file of xmlkit/ and of schemas/ lies in the wheel, py.typed among them."""
+    """Each file of xmlkit/, schemas/ and templates/ lies in the wheel, py.typed among them."""
     expected = {
         f"{target}/{path.relative_to(ROOT / source)}"
-        for source, target in (("xmlkit", "xmlkit"), ("schemas", "xmlkit/schemas"))
+        for source, target in (
+            ("xmlkit", "xmlkit"),
+            ("schemas", "xmlkit/schemas"),
+            ("templates", "xmlkit/templates"),
+            ("systemd", "xmlkit/systemd"),
+        )
         for path in (ROOT / source).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 
     assert "xmlkit/py.typed" in expected
     assert any(name.startswith("xmlkit/schemas/") for name in expected)
+    assert "xmlkit/templates/volume.xml" in expected
     assert expected == {name for name in wheel_names(dist) if name.startswith("xmlkit/")}
 
 
@@ -102,12 +108,12 @@ def test_wheel_carries_the_license(dist: Path, core_metadata: Message) -> None:
     )
 
 
-def test_lxml_and_click_are_the_only_dependencies(core_metadata: Message) -> None:
+def test_no_dependency_is_compiled(core_metadata: Message) -> None:
     """libvirt-python is an extra; a plain installation compiles nothing."""
     required = core_metadata.get_all("Requires-Dist", [])
     plain = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
 
-    assert {"click", "lxml"} == plain
+    assert {"click", "jinja2", "lxml", "rich", "xmlschema"} == plain
     assert "libvirt-python; extra == 'libvirt'" in required
 
 
@@ -115,7 +121,7 @@ def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
     """Tests, fixtures and schemas travel with the source, and so does each build file."""
     expected = {
         path.relative_to(ROOT)
-        for folder in ("tests", "fixtures", "schemas")
+        for folder in ("tests", "fixtures", "schemas", "templates")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     } | {Path("LICENSE"), Path("Makefile"), Path("pyproject.toml"), Path("tox.ini")}
@@ -186,7 +192,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run("dpkg-source", "--build", tree, cwd=repository)
     (repository / "Sources").write_text(run("dpkg-scansources", ".", cwd=repository))
     entry = f"Types: deb-src\nURIs: file:{repository}\nSuites: ./\nTrusted: yes\n"
-    monkeypatch.setattr(sources, "source_list", lambda suite: entry)
+    monkeypatch.setattr(sources, "source_list", lambda *_: entry)
     monkeypatch.setenv("XMLKIT_CACHE", str(tmp_path / "cache"))
     return repository
 

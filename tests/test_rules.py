@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from lxml import etree
 
 import xmlkit
+from xmlkit import shipped
 from xmlkit.cli.explain import command
-from xmlkit.rules import RULES, Rule
+from xmlkit.host import version_of
+from xmlkit.rules import ACCEPTABLE, RULES, Rule
 
 PACKAGE = Path(xmlkit.__file__).parent
+
+# What is called with an id as its first argument.
+GIVE_IDS = frozenset(
+    ("_Refusal", "Reason", "Finding", "ImageError", "PoolError", "VolumeError", "Concern")
+) | {"_concern", "_concern_of", "_Failure"}
 
 
 def ids_in_the_code() -> set[str]:
@@ -24,7 +32,7 @@ def ids_in_the_code() -> set[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and node.func.id in ("_Refusal", "Reason", "Finding", "ImageError")
+                and node.func.id in GIVE_IDS
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
             ):
@@ -32,11 +40,21 @@ def ids_in_the_code() -> set[str]:
     return found
 
 
+def ids_in_the_policies() -> set[str]:
+    """The ids of the assertions in schemas/, without what tells two of one rule apart."""
+    assertions = [
+        element
+        for path in Path(shipped.directory("schemas")).glob("*.xsd")
+        for element in etree.parse(path).iter("{http://www.w3.org/2001/XMLSchema}assert")
+    ]
+    return {element.attrib["id"].partition(".")[0] for element in assertions}
+
+
 def test_every_id_that_the_code_gives_has_a_rule() -> None:
     """And no rule is about something that the code never says."""
-    found = ids_in_the_code()
+    found = ids_in_the_code() | ids_in_the_policies()
 
-    assert {"transient", "schema"} <= found
+    assert {"transient", "schema", "policy-compat", "policy-nova-name"} <= found
     assert found == set(RULES)
 
 
@@ -50,6 +68,22 @@ def test_a_rule_says_what_why_and_what_to_do(rule: Rule) -> None:
         assert re.fullmatch(r"\S[^\n]*[.)]", sentences)
 
 
+def test_only_a_refusal_can_be_accepted() -> None:
+    """A warning stops nothing, and a reason of the planner is no rule of preflight."""
+    assert set(ACCEPTABLE) == {rule.id for rule in RULES.values() if rule.acceptable}
+    assert {"refuse"} == {RULES[id].severity for id in ACCEPTABLE}
+    assert {"", "refuse", "warn", "note"} == {rule.severity for rule in RULES.values()}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_what_was_seen_is_versions(rule: Rule) -> None:
+    """In their order, each once, with a mark where the rule does not hold."""
+    versions = [re.fullmatch(r"(\d+\.\d+\.\d+)( \(not so\))?", each) for each in rule.seen]
+    numbers = [version_of(version[1]) for version in versions if version]
+    assert len(rule.seen) == len(numbers)
+    assert numbers == sorted(set(numbers))
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_explain_prints_the_whole_rule(rule: Rule) -> None:
     """Wrapped for a terminal of 80 columns, with each of its words."""
@@ -58,7 +92,16 @@ def test_explain_prints_the_whole_rule(rule: Rule) -> None:
 
     assert 0 == result.exit_code
     assert max(map(len, result.stdout.split("\n"))) <= 80
-    for part in (rule.id, rule.title, rule.why, rule.remedy, rule.source):
+    assert f"--accept {rule.id} makes it a warning" in result.stdout or not rule.acceptable
+    for part in (
+        rule.id,
+        rule.title,
+        rule.severity,
+        rule.why,
+        rule.remedy,
+        rule.source,
+        *rule.seen,
+    ):
         assert "".join(part.split()) in letters
 
 

@@ -11,25 +11,27 @@ Laws
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
 
 from xmlkit import meaning
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
+from xmlkit.markup import quoted
 from xmlkit.redaction import CHANGED, HIDDEN, redact
 
 __all__ = ["SCHEMA", "CompareError", "Difference", "compare", "lost"]
 
 SCHEMA = "xmlkit.compare/1"
 
-# How many pairs are weighed to find the nearest ones; beyond that they are taken in their order.
-_PAIRS = 40_000
+# How much a comparison may look at to find the nearest elements: some seconds of work, where
+# documents are made to take long. What goes beyond that is taken in its order.
+_EFFORT = 2_000_000
 
 
 class CompareError(XmlkitError):
@@ -91,6 +93,20 @@ def lost(asked: Document, got: Document, *, show_secrets: bool = False) -> tuple
     return _Comparison(asked, got, True, show_secrets).differences(additions=False)
 
 
+class _Effort:
+    """What is left of the effort of a comparison."""
+
+    def __init__(self) -> None:
+        self.left = _EFFORT
+
+    def take(self, cost: int) -> bool:
+        """Whether there is enough left."""
+        if cost > self.left:
+            return False
+        self.left -= cost
+        return True
+
+
 class _Node:
     """An element as libvirt reads it.
 
@@ -99,7 +115,7 @@ class _Node:
 
     __slots__ = (
         *("attributes", "children", "element", "facts", "identity", "key", "number"),
-        *("ordered", "text", "unit"),
+        *("ordered", "size", "text", "unit"),
     )
 
     element: etree._Element
@@ -111,6 +127,7 @@ class _Node:
     ordered: bool
     identity: tuple[meaning.Value | None, ...]
     number: int
+    size: int  # how many elements it has, itself included
     facts: Counter[tuple[object, ...]] | None
 
 
@@ -125,6 +142,8 @@ class _Comparison:
         self.ignore_defaults = ignore_defaults
         self.show_secrets = show_secrets
         self.numbers: dict[object, int] = {}
+        self.effort = _Effort()
+        self.breaks: dict[Document, list[int]] = {}
         self.roots = (self._read(old.root), self._read(new.root))
 
     def _read(self, root: etree._Element) -> _Node:
@@ -137,6 +156,7 @@ class _Comparison:
             for child in metadata
             for inner in child.iterdescendants(etree.Element)
         }
+        self.primary = _first_videos(root)
         nodes: dict[etree._Element, _Node] = {}
         for element in reversed(elements):
             nodes[element] = self._node(element, nodes, element in opaque)
@@ -164,6 +184,7 @@ class _Comparison:
         if not text.strip(" \t\r\n"):
             text = ""
         node.children = children
+        node.size = 1 + sum(child.size for group in children.values() for child in group)
         if opaque:
             node.attributes = dict(written)
             node.text = text
@@ -192,8 +213,10 @@ class _Comparison:
         if self.ignore_defaults:
             for table in (tag, node.key):
                 for name, default in meaning.DEFAULTS.get(table, {}).items():
-                    if values.get(name) == default:
+                    if written.get(name) == default:
                         del values[name]
+        if node.element in self.primary:
+            values["primary"] = "yes"
 
     def _identity(self, node: _Node) -> tuple[meaning.Value | None, ...]:
         paths = meaning.IDENTITIES.get(node.key)
@@ -219,11 +242,12 @@ class _Comparison:
         return self.numbers.setdefault(said, len(self.numbers))
 
     def _is_default(self, node: _Node) -> bool:
-        return (
-            self.ignore_defaults
-            and not node.attributes
-            and node.text == meaning.DEFAULT_TEXTS.get(node.key, "\0")
-        )
+        """Whether the element says nothing but what is so without it."""
+        if not self.ignore_defaults or node.attributes or node.children:
+            return False
+        if node.text:
+            return node.text == meaning.DEFAULT_TEXTS.get(node.key)
+        return len(node.element.attrib) > 0
 
     def differences(self, *, additions: bool) -> tuple[Difference, ...]:
         old, new = self.roots
@@ -258,16 +282,22 @@ class _Comparison:
         """The pairs of children that do not mean the same."""
         for tag in dict.fromkeys((*old.children, *new.children)):
             olds, news = old.children.get(tag, []), new.children.get(tag, [])
-            several = len(olds) > 1 or len(news) > 1
-            for before, after in paired(olds, news):
+            places: tuple[dict[_Node, str], dict[_Node, str]] | None = None
+            for before, after in paired(olds, news, self.effort):
                 if before is not None and after is not None and before.number == after.number:
                     continue
                 node = before or after
                 assert node is not None
                 if (before is None or after is None) and self._is_default(node):
                     continue
-                place = _place(before, after, olds if before else news, several)
-                yield before, after, f"{where}/{_name(node.element)}{place}"
+                if places is None:
+                    several = len(olds) > 1 or len(news) > 1
+                    places = _places(olds, several), _places(news, several)
+                name = _name(node.element)
+                place = places[0][before] if before is not None else places[1][node]
+                if after is not None and _missing(after) < _missing(node):
+                    place = places[1][after]
+                yield before, after, f"{where}/{name}{place}"
 
     def _value(self, old: _Node, new: _Node, where: str, name: str | None) -> Difference:
         before, after = _written(old, name), _written(new, name)
@@ -292,96 +322,113 @@ class _Comparison:
         shown = _summary(old, self.show_secrets)
         return Difference("removed", where, shown, None, self._line(self.old, old), None)
 
-    @staticmethod
-    def _line(document: Document, node: _Node) -> int:
-        return document.place_of(node.element)[0]
+    def _line(self, document: Document, node: _Node) -> int:
+        if document not in self.breaks:
+            text = document.text
+            self.breaks[document] = [at for at, each in enumerate(text) if each == "\n"]
+        return bisect_left(self.breaks[document], document.span_of(node.element)[0]) + 1
 
 
 def paired(
-    olds: Sequence[_Node], news: Sequence[_Node]
+    olds: Sequence[_Node], news: Sequence[_Node], effort: _Effort
 ) -> Iterator[tuple[_Node | None, _Node | None]]:
     """Each element of one name within two parents with what it is in the other one.
 
     In the order of `olds`, what is new at the end.
     """
-    if len(olds) == len(news) == 1:
-        if _may_be(olds[0], news[0]):
-            yield olds[0], news[0]
-        else:
-            yield olds[0], None
-            yield None, news[0]
-        return
-    if not olds or not news:
-        yield from ((old, None) for old in olds)
-        yield from ((None, new) for new in news)
-        return
-    # one way to find the pairs, whichever document comes first
-    turned = [node.number for node in olds] > [node.number for node in news]
-    first, second = (news, olds) if turned else (olds, news)
-    pairs = dict(_aligned(first, second) if first[0].ordered else _matched(first, second))
-    if turned:
-        pairs = {new: old for old, new in pairs.items()}
+    pairs = dict((_aligned if (olds or news)[0].ordered else _matched)(olds, news, effort))
+    taken = set(pairs.values())
     for number, old in enumerate(olds):
         yield old, news[pairs[number]] if number in pairs else None
-    taken = set(pairs.values())
     yield from ((None, new) for number, new in enumerate(news) if number not in taken)
 
 
-def _aligned(olds: Sequence[_Node], news: Sequence[_Node]) -> Iterator[tuple[int, int]]:
+def _aligned(
+    olds: Sequence[_Node], news: Sequence[_Node], effort: _Effort
+) -> Iterator[tuple[int, int]]:
     """Pairs of an ordered list: what is the same stays, what stands between is taken in order."""
-    before, after = [node.number for node in olds], [node.number for node in news]
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
+    shorter = min(len(olds), len(news))
+    start = end = 0
+    while start < shorter and olds[start].number == news[start].number:
         yield start, start
         start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        yield len(before) - 1 - end, len(after) - 1 - end
+    while end < shorter - start and olds[-1 - end].number == news[-1 - end].number:
         end += 1
-    before, after = before[start : len(before) - end], after[start : len(after) - end]
-    if len(before) * len(after) > _PAIRS:
-        yield from ((start + i, start + i) for i in range(min(len(before), len(after))))
+        yield len(olds) - end, len(news) - end
+    olds, news = olds[start : len(olds) - end], news[start : len(news) - end]
+    shorter = min(len(olds), len(news))
+    cost = sum(node.size for node in (*olds, *news)) + len(olds) * len(news) * shorter
+    if not effort.take(cost):
+        yield from ((start + i, start + i) for i in range(shorter))
         return
-    opcodes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    for _, i1, i2, j1, j2 in opcodes:
-        yield from (
-            (start + i, start + j) for i, j in zip(range(i1, i2), range(j1, j2), strict=False)
-        )
+    turned = _turned(olds, news)
+    first, second = ([node.number for node in nodes] for nodes in (olds, news))
+    if turned:
+        first, second = second, first
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    for _, i1, i2, j1, j2 in matcher.get_opcodes():
+        for i, j in zip(range(i1, i2), range(j1, j2), strict=False):
+            yield (start + j, start + i) if turned else (start + i, start + j)
 
 
-def _matched(olds: Sequence[_Node], news: Sequence[_Node]) -> Iterator[tuple[int, int]]:
+def _matched(
+    olds: Sequence[_Node], news: Sequence[_Node], effort: _Effort
+) -> Iterator[tuple[int, int]]:
     """Pairs of a list without order: by meaning, identity, alias, address, then the nearest."""
     left, right = list(range(len(olds))), list(range(len(news)))
     for key in (_by_number, _by_identity, _by_alias, _by_address):
-        waiting: dict[object, list[int]] = defaultdict(list)
+        waiting: dict[object, list[int]] = {}
         for j in right:
-            if (said := key(news[j])) is not None:
-                waiting[said].append(j)
+            waiting.setdefault(key(news[j]), []).append(j)
+        waiting.pop(None, None)
+        asked: dict[object, list[int]] = {}
+        for i in left:
+            asked.setdefault(key(olds[i]), []).append(i)
         found: dict[int, int] = {}
-        for i in left if waiting else ():
-            said = key(olds[i])
-            fitting = waiting.get(said, []) if said is not None else []
-            for at, j in enumerate(fitting):
-                if _may_be(olds[i], news[j]):
-                    found[i] = fitting.pop(at)
-                    break
-                if at == 100:
-                    break
+        for said, mine in asked.items():
+            theirs = waiting.get(said, [])
+            # of several that claim to be the same one, the nearest will be taken
+            if key is _by_number or len(mine) == len(theirs) == 1:
+                found |= {
+                    i: j for i, j in zip(mine, theirs, strict=False) if _may_be(olds[i], news[j])
+                }
         yield from found.items()
+        taken = set(found.values())
         left = [i for i in left if i not in found]
-        right = sorted(set(right) - set(found.values()))
+        right = [j for j in right if j not in taken]
         if not left or not right:
             return
-    yield from _nearest(olds, news, left, right)
+    if len(left) == len(right) == 1:
+        if _may_be(olds[left[0]], news[right[0]]):
+            yield left[0], right[0]
+        return
+    cost = len(right) * sum(olds[i].size for i in left)
+    cost += len(left) * sum(news[j].size for j in right)
+    if not effort.take(cost):
+        for i, j in zip(left, right, strict=False):
+            if _may_be(olds[i], news[j]):
+                yield i, j
+    elif _turned([olds[i] for i in left], [news[j] for j in right]):
+        yield from ((i, j) for j, i in _nearest(news, olds, right, left))
+    else:
+        yield from _nearest(olds, news, left, right)
+
+
+def _turned(olds: Sequence[_Node], news: Sequence[_Node]) -> bool:
+    """Whether to look from `news`: so that the same pairs are found there and back."""
+    if len(olds) != len(news):
+        return len(olds) > len(news)
+    return [_print(node) for node in olds] > [_print(node) for node in news]
+
+
+def _print(node: _Node) -> str:
+    return repr(sorted(map(repr, _facts(node).elements())))
 
 
 def _nearest(
     olds: Sequence[_Node], news: Sequence[_Node], left: list[int], right: list[int]
 ) -> Iterator[tuple[int, int]]:
-    if len(left) * len(right) > _PAIRS:
-        yield from ((i, j) for i, j in zip(left, right, strict=False) if _may_be(olds[i], news[j]))
-        return
-    only = len(left) == len(right) == 1
+    """Pairs that have at least half of what they say in common, the nearest first."""
     weighed = []
     for at, i in enumerate(left):
         for by, j in enumerate(right):
@@ -390,10 +437,10 @@ def _nearest(
             one, other = _facts(olds[i]), _facts(news[j])
             common = (one & other).total()
             likeness = common / max(1, min(one.total(), other.total()))
-            if only or likeness >= 0.5:
+            if likeness >= 0.5:
                 weighed.append((-likeness, -common, abs(at - by), i, j))
-    taken: set[int] = set()
     gone: set[int] = set()
+    taken: set[int] = set()
     for *_, i, j in sorted(weighed):
         if i not in gone and j not in taken:
             gone.add(i)
@@ -407,6 +454,11 @@ def _by_number(node: _Node) -> object:
 
 def _by_identity(node: _Node) -> object:
     return node.identity if any(part is not None for part in node.identity) else None
+
+
+def _missing(node: _Node) -> int:
+    """How many parts of its identity an element does not say."""
+    return node.identity.count(None)
 
 
 def _by_alias(node: _Node) -> object:
@@ -454,19 +506,20 @@ def _value_at(node: _Node, path: str) -> meaning.Value | None:
     return node.attributes.get(name)
 
 
-def _place(old: _Node | None, new: _Node | None, siblings: Sequence[_Node], several: bool) -> str:
-    """What tells an element apart from its siblings, in brackets."""
-    node = old or new
-    assert node is not None
-    if _by_identity(node) is None and old is not None and new is not None:
-        node = new if _by_identity(new) is not None else old
-    if _by_identity(node) is not None:
-        parts = [_spelled(part) for part in node.identity if part is not None]
-        return f"[{','.join(parts)}]"
-    if not several:
-        return ""
-    alias = _by_alias(node)
-    return f"[{alias}]" if alias else f"[{siblings.index(old or node) + 1}]"
+def _places(siblings: Sequence[_Node], several: bool) -> dict[_Node, str]:
+    """What tells elements of one name apart, in brackets: an identity, an alias, a position."""
+    claimed = Counter(_by_identity(node) for node in siblings)
+    seen: Counter[object] = Counter()
+    places = {}
+    for position, node in enumerate(siblings, 1):
+        said = _by_identity(node)
+        if said is not None:
+            seen[said] += 1
+            parts = ",".join(_spelled(part) for part in node.identity if part is not None)
+            places[node] = f"[{parts}]" + (f"[{seen[said]}]" if claimed[said] > 1 else "")
+        else:
+            places[node] = f"[{_by_alias(node) or position}]" if several else ""
+    return places
 
 
 def _spelled(value: meaning.Value) -> str:
@@ -490,6 +543,16 @@ def _attribute_name(old: etree._Element, new: etree._Element, name: str) -> str:
     return qualified.localname
 
 
+def _first_videos(root: etree._Element) -> set[etree._Element]:
+    """The models of the videos that are primary because they are first and no other one is."""
+    found = set()
+    for devices in root.iter("devices"):
+        models = devices.findall("video/model")
+        if models and all(model.get("primary") != "yes" for model in models):
+            found.add(models[0])
+    return found
+
+
 def _text(element: etree._Element) -> str:
     return (element.text or "") + "".join(child.tail or "" for child in element)
 
@@ -500,11 +563,19 @@ def _written(node: _Node, name: str | None) -> str | None:
         text = _text(node.element)
         unit = node.element.get("unit") if node.unit == "unit" else None
         return (f"{text.strip()} {unit}" if unit else text) if text.strip() else None
-    value = node.element.get(name) if name in node.attributes else None
-    if value is None or node.unit is None or not isinstance(node.attributes[name], tuple):
+    value = node.element.get(name)
+    read = node.attributes.get(name)
+    if value is None:
+        # what is so although it is not written
+        return read if isinstance(read, str) else None
+    if node.unit is None or read is None or read[0] != "bytes":
         return value
-    unit = node.element.get(node.unit) if node.attributes[name][0] == "bytes" else None
+    unit = node.element.get(node.unit)
     return f"{value} {unit}" if unit else value
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _around(element: etree._Element) -> tuple[str, str]:
@@ -521,8 +592,8 @@ def _is_secret(element: etree._Element, name: str | None, value: str | None) -> 
     said = {"name": element.get("name")} if element.get("name") is not None else {}
     if name is not None:
         said[etree.QName(name).localname] = value
-    attributes = "".join(f" {each}={quoteattr(text or '')}" for each, text in said.items())
-    inside = "" if name is not None else escape(value)
+    attributes = "".join(f" {each}={quoted(text or '')}" for each, text in said.items())
+    inside = "" if name is not None else _escaped(value)
     opened, closed = _around(element)
     text = f"{opened}<{own}{attributes}>{inside}</{own}>{closed}"
     return redact(text) != text
@@ -533,10 +604,10 @@ def _summary(node: _Node, show_secrets: bool) -> str:
     element = node.element
     name = etree.QName(element).localname
     attributes = "".join(
-        f" {etree.QName(each).localname}={quoteattr(str(value))}"
+        f" {etree.QName(each).localname}={quoted(str(value))}"
         for each, value in element.attrib.items()
     )
-    text = escape(_text(element).strip())
+    text = _escaped(_text(element).strip())
     inside = text or ("..." if node.children else "")
     whole = f"<{name}{attributes}>{inside}</{name}>" if inside else f"<{name}{attributes}/>"
     if show_secrets:

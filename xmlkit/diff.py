@@ -21,6 +21,7 @@ from xmlkit.document import Document
 from xmlkit.plan import Plan, Skip, Transition
 from xmlkit.redaction import redact_pair
 from xmlkit.transformers import transform
+from xmlkit.validation.profiles import Profile
 from xmlkit.validation.verdict import Finding, validate
 
 __all__ = ["SCHEMA", "Preview", "as_data", "preview", "unified"]
@@ -52,17 +53,24 @@ class Preview:
 
 
 def preview(
-    file: str, domain: Document, plan: Plan, schemas: str | os.PathLike[str] | None = None
+    file: str,
+    domain: Document,
+    plan: Plan,
+    schemas: str | os.PathLike[str] | None = None,
+    profile: Profile | None = None,
 ) -> Preview:
     """Transform `domain` by `plan` and validate both.
 
+    schemas, profile: as for `validate`; the profile is that of the host that was planned for.
     Raises PlanError as transform does, SchemaError without schemas.
     """
     after = transform(domain, plan)
-    findings = validate(domain, schemas)
+    before = validate(domain, schemas, profile=profile)
     same = after is domain
     return Preview(
-        file, plan, domain, after, findings, findings if same else validate(after, schemas)
+        *(file, plan, domain, after),
+        findings_before=before,
+        findings_after=before if same else validate(after, schemas, profile=profile),
     )
 
 

@@ -27,9 +27,11 @@ __all__ = [
     "HostError",
     "Pool",
     "Volume",
+    "is_plain_path",
     "parse_host",
     "parse_pool",
     "parse_pool_option",
+    "parse_size",
     "parse_volume",
     "version_of",
     "version_text",
@@ -127,6 +129,101 @@ CAPABILITIES = {
             since=9_000_000,
             source="domaincommon.rng, define diskSourceVolume; the first release is not known",
             seen=("7.0.0 (no)", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="create-volumes",
+            what="pool types in which libvirt creates volumes",
+            only=frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "rbd", "zfs")),
+            source="the createVol of each storage backend, libvirt 9.0.0",
+            seen=("9.0.0 (dir, disk, logical, rbd; iscsi-direct: no)",),
+        ),
+        Capability(
+            id="copy-volumes",
+            what="pool types into which libvirt copies volumes (virStorageVolCreateXMLFrom)",
+            since=6_004,
+            only=frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "rbd")),
+            source="the buildVolFrom of each storage backend, libvirt 9.0.0; rbd within one pool",
+            seen=("9.0.0 (dir, disk, logical, rbd)",),
+        ),
+        Capability(
+            id="image-volumes",
+            what="pool types whose volumes are files: formats, backing files, sparse, encryption",
+            only=frozenset(("dir", "fs", "netfs", "vstorage")),
+            source="storage_util.c, libvirt 9.0.0; in a volume group a backing store is a snapshot "
+            "of LVM",
+            seen=("7.0.0 (dir)", "9.0.0 (dir; logical, disk, rbd: no)", "11.3.0 (dir)"),
+        ),
+        Capability(
+            id="volume-permissions",
+            what="pool types whose new volumes get the owner and mode of their XML",
+            only=frozenset(("dir", "fs", "netfs", "vstorage", "logical")),
+            source="docs/formatstorage.rst: not on device nodes, whose owner udev sets; "
+            "virStorageBackendLogicalCreateVol, libvirt 9.0.0, does",
+            seen=("9.0.0 (dir)",),
+        ),
+        Capability(
+            id="volume-compat",
+            what="<compat> in the target of a volume",
+            since=1_001_000,
+            source="libvirt docs/formatstorage.rst: since 1.1.0",
+            seen=("7.0.0", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="volume-lazy-refcounts",
+            what="<lazy_refcounts/> in the target of a volume",
+            since=1_001_000,
+            source="libvirt docs/formatstorage.rst: since 1.1.0",
+            seen=("9.0.0",),
+        ),
+        Capability(
+            id="volume-cluster-size",
+            what="<clusterSize> in the target of a volume; before, it is silently ignored",
+            since=7_004_000,
+            source="libvirt docs/formatstorage.rst: since 7.4.0",
+            seen=("7.0.0 (silently ignored)", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="volume-extended-l2",
+            what="<extended_l2/> in the target of a volume",
+            since=8_000_000,
+            source="libvirt NEWS.rst, 8.0.0",
+            seen=("7.0.0 (no)", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="volume-nocow",
+            what="<nocow/> in the target of a volume",
+            since=1_002_007,
+            source="libvirt docs/formatstorage.rst: since 1.2.7",
+            seen=("9.0.0",),
+        ),
+        Capability(
+            id="volume-preallocation",
+            what="VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA",
+            since=1_000_001,
+            source="include/libvirt/libvirt-storage.h: since 1.0.1",
+            seen=("7.0.0", "9.0.0", "11.3.0", "12.8.0"),
+        ),
+        Capability(
+            id="volume-reflink",
+            what="VIR_STORAGE_VOL_CREATE_REFLINK",
+            since=1_002_013,
+            source="include/libvirt/libvirt-storage.h: since 1.2.13",
+            seen=("9.0.0 (XFS: yes, ext4: no)",),
+        ),
+        Capability(
+            id="volume-luks",
+            what="volumes that are encrypted by LUKS when they are created or copied",
+            since=4_005_000,
+            source="libvirt NEWS.rst, 4.5.0: a raw volume as input of an encrypted one",
+            seen=("9.0.0",),
+        ),
+        Capability(
+            id="snapshot-volume-disks",
+            what="external snapshots of volume disks; before, the persistent XML stays on the old "
+            "image, and the next cold start loses all that was written since",
+            since=9_000_000,
+            source="seen; the first release lies between 7.0.0 and 9.0.0",
+            seen=("7.0.0 (loses data)", "9.0.0", "11.3.0", "12.8.0"),
         ),
     )
 }
@@ -264,6 +361,17 @@ def sanitized(path: str) -> str:
         return path
     double = path.startswith("//") and not path.startswith("///")
     return "/" * double + re.sub("/+", "/", path)
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path is absolute and printable, ends in a name and has no ".", ".." or "//"."""
+    parts = path.split("/")
+    return (
+        parts[0] == ""
+        and len(parts) > 1
+        and path.isprintable()
+        and not {"", ".", ".."} & set(parts[1:])
+    )
 
 
 def version_of(text: str) -> int:
@@ -416,6 +524,19 @@ _UNITS = {
     for power, letter in enumerate("kmgtpe", 1)
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "10G", "512MiB" or "1048576", in libvirt's units (G is GiB).
+
+    Raises HostError. Source: virScaleInteger, libvirt 9.0.0.
+    """
+    match = re.fullmatch(r"([0-9]{1,19})([A-Za-z]*)", text)
+    unit = match.group(2).lower() if match else ""
+    if not match or unit not in {"", "b", "byte", "bytes", *_UNITS}:
+        raise HostError(f"not a size: {text!r}; write bytes, or a unit as in 10G, 512MiB, 20GB")
+    factor: int = _UNITS.get(unit, 1)
+    return int(match.group(1)) * factor
 
 
 def _size(element: etree._Element | None) -> int | None:

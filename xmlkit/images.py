@@ -62,7 +62,8 @@ class ImageError(XmlkitError):
 class Identity(NamedTuple):
     """Which file it is, in which state: inode, size in bytes, time of the last change in ns.
 
-    The device is left out: its number may change when a file system is mounted again.
+    The device is left out: its number may change when a file system is mounted again. A block
+    device's lasts as long as its node in /dev.
     """
 
     inode: int
@@ -158,7 +159,7 @@ def link(source: str, target: str) -> None:
     other-file-system, no-links, too-many-links, and those of `identity` and of the system.
     """
     with (
-        reported(source, target),
+        reported(target, source),
         _opened(source) as image,
         parent_of(source) as (old, old_name),
         parent_of(target) as (new, name),
@@ -187,7 +188,7 @@ def link(source: str, target: str) -> None:
                     "hard links (use --copy), or it must not change (see lsattr)",
                 ) from error
         os.fsync(new)
-        _confirm(target, image, new, name)
+        _confirm(target, image, new, name, made=found is None)
 
 
 def copy(
@@ -208,8 +209,8 @@ def copy(
         progress: called with the bytes done and their sum, of copying and comparing.
 
     Raises ImageError: target-exists, image-changed, image-in-use (somebody else copies there),
-    no-space, attributes, copy-differs, and those of `identity` and of the system. Then, and
-    when an exception of any kind interrupts it, the target and what was copied are not there.
+    no-space, attributes, copy-differs, and those of `identity` and of the system. However it
+    ends, the target is complete or not there; only a kill leaves `.xmlkit-NAME` (see `discard`).
     """
     with (
         reported(target, source),
@@ -231,6 +232,8 @@ def copy(
             os.fdatasync(image)  # what waits to be written may still look like a hole
             _fill(image, new, source, target, progress)
             dress(image, new, target)
+            facts = os.fstat(image)
+            os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
             os.fsync(new)
             _check(image, expected, source)
             with _opened(source) as now:
@@ -238,7 +241,7 @@ def copy(
             with reported(target):
                 _rename(directory, temporary, name)
                 os.fsync(directory)
-            _confirm(target, new, directory, name)
+            _confirm(target, new, directory, name, made=True)
             return _identity(new)
         finally:
             _unlink_if(new, directory, temporary)  # after the rename nothing has this name
@@ -364,7 +367,8 @@ def _fill(
         report(size, size)
         return
     allocated, room = facts.st_blocks * 512, os.fstatvfs(new)
-    if allocated > (free := room.f_bavail * room.f_frsize):
+    # A file system that does not count its blocks says that it has none.
+    if room.f_blocks and allocated > (free := room.f_bavail * room.f_frsize):
         raise ImageError(
             "no-space",
             f"{target} needs {allocated} bytes and {free} are free there: "
@@ -450,7 +454,7 @@ def _same(a: int, b: int, advance: Callable[[int], None] = lambda count: None) -
 
 
 def dress(image: int, new: int, target: str) -> None:
-    """Give `new` the owner, mode, extended attributes and times of `image`."""
+    """Give `new` the owner, mode and extended attributes of `image`."""
     facts = os.fstat(image)
     os.fchown(new, facts.st_uid, facts.st_gid)
     names = _attributes(image)
@@ -469,7 +473,6 @@ def dress(image: int, new: int, target: str) -> None:
                 "file system that can, or remove it from the image (setfattr -x)",
             ) from error
     os.fchmod(new, stat.S_IMODE(facts.st_mode))
-    os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def _attributes(image: int) -> list[str]:
@@ -532,12 +535,7 @@ def directory_of(path: str) -> Iterator[int]:
 
     Raises ImageError: no-image, symlink, not-an-image, bad-path, and those of the system.
     """
-    parts = path.split("/")[1:] if path != "/" else []
-    if not path.startswith("/") or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
-        raise ImageError(
-            "bad-path",
-            f"{path!r} is not a plain absolute path: write it without '.', '..' and '//'",
-        )
+    parts = _plain(path)
     plain = os.O_DIRECTORY | os.O_NOFOLLOW
     handle = os.open("/", plain | os.O_RDONLY)
     try:
@@ -553,9 +551,10 @@ def directory_of(path: str) -> Iterator[int]:
                         "no-image", f"there is no {step}: make it, or mount what belongs there"
                     ) from None
                 found = _found(handle, part)
-                if found is not None and stat.S_ISLNK(found.st_mode):
-                    raise _linked(step) from None
-                if error.errno == errno.ENOTDIR:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    # A directory by now: what was opened was a link that has been swapped out.
+                    if found is None or stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode):
+                        raise _linked(step) from None
                     raise ImageError(
                         "not-an-image", f"{step} is not a directory: check the path {path}"
                     ) from None
@@ -571,11 +570,22 @@ def directory_of(path: str) -> Iterator[int]:
 @contextlib.contextmanager
 def parent_of(path: str) -> Iterator[tuple[int, str]]:
     """A handle of the directory that `path` is in, by `directory_of`, and the name in it."""
-    directory, _, name = path.rpartition("/")
-    if name in ("", ".", "..") or "\0" in path:
-        raise ImageError("bad-path", f"{path!r} does not name a file: write the file's own path")
-    with directory_of(directory or "/") as handle:
-        yield handle, name
+    parts = _plain(path)
+    if not parts:
+        raise ImageError("bad-path", f"{path} does not name a file: write the file's own path")
+    with directory_of("/" + "/".join(parts[:-1])) as handle:
+        yield handle, parts[-1]
+
+
+def _plain(path: str) -> list[str]:
+    """The names that an absolute path consists of, if that is its only spelling."""
+    parts = path.split("/")[1:] if path != "/" else []
+    if not path.startswith("/") or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
+        raise ImageError(
+            "bad-path",
+            f"{path!r} is no plain absolute path: write it from '/' on, without '.', '..' and '//'",
+        )
+    return parts
 
 
 @contextlib.contextmanager
@@ -606,18 +616,18 @@ def _opened(path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def reported(*paths: str) -> Iterator[None]:
-    """What the system refuses, as an ImageError about these paths."""
+    """What the system refuses, as an ImageError; the first path is the one that is changed."""
     try:
         yield
     except OSError as error:
-        raise _error(error, " and ".join(paths)) from error
+        raise _error(error, paths[0], " and ".join(paths)) from error
 
 
-def _error(error: OSError, paths: str) -> ImageError:
+def _error(error: OSError, target: str, paths: str) -> ImageError:
     why = error.strerror or str(error)
     match error.errno:
         case errno.EEXIST:
-            return _exists(paths)
+            return _exists(target)
         case errno.EXDEV:
             return _elsewhere(paths)
         case errno.EMLINK:
@@ -625,16 +635,18 @@ def _error(error: OSError, paths: str) -> ImageError:
                 "too-many-links", f"{paths}: no further link ({why}); remove names, or use --copy"
             )
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return ImageError("no-space", f"{paths}: {why}; make room, or choose another pool")
+            return ImageError("no-space", f"{target}: {why}; make room, or choose another pool")
         case errno.EROFS:
             return ImageError(
-                "read-only", f"{paths}: {why}; find out why (dmesg), mount it for writing"
+                "read-only", f"{target}: {why}; find out why (dmesg), mount it for writing"
             )
         case errno.EACCES | errno.EPERM:
             return ImageError(
                 "not-permitted",
                 f"{paths}: {why}; run as root, and look for attributes (lsattr) that forbid it",
             )
+        case errno.ENAMETOOLONG:
+            return ImageError("bad-path", f"{target}: {why}; a copy needs 8 bytes more than it")
         case errno.ENOENT:
             return ImageError("no-image", f"{paths}: {why}; somebody else has removed it")
     return ImageError("io-error", f"{paths}: {why}; look at the kernel's log (dmesg)")
@@ -704,15 +716,19 @@ def _check(image: int, expected: Identity, path: str) -> None:
         raise _changed(path)
 
 
-def _confirm(path: str, image: int, directory: int, name: str) -> None:
-    """Take back what was made if its path, walked anew, does not lead to it."""
+def _confirm(path: str, image: int, directory: int, name: str, *, made: bool) -> None:
+    """Take back what was made if its path, walked anew, does not lead to it.
+
+    A name that was there before stays: it may be the image's last.
+    """
     try:
         with _opened(path) as found:
             if os.path.sameopenfile(found, image):
                 return
         raise _changed(path)
     except ImageError:
-        _unlink_if(image, directory, name)
+        if made:
+            _unlink_if(image, directory, name)
         raise
 
 

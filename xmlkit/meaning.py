@@ -35,8 +35,9 @@ _BHYVE = "{http://libvirt.org/schemas/domain/bhyve/1.0}"
 
 _DECIMAL = re.compile(r"[ \t\n\r]*([+-]?[0-9]{1,20})")
 _HEX = re.compile(r"[ \t\n\r]*([+-]?(?:0[xX])?[0-9a-fA-F]{1,16})")
+_OCTAL = re.compile(r"[0-7]{1,22}")
 _ANY_BASE = re.compile(
-    r"[ \t\n\r]*([+-]?)(?:0[xX]([0-9a-fA-F]{1,16})|(0[0-7]{1,22})|([0-9]{1,20}))"
+    r"[ \t\n\r]*([+-]?)(?:0[xX]([0-9a-fA-F]{1,16})|(0[0-7]{1,22})|(0|[1-9][0-9]{0,19}))"
 )
 _MAC = re.compile(r"(?:[0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
 _UUID = re.compile(r"[ \t\n\r]*(?:[- ]*[0-9a-fA-F]{2}){16}[ \t\n\r]*")
@@ -59,13 +60,18 @@ def hexadecimal(text: str) -> Value:
     return (int(found.group(1), 16),) if found else text
 
 
+def octal(text: str) -> Value:
+    """The same with base 8, as file modes are."""
+    return (int(text, 8),) if _OCTAL.fullmatch(text) else text
+
+
 def any_base(text: str) -> Value:
     """The same with base 0: 0x is hexadecimal, a leading 0 octal."""
     found = _ANY_BASE.fullmatch(text)
     if not found:
         return text
-    sign, hexa, octal, plain = found.groups()
-    number = int(hexa, 16) if hexa else int(octal, 8) if octal else int(plain)
+    sign, sixteen, eight, ten = found.groups()
+    number = int(sixteen, 16) if sixteen else int(eight, 8) if eight else int(ten)
     return (-number if sign == "-" else number,)
 
 
@@ -222,6 +228,8 @@ _ATTRIBUTES: Mapping[str, Mapping[str, Reader]] = {
     "product": {"id": any_base},
     "maxMemory": {"slots": decimal},
     "mtu": {"size": decimal},
+    "filesystem": {"fmode": octal, "dmode": octal},
+    "usbdev": dict.fromkeys(("class", "vendor", "product"), any_base),
     "cid": {"address": decimal},
     "bios": {"rebootTimeout": decimal},
     "bootmenu": {"timeout": decimal},
@@ -286,7 +294,6 @@ IDENTITIES: Mapping[str, tuple[str, ...]] = {
     "devices/audio": ("@id",),
     "cpu/feature": ("@name",),
     "firmware/feature": ("@name",),
-    "features/capabilities": (),
     "clock/timer": ("@name",),
     "initenv": ("@name",),
     "cputune/vcpupin": ("@vcpu",),
@@ -305,8 +312,7 @@ IDENTITIES: Mapping[str, tuple[str, ...]] = {
     "domain/seclabel": ("@model",),
     "source/seclabel": ("@model",),
     "network/portgroup": ("@name",),
-    "filterref/parameter": ("@name", "@value"),
-    "domainCapabilities/enum": ("@name",),
+    "filterref/parameter": ("@name",),
     f"{_QEMU}commandline/{_QEMU}env": ("@name",),
     f"{_QEMU}override/{_QEMU}device": ("@alias",),
     f"{_QEMU}frontend/{_QEMU}property": ("@name",),
@@ -316,7 +322,7 @@ IDENTITIES: Mapping[str, tuple[str, ...]] = {
 ORDERED = frozenset(
     (
         *("os/boot", "os/initarg", "oemStrings/entry", "source/host", "dns/forwarder"),
-        *("filter/rule", "devices/console", "devices/video"),
+        *("filter/rule", "devices/console"),
         f"{_QEMU}commandline/{_QEMU}arg",
         f"{_XEN}commandline/{_XEN}arg",
         f"{_BHYVE}commandline/{_BHYVE}arg",
@@ -325,10 +331,17 @@ ORDERED = frozenset(
 
 # What a document without the attribute, or without the element, means all the same.
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "devices/disk": {"device": "disk"},
+    "devices/disk": {"type": "file", "device": "disk"},
+    "disk/target": {"tray": "closed"},
     "vcpu": {"placement": "static"},
+    "domain/cpu": {"match": "exact"},
+    "cpu/model": {"fallback": "allow"},
     "address": {"multifunction": "off"},
     "clock": {"offset": "utc"},
+    "devices/graphics": {"autoport": "no"},
+    "video/model": {"primary": "no"},
+    "protocol": {"type": "raw"},
+    "usbdev": dict.fromkeys(("class", "vendor", "product", "version"), "-1"),
 }
 DEFAULT_TEXTS: Mapping[str, str] = {
     "domain/on_poweroff": "destroy",

@@ -4,7 +4,8 @@ Laws
 - It only reads; a connection is read-only unless it is asked for otherwise.
 - What it writes is libvirt's own documents, unaltered, in a wrapper that says what they do not:
   a pool's state and autostart, and which volumes are symbolic links.
-- A pool or a volume that vanishes while it is read is left out, not an error.
+- A pool or a volume that vanishes while it is read is left out, not an error; so is a volume that
+  libvirt describes in what is no XML.
 """
 
 from __future__ import annotations
@@ -170,9 +171,15 @@ def _storage(pool: Any, *, local: bool) -> Iterator[str]:
             if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
                 raise
             continue
+        try:
+            parsed = etree.fromstring(text.encode())
+        except etree.XMLSyntaxError:
+            # libvirt writes the backing file's name as it stands in the image, and what looks
+            # like a header may be a guest's: a character that no XML can have ends up here
+            continue
         volumes.append(_bare(text))
         if local and known.type in NAMED_BY_PATH:
-            path = parse_volume(etree.fromstring(text.encode()), known.name).path
+            path = parse_volume(parsed, known.name).path
             if os.path.islink(path) and known.type in ("dir", "fs", "netfs", "vstorage"):
                 links.append(f"<link>{html.escape(path, quote=False)}</link>\n")
     yield f"<storage active='{_yes(active)}' autostart='{_yes(pool.autostart())}'>\n"

@@ -42,6 +42,7 @@ __all__ = [
     "Reason",
     "Skip",
     "Transition",
+    "no_volume_disks",
     "plan",
     "plans_from_json",
     "plans_to_json",
@@ -207,13 +208,16 @@ def plan(
     *,
     relocate: Mapping[str | None, str] | None = None,
     live: bool = False,
+    arrived: bool = False,
     accept: Collection[str] = (),
 ) -> Plan:
     """Decide for each disk of `domain` what becomes of it on `host`.
 
     to: `volume` or `path`. relocate: pool names by kind of disk (KINDS; None for the rest), for
     disks that lie in Nova's instance directory and in no pool. live: the document is the
-    destination XML of a migration. accept: ids of reasons that the operator accepts (apparmor).
+    destination XML of a migration. arrived: images that were to move are at their volumes already,
+    in whichever pool lists them; what no pool lists stays. accept: ids of reasons that the operator
+    accepts (apparmor).
     Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
     """
     if to not in ("volume", "path"):
@@ -224,7 +228,7 @@ def plan(
         if pool not in host.by_name:
             known = ", ".join(sorted(host.by_name)) or "none"
             raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
-    planner = _Planner(domain, host, relocate or {}, live, accept)
+    planner = _Planner(domain, host, relocate or {}, live, arrived, accept)
     decide = planner.to_volume if to == "volume" else planner.to_path
     decisions = [planner.decision(disk, decide) for disk in planner.disks]
     if relocate:
@@ -264,6 +268,7 @@ class _Planner:
         host: Host,
         relocate: Mapping[str | None, str],
         live: bool,
+        arrived: bool,
         accept: Collection[str],
     ) -> None:
         self.document = document
@@ -271,14 +276,12 @@ class _Planner:
         self.host = host
         self.relocate = relocate
         self.live = live
+        self.arrived = arrived
         self.accept = accept
         self.disks = self.domain.disks
         self.shared_targets = shared_targets(self.disks)
         self.rescue = self._rescue_disk() if self.domain.nova else None
-        driver = host.driver or document.root.get("type", "")
-        self.no_volume_disks = _no_volume_disks(
-            host.libversion, driver, tuple(host.security_models)
-        )
+        self.no_volume_disks = no_volume_disks(document, host)
         self.refuse_live = not live and document.root.get("id") is not None
 
     def decision(self, disk: Disk, decide: Callable[[Disk], Transition]) -> Transition | Skip:
@@ -326,6 +329,8 @@ class _Planner:
 
     def _relocated(self, disk: Disk, path: str, fallback: Reason | None) -> Transition:
         own = names.split_instance_path(path)
+        if self.arrived and own is not None and own[0].lower() == self.domain.uuid:
+            return self._arrived(disk, names.volume_name(self.domain.uuid, own[1]), fallback)
         kind = names.kind_of(own[1]) if own else None
         target = self.relocate.get(kind, self.relocate.get(None))
         if own is None or own[0].lower() != self.domain.uuid or disk.address.type != "file":
@@ -352,6 +357,20 @@ class _Planner:
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
         seen = pool.volumes is not None
         return self._transition("move", disk, pool, name, to, fallback, seen)
+
+    def _arrived(self, disk: Disk, name: str, fallback: Reason | None) -> Transition:
+        pools = [pool for pool in self.host.pools if pool.active and name in pool.by_name]
+        if len(pools) != 1:
+            raise _Refusal("no-volume", f"{len(pools)} of the host's pools list {name!r}")
+        (pool,) = pools
+        if disk.address.type != "file" or self._check_pool(disk, pool) != "file":
+            raise _Refusal(
+                "pool-type",
+                f"a {disk.address.type} disk, but pool {pool.name} is of type {pool.type}",
+            )
+        volume = pool.by_name[name]
+        _check_volume(disk, pool, name, volume)
+        return self._transition("move", disk, pool, name, volume.path, fallback, True)
 
     def _transition(
         self,
@@ -487,6 +506,12 @@ class _Planner:
         if not pool.active:
             raise _Refusal("pool-inactive", f"pool {pool.name} is not active")
         return POOL_DISK_TYPES.get(pool.type)
+
+
+def no_volume_disks(domain: Document, host: Host) -> Reason | None:
+    """Why `host` cannot have any volume disk in `domain`; None if it can."""
+    driver = host.driver or domain.root.get("type", "")
+    return _no_volume_disks(host.libversion, driver, tuple(host.security_models))
 
 
 @lru_cache(maxsize=64)

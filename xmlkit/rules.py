@@ -26,7 +26,7 @@ class Rule:
 
     severity: of a preflight rule; "" for reasons and findings. acceptable: whether the operator
     may accept it (--accept ID), so that it only warns. seen: the versions of libvirt on which it
-    was seen to be so.
+    was tried and is so; "9.0.0 (not so)" where it is not.
     """
 
     id: str
@@ -113,11 +113,9 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             "pool-type",
-            "libvirt has no volume disks on pools of this type",
-            "libvirt turns a volume into a path or an address by the type of its pool, and "
-            "refuses mpath, rbd, sheepdog and gluster.",
-            "Keep the disk as it is, or move it to a pool of another type.",
-            "virDomainStorageSourceTranslateSourcePool, libvirt 9.0.0; rbd seen on 9.0 and 11.3",
+            "xmlkit makes no pools of this type",
+            "It makes dir, fs, netfs, logical, disk and rbd pools.",
+            "Choose one of these, or write the document by hand and check it with xmlkit validate.",
         ),
         Rule(
             "pool-inactive",
@@ -404,7 +402,7 @@ RULES: dict[str, Rule] = {
             "Delete the snapshots, upgrade libvirt, or accept that they cannot be reverted.",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (refuses)", "9.0.0 (can)", "11.3.0 (can)", "12.8.0 (can)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "live-snapshots",
@@ -414,7 +412,7 @@ RULES: dict[str, Rule] = {
             "that was written since.",
             "Upgrade libvirt, or make no external snapshots and block copies of such guests.",
             severity="warn",
-            seen=("7.0.0 (loses)", "9.0.0 (does not)", "11.3.0 (does not)", "12.8.0 (does not)"),
+            seen=("7.0.0", "9.0.0 (not so)", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "checkpoints",
@@ -462,7 +460,7 @@ RULES: dict[str, Rule] = {
             "the pool is not started by itself",
             "A directory pool comes back as long as its directory exists; but only autostart says "
             "that it shall, and a guest with volume disks cannot start without it.",
-            "virsh pool-autostart POOL",
+            "virsh pool-autostart POOL.",
             "virStoragePoolUpdateState and storageDriverAutostart, libvirt 9.0.0",
             severity="warn",
             seen=_EACH,
@@ -478,7 +476,7 @@ RULES: dict[str, Rule] = {
             "qemuProcessReconnect, libvirt 9.0.0",
             severity="refuse",
             acceptable=True,
-            seen=("7.0.0 (kills)", "9.0.0 (kills)", "11.3.0 (lives)", "12.8.0 (lives)"),
+            seen=("7.0.0", "9.0.0", "11.3.0 (not so)", "12.8.0 (not so)"),
         ),
         Rule(
             "startup-policy",
@@ -530,6 +528,7 @@ RULES: dict[str, Rule] = {
             "Leave the image where it is, put a pool over its directory, or rebase the others "
             "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "relative-backing",
@@ -538,6 +537,7 @@ RULES: dict[str, Rule] = {
             "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
             "bdrv_get_full_backing_filename, QEMU",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "other-file-system",
@@ -568,6 +568,7 @@ RULES: dict[str, Rule] = {
             "without the right to search them the guest cannot open its disk.",
             "chmod o+x DIRECTORY, for each directory that is named.",
             severity="refuse",
+            seen=("9.0.0",),
         ),
         Rule(
             "remembered-owner",
@@ -605,6 +606,144 @@ RULES: dict[str, Rule] = {
             "Define, start and autostart a pool over the images' directory (virsh pool-define-as).",
             severity="warn",
         ),
+        Rule(
+            "volume-name",
+            "a volume cannot have this name",
+            "It would become part of a path: no '/', '.', '..' or control characters. LVM takes "
+            "letters, digits and +_.- and keeps names such as snapshot0 for itself; in a disk "
+            "pool the name is the partition's.",
+            "Choose another name, or another pool.",
+            "basictypes.rng, define volName; lvm(8); seen on libvirt 9.0.0 for disk pools",
+        ),
+        Rule(
+            "volume-exists",
+            "there is a volume of this name",
+            "Nothing is ever overwritten. A volume that was to be filled may be half full: nothing "
+            "shows how far its content came.",
+            "Look at it (virsh vol-info), and choose another name or remove it.",
+        ),
+        Rule(
+            "volume-pool",
+            "this pool cannot get a new volume",
+            "In pools of type iscsi, iscsi-direct, scsi, mpath and gluster libvirt creates none.",
+            "Choose another pool, or make the volume by the storage's own tools and refresh the "
+            "pool (virsh pool-refresh).",
+        ),
+        Rule(
+            "volume-format",
+            "the format is missing or cannot be had here",
+            "Formats are said, never guessed: libvirt takes a missing one for raw, and a probe "
+            "reads bytes that a guest may have written. Volumes in pools of block devices and in "
+            "rbd pools are raw.",
+            "Say raw or qcow2, as the image is; for qcow2 choose a pool over a directory.",
+        ),
+        Rule(
+            "volume-capacity",
+            "the volume cannot have this size",
+            "A size is that of whole 512-byte blocks; libvirt tells qemu-img KiB and rounds up "
+            "without a word. A volume smaller than what it is made from would cut it off.",
+            "Give a size that is a multiple of the unit that the message names, and large enough.",
+            "virStorageBackendCreateQemuImgSetInfo, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-backing",
+            "this volume cannot have a backing file",
+            "Only qcow2 images in pools over a directory have one. In a volume group libvirt would "
+            "make an LVM snapshot, in an rbd pool it ignores the element without a word.",
+            "Copy the image instead (xmlkit volume copy).",
+            "seen on libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-option",
+            "an option makes no sense for this volume",
+            "libvirt would refuse it or, worse, ignore it without a word.",
+            "Leave the option out, or choose the format and the pool that it is made for.",
+            "storage_util.c, libvirt 9.0.0",
+        ),
+        Rule(
+            "volume-version",
+            "this libvirt is too old for an option",
+            "An older libvirt refuses the element or, as 7.0 does with clusterSize, ignores it "
+            "without a word.",
+            "Leave the option out, or upgrade libvirt.",
+            "docs/formatstorage.rst; clusterSize seen on libvirt 7.0.0",
+        ),
+        Rule(
+            "volume-copy",
+            "libvirt cannot make this copy, or must not",
+            "createXMLFrom probes the source's bytes and follows the backing file that they name, "
+            "so it is for base images that stand alone, never for a guest's disk. For an rbd pool "
+            "it looks up the source's name among its own images and may clone the wrong one.",
+            "Fill a new volume instead (xmlkit volume snapshot), or for rbd bring the content in "
+            "with rbd import or qemu-img convert and refresh the pool.",
+            "seen on libvirt 9.0.0 and 11.3.0",
+        ),
+        Rule(
+            "volume-path",
+            "a path that is not used",
+            "Paths are absolute and plain; a symbolic link is not followed, since whoever can "
+            "change it would choose what is read or written.",
+            "Name the file itself.",
+        ),
+        Rule(
+            "volume-chain",
+            "an image leaves open how its data is to be read",
+            "A backing file without a format is probed by QEMU, and its bytes may be a guest's. An "
+            "image may also name a file of any kind for its data.",
+            "Say the format in the image: qemu-img rebase -u -F FORMAT -b BACKING IMAGE.",
+        ),
+        Rule(
+            "volume-fill",
+            "the content could not be brought in",
+            "qemu-img failed or cannot run here; the message has its words. It fails on an image "
+            "that a guest has open, since what it read would not fit together.",
+            "Shut the guest off or make an external snapshot first. The volume that was made for "
+            "it is removed.",
+        ),
+        Rule(
+            "snapshot-disk",
+            "an external snapshot cannot have this disk",
+            "It names a new qcow2 file for a disk. Of a volume disk libvirt before 9.0 keeps the "
+            "old image in the persistent XML and loses what is written after the snapshot; no "
+            "version can delete one that was made while the guest was off, nor revert to one.",
+            "Name disks that the domain has; turn volume disks into paths first (xmlkit transform "
+            "--to path).",
+            "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
+        ),
+        Rule(
+            "pool-name",
+            "a pool cannot have this name",
+            "libvirt's schema has no '/' and no line break in it.",
+            "Choose another name.",
+            "basictypes.rng, define objectName",
+        ),
+        Rule(
+            "pool-target",
+            "the pool's target cannot be used",
+            "A pool is seen at an absolute, plain path; an rbd pool is seen nowhere on the host.",
+            "Give --target as an absolute path, and none for rbd.",
+        ),
+        Rule(
+            "pool-source",
+            "the pool's source does not fit its type",
+            "fs: a device. netfs: HOST:/PATH. logical: a volume group. disk: a device and the "
+            "format of its table. rbd: MONITOR[,MONITOR]/POOL. dir: none.",
+            "Give --source, and --source-format, as the type needs them.",
+            "storagepool.rng",
+        ),
+        Rule(
+            "pool-auth",
+            "the pool's authentication cannot be used",
+            "Only rbd pools have one, and it names libvirt's secret by UUID. A key never stands in "
+            "a document.",
+            "Define the secret (virsh secret-define, secret-set-value), then give its UUID.",
+        ),
+        Rule(
+            "pool-exists",
+            "there is another pool of this name",
+            "It has another type, source or target; nothing is ever overwritten.",
+            "Compare both (virsh pool-dumpxml), and choose another name.",
+        ),
         # What validation finds.
         Rule(
             "schema",
@@ -623,7 +762,100 @@ RULES: dict[str, Rule] = {
             "unknown-kind",
             "the root element is none that libvirt has a schema for",
             "The schema is chosen by the root element: domain, pool, volume, network ...",
-            "Check that the file is a libvirt document; fragments such as <disk> have no schema.",
+            "Check that the file is a libvirt document, or a device of a domain such as <disk>.",
+        ),
+        Rule(
+            "profile-volume-disk",
+            "a volume disk, for a host that cannot have any",
+            "libvirt before 1.0.5 refuses type='volume'; later ones accept it where the guest "
+            "cannot start with it (AppArmor, Xen). This also counts for the domains within "
+            "snapshots and checkpoints, which a revert would bring back.",
+            "Turn the disk into one with a path: xmlkit transform --to path.",
+            "docs/formatdomain.rst: since 1.0.5; the schema of 0.10.2",
+        ),
+        # What the policy refuses in documents that libvirt shall create (schemas/*.xsd).
+        Rule(
+            "policy-name",
+            "a name that libvirt refuses or loses",
+            "A volume's name becomes the last part of a path, a pool's name that of its file. A "
+            "pool's refresh leaves out files with control characters.",
+            "Choose a name without '/' and control characters, other than '.' and '..'.",
+            "basictypes.rng, define volName; virStorageBackendRefreshLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-name-path",
+            "the volume's name is not the last part of its path",
+            "libvirt makes the path from the pool's and the volume's name and ignores the one that "
+            "is written: the volume would not be where the document says.",
+            "Make the two agree, or leave out the path.",
+            "virStorageBackendVolCreateLocal, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-lvm-name",
+            "a name that LVM refuses or keeps for itself",
+            "libvirt checks nothing here; lvcreate and vgcreate take a-z A-Z 0-9 + _ . - and no "
+            "'-' in front, and keep names such as snapshot..., pvmove... and ..._mlog to "
+            "themselves. Only volumes whose path is /dev/GROUP/NAME are known to be logical.",
+            "Choose another name.",
+            "lvm(8), section valid names, and lvm2 2.03.16",
+        ),
+        Rule(
+            "policy-capacity",
+            "a volume without a capacity",
+            "Only a backing store could give it one; without either libvirt refuses to create the "
+            "volume, or makes an empty one.",
+            "State <capacity>.",
+            "virStorageVolDefParseXML, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-allocation",
+            "a volume is allocated more than its capacity",
+            "Mostly one of the two has the wrong unit. libvirt's KB is 1000 bytes, KiB and k are "
+            "1024, and no unit is bytes.",
+            "Correct the number or its unit; 0 makes a sparse volume.",
+            "virScaleInteger, libvirt 9.0.0",
+        ),
+        Rule(
+            "policy-path",
+            "a path that is relative, or has a '..' in it",
+            "What it is relative to depends on who reads it, and '..' leads out of the pool.",
+            "Write the whole path.",
+        ),
+        Rule(
+            "policy-compat",
+            "a qcow2 volume does not state its version",
+            "libvirt up to 9.0 at the least makes 0.10, which has no bitmaps, hence no incremental "
+            "backup; 11.3 and later make 1.1.",
+            "State <compat>1.1</compat> in <target>.",
+            "seen on 7.0, 9.0 (0.10), 11.3 and 12.8 (1.1)",
+        ),
+        Rule(
+            "policy-backing-format",
+            "a backing store does not state its format",
+            "libvirt takes raw, and the guest reads a qcow2 image's header as its disk; an older "
+            "one probes the bytes, which a guest may have written.",
+            "State the format of the backing store.",
+            "seen on 7.0 to 12.8: raw is written, whatever the base is",
+        ),
+        Rule(
+            "policy-secret",
+            "a secret in plain text",
+            "Whoever may read the document, its copy in /etc/libvirt or a log has the secret.",
+            "Define a libvirt secret, and name it by uuid or usage in <secret>.",
+        ),
+        Rule(
+            "policy-nova-name",
+            "a volume of Nova's is not named {uuid}_{name}",
+            "By its name the volume is found again, and its instance by the volume.",
+            "Name it by the instance's UUID, '_' and the disk's name: {uuid}_disk.",
+            'Nova\'s specification "Use libvirt Storage Pools"',
+        ),
+        Rule(
+            "policy-instance",
+            "an attribute of XML Schema (xsi:) in the document",
+            "xsi:type and its like tell a validator by which rules to judge, which is not for the "
+            "document to say; libvirt knows none of them.",
+            "Remove the attribute.",
         ),
     )
 }

@@ -1,7 +1,7 @@
 """The state directory: where the journal, the host's key and the lock of the one writer are.
 
 Laws
-- It belongs to root or to whoever runs xmlkit, and nobody else can write or read there.
+- It belongs to root or to whoever runs xmlkit, and nobody else can write there.
 - One writer a host: a lock that the kernel takes away with its process, however that ends.
 - The key is made once and is never seen half written, whoever asks for it at the same time.
 """

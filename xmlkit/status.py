@@ -179,7 +179,9 @@ def _of(
         for disk in read_domain(guest.document).disks
         if disk.device in ("cdrom", "floppy")
     }
-    volumes, legacy, going = [], [], []
+    volumes: list[str] = []
+    legacy: list[str] = []
+    going: list[str] = []
     concerns: list[Concern] = []
     for disk in made.disks:
         if disk.target in drives:

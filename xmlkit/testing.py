@@ -150,6 +150,11 @@ class Libvirtd:
         self._control.recv(16)
         self._run()
 
+    @property
+    def daemon(self) -> int:
+        """The PID of libvirtd itself, which a restart changes. Raises OSError if it is away."""
+        return _answering(self.directory)
+
     def stop(self) -> None:
         """End libvirtd and its guests and remove `directory`; a second call does nothing."""
         with contextlib.suppress(ProcessLookupError):

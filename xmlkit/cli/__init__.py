@@ -25,16 +25,20 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 COMMANDS = {
     "apply": "Carry a transition out.",
+    "compare": "Compare two documents by what libvirt reads in them.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",
+    "hook": "Rewrite the XML of a domain that migrates to this host.",
     "journal": "List the transitions of this host.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
+    "pool": "Write the XML that creates a storage pool.",
     "recover": "Bring interrupted transitions to an end.",
     "rollback": "Take a transition back.",
     "status": "Show whether a host is ready, and where its domains stand.",
     "transform": "Rewrite a domain's disks to volumes or to paths.",
     "validate": "Check libvirt XML against libvirt's schemas.",
+    "volume": "Write the XML that creates, copies or snapshots a volume.",
 }
 
 TROUBLE = 2

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import PLAN_SIZE, read
 from xmlkit.cli.hosts import Planner, host_options, planner
+from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
+from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks, plans_from_json
+from xmlkit.validation.profiles import NO_VOLUME_DISKS
 
 
 @click.command(name="diff")
 @host_options
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@click.option("--schemas", metavar="DIR|VERSION", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
 @click.option(
     "--format",
     "format_",
@@ -27,13 +29,7 @@ from xmlkit.plan import Plan, PlanError, Skip, Transition, plans_from_json
     default="text",
     show_default=True,
 )
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="auto: on a terminal, unless NO_COLOR is set.",
-)
+@color_option
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
 @click.option(
     "--plan",
@@ -74,7 +70,7 @@ def command(
         raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
     code = changed = 0
     entries = []
-    paint = _painter(color)
+    paint = painter(color)
     with planner(**options) as planned:
         plans = {} if plan_file is None else _plans(plan_file, planned)
         files = files or tuple(plans)
@@ -91,7 +87,8 @@ def command(
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
                 continue
-            made = preview(file, document, plan, schemas)
+            bare = no_volume_disks(document, planned.host) is not None
+            made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
             if format_ == "json":
@@ -181,23 +178,3 @@ def _painted(text: str, paint: Paint) -> str:
         else paint(line, fg=colours.get(line[:1]))
         for line in text.split("\n")
     )
-
-
-class Paint(Protocol):
-    """Colours a text, or not."""
-
-    def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
-
-
-def _painter(color: str) -> Paint:
-    on = color == "always" or (
-        color == "auto"
-        and sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-
-    def paint(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-        return click.style(text, fg=fg, bold=bold) if on and (fg or bold) else text
-
-    return paint

@@ -12,12 +12,21 @@ import click
 
 from xmlkit import names
 from xmlkit.cli import files
-from xmlkit.document import Document, DocumentError, Limits
+from xmlkit.document import MIB, Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
 from xmlkit.plan import KINDS, Plan, PlanError, plan
 
-__all__ = ["ACCEPTABLE", "PLANNING", "Planner", "host_options", "planner", "relocations"]
+__all__ = [
+    "ACCEPTABLE",
+    "PLANNING",
+    "Planner",
+    "host_of",
+    "host_options",
+    "planner",
+    "relocations",
+    "source_options",
+]
 
 # The parameters of host_options that a plan has decided already.
 PLANNING = (
@@ -40,6 +49,26 @@ _NO_SOURCE = (
 )
 
 
+# Where the host is to be had from.
+_SOURCES = (
+    click.option(
+        "--pool",
+        "pools",
+        metavar="NAME=[TYPE:]PATH",
+        multiple=True,
+        help="A pool of the host (TYPE dir without one); its volumes are not verified.",
+    ),
+    click.option(
+        "--host", "host_file", metavar="FILE", help="The host, as xmlkit observe wrote it."
+    ),
+    click.option(
+        "--connect",
+        metavar="URI",
+        help="Ask libvirt at URI; without any of the three, $LIBVIRT_DEFAULT_URI.",
+    ),
+)
+
+
 def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that plans; their values come as keyword arguments."""
     options = (
@@ -50,21 +79,7 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="The form that disks get: type='volume', or file and block.",
         ),
-        click.option(
-            "--pool",
-            "pools",
-            metavar="NAME=[TYPE:]PATH",
-            multiple=True,
-            help="A pool of the host (TYPE dir without one); its volumes are not verified.",
-        ),
-        click.option(
-            "--host", "host_file", metavar="FILE", help="The host, as xmlkit observe wrote it."
-        ),
-        click.option(
-            "--connect",
-            metavar="URI",
-            help="Ask libvirt at URI; without any of the three, $LIBVIRT_DEFAULT_URI.",
-        ),
+        *_SOURCES,
         click.option(
             "--relocate",
             metavar="[KIND=]POOL",
@@ -86,6 +101,43 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say the host alone, for commands that need no plan."""
+    assumed = click.option(
+        "--assume-libvirt", metavar="VERSION", help="As if libvirt had this version."
+    )
+    for option in reversed((*_SOURCES, assumed)):
+        function = option(function)
+    return function
+
+
+def host_of(
+    pools: tuple[str, ...], host_file: str | None, connect: str | None, assume_libvirt: str | None
+) -> Host | None:
+    """The host that `source_options` say, None if none is said and $LIBVIRT_DEFAULT_URI is not set.
+
+    Raises HostError, and what reading the host raises.
+    """
+    given = [name for name, value in _sources(pools, host_file, connect) if value]
+    if not given and not os.environ.get("LIBVIRT_DEFAULT_URI"):
+        return None if assume_libvirt is None else _assumed(Host(), assume_libvirt)
+    bounds = Limits()
+    options = {f"max_{name}": getattr(bounds, name) for name in ("depth", "markup")}
+    with planner(
+        to="volume",
+        pools=pools,
+        host_file=host_file,
+        connect=connect,
+        relocate=(),
+        assume_libvirt=assume_libvirt,
+        live=False,
+        accept=(),
+        max_size=bounds.size // MIB,
+        **options,
+    ) as planned:
+        return planned.host
 
 
 class Planner:

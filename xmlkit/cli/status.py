@@ -146,7 +146,8 @@ def _show(found: Status) -> None:
         for form, word in _WORDS.items()
     ]
     blocked = f"; {len(found.blocked)} blocked" if found.blocked else ""
-    click.echo(f"\n{len(found.domains)} domains: {', '.join(counts)}{blocked}")
+    noun = "domain" if len(found.domains) == 1 else "domains"
+    click.echo(f"\n{len(found.domains)} {noun}: {', '.join(counts)}{blocked}")
 
 
 def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:

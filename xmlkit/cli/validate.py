@@ -5,21 +5,37 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from xmlkit.cli import TROUBLE, files, printable
 from xmlkit.document import DocumentError
 from xmlkit.validation import schemas
+from xmlkit.validation.profiles import PROFILES, Profile
 from xmlkit.validation.verdict import Finding, unreadable, validate
 
 SCHEMA = "xmlkit.validate/1"
 
+Findings = tuple[Finding, ...]
+
 
 @click.command(name="validate")
 @click.option(
-    "--schemas", "directory", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS."
+    "--schemas",
+    "directories",
+    metavar="DIR|VERSION",
+    multiple=True,
+    help="libvirt's schemas, repeatable; else by $XMLKIT_SCHEMAS.",
+)
+@click.option(
+    "--profile", type=click.Choice(PROFILES), help="Refuse what some hosts cannot have, too."
+)
+@click.option(
+    "--policy",
+    "policy_name",
+    type=click.Choice(["storage", "nova"]),
+    help="Check what a document to be created should say, too.",
 )
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -28,7 +44,9 @@ SCHEMA = "xmlkit.validate/1"
 @click.argument("names", metavar="FILE...|DIR|-", nargs=-1, required=True)
 def command(
     names: tuple[str, ...],
-    directory: str | None,
+    directories: tuple[str, ...],
+    profile: Profile | None,
+    policy_name: Literal["storage", "nova"] | None,
     format_: str,
     max_size: int,
     max_depth: int,
@@ -37,7 +55,9 @@ def command(
     """Check libvirt XML against the schemas of the libvirt that is installed.
 
     The schema is chosen by the root element (domain, pool, volume, network, ...). Of a DIR all
-    files ending in .xml are checked, also in its subdirectories; - is stdin.
+    files ending in .xml are checked, also in its subdirectories; - is stdin. A lone device such
+    as <disk>, as attach-device takes it, is checked as it would be in a domain.
+    With several --schemas each document is checked against each of them.
 
     \b
     Exit code: 0 all valid, 1 some findings, 2 trouble: a file that is no XML or
@@ -48,40 +68,64 @@ def command(
         xmlkit validate /etc/libvirt/qemu/*.xml
     """
     # without schemas nothing can be said of any file
-    place = schemas.directory(directory)
+    places = [schemas.directory(directory) for directory in directories or (None,)]
     bounds = files.limits(max_size, max_depth, max_markup)
     code = 0
     results: list[dict[str, Any]] = []
+
+    def tell(
+        name: str, kind: str | None, place: str | None, found: Findings, more: Findings = ()
+    ) -> None:
+        nonlocal code
+        trouble = any(finding.id in ("not-well-formed", "unknown-kind") for finding in found)
+        code = max(code, TROUBLE if trouble else int(bool(found or more)))
+        if format_ == "text":
+            where = f" ({place})" if len(places) > 1 and place else ""
+            for finding in found:
+                click.echo(_line(name, finding) + printable(where))
+            for finding in more:
+                click.echo(_line(name, finding))
+            return
+        results.append(
+            {
+                "file": name,
+                "kind": kind,
+                "schemas": place,
+                "valid": not found,
+                "findings": [asdict(finding) for finding in found + more],
+            }
+        )
+
     for name in _files(names):
-        kind = None
         if os.path.isdir(name):
             click.echo(f"xmlkit: no .xml files in {name}", err=True)
             code = TROUBLE
             continue
         try:
             document = files.read_document(name, bounds)
-            kind = document.kind
-            findings = validate(document, place)
         except DocumentError as error:
-            findings = (unreadable(error),)
-        except (files.FileError, schemas.SchemaError) as error:
+            tell(name, None, None, (unreadable(error),))
+            continue
+        except files.FileError as error:
             click.echo(f"xmlkit: {error}", err=True)
             code = TROUBLE
             continue
-        trouble = any(finding.id in ("not-well-formed", "unknown-kind") for finding in findings)
-        code = max(code, TROUBLE if trouble else int(bool(findings)))
-        if format_ == "text":
-            for finding in findings:
-                click.echo(_line(name, finding))
-        else:
-            results.append(
-                {
-                    "file": name,
-                    "kind": kind,
-                    "valid": not findings,
-                    "findings": [asdict(finding) for finding in findings],
-                }
-            )
+        refused: Findings = ()
+        if policy_name is not None:
+            from xmlkit.validation.policy import policy
+
+            refused = policy(document, policy_name)
+        for place in places:
+            try:
+                found = validate(document, place, profile=profile)
+            except schemas.SchemaError as error:
+                click.echo(f"xmlkit: {name}: {error}", err=True)
+                code = TROUBLE
+                continue
+            tell(name, document.kind, place, found, refused)
+            if format_ == "text":
+                # the policy knows nothing of schemas: once is enough
+                refused = ()
     if format_ == "json":
         import json
 

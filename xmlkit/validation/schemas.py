@@ -2,7 +2,8 @@
 
 Laws
 - The schemas are libvirt's own files, read in place; none is copied into xmlkit.
-- Files are probed, not versions: the set of schemas has changed from release to release.
+- Files are probed, not versions: the set of schemas has changed from release to release. A version
+  is only the name of a directory.
 """
 
 from __future__ import annotations
@@ -50,24 +51,73 @@ class SchemaError(XmlkitError):
 
 
 def directory(given: str | os.PathLike[str] | None = None) -> str:
-    """Where libvirt's schemas are: `given`, else $XMLKIT_SCHEMAS, else where packages put them.
+    """Where libvirt's schemas are: `given`, else by $XMLKIT_SCHEMAS, else where packages put them.
 
-    Raises SchemaError if there is none.
+    given: a directory of schemas, or a version. $XMLKIT_SCHEMAS: directories separated by ":",
+    each of which is a directory of schemas (the first one is used where nothing is given) or holds
+    such directories, named by version. A version is found by its whole name, or by its first
+    numbers ("9.0" for 9.0.0) if only one begins with them.
+    Raises SchemaError if there is none, or if more than one could be meant.
     """
-    named = given or os.environ.get("XMLKIT_SCHEMAS")
-    if named:
-        path = os.fspath(named)
-        if not os.path.isfile(f"{path}/domain.rng"):
-            origin = "--schemas" if given else "$XMLKIT_SCHEMAS"
-            raise SchemaError(f"no libvirt schemas in {path} ({origin}): it has no domain.rng")
-        return path
+    if given:
+        path = os.fspath(given)
+        return path if _has_schemas(path) else _of_version(path)
+    for place in _named():
+        if _has_schemas(place):
+            return place
+        if not _versions(place):
+            raise SchemaError(
+                f"no libvirt schemas in {place} ($XMLKIT_SCHEMAS): it has no domain.rng, and no "
+                "directory in it has one"
+            )
     for place in _PLACES:
-        if os.path.isfile(f"{place}/domain.rng"):
+        if _has_schemas(place):
             return place
     raise SchemaError(
         "libvirt's schemas are not installed. Debian, Ubuntu: apt-get install libvirt0 "
         "(libvirt-common since Debian 13); Fedora: dnf install libvirt-libs; macOS: brew install "
         "libvirt; or name a directory with --schemas DIR or XMLKIT_SCHEMAS"
+    )
+
+
+def _has_schemas(path: str) -> bool:
+    return os.path.isfile(f"{path}/domain.rng")
+
+
+def _named() -> list[str]:
+    return [each for each in os.environ.get("XMLKIT_SCHEMAS", "").split(os.pathsep) if each]
+
+
+def _versions(place: str) -> list[str]:
+    """The names of the directories of schemas in a directory."""
+    try:
+        return sorted(name for name in os.listdir(place) if _has_schemas(f"{place}/{name}"))
+    except OSError:
+        return []
+
+
+def _of_version(given: str) -> str:
+    if os.sep in given or os.path.isdir(given):
+        inside = ", ".join(_versions(given))
+        raise SchemaError(
+            f"no libvirt schemas in {given} (--schemas): it has no domain.rng"
+            + (f"; directories in it have: {inside}" if inside else "")
+        )
+    found = [(name, f"{place}/{name}") for place in _named() for name in _versions(place)]
+    whole = [path for name, path in found if name == given]
+    if whole:
+        return whole[0]
+    begun = {path: name for name, path in found if name.startswith(f"{given}.")}
+    if len(begun) == 1:
+        return next(iter(begun))
+    if begun:
+        raise SchemaError(
+            f"--schemas {given} could mean {', '.join(begun.values())}: give the whole version"
+        )
+    known = ", ".join(dict.fromkeys(name for name, _ in found)) or "none"
+    raise SchemaError(
+        f"--schemas {given} is neither a directory nor a version in the directories that "
+        f"$XMLKIT_SCHEMAS names; versions there: {known}"
     )
 
 

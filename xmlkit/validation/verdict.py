@@ -8,13 +8,15 @@ Laws
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from lxml import etree
 
 from xmlkit.document import Document, DocumentError
-from xmlkit.validation import schemas
+from xmlkit.validation import grammar, schemas
+from xmlkit.validation.profiles import Profile, volume_sources
 
 __all__ = ["Finding", "unreadable", "validate"]
 
@@ -38,16 +40,36 @@ class Finding:
 
 
 def validate(
-    document: Document, directory: str | os.PathLike[str] | None = None
+    document: Document,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    profile: Profile | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong with `document` by libvirt's schema for its root; empty if it is valid.
 
-    directory: of the schemas; without it they are found as `schemas.directory` says.
+    A lone device (`<disk>`, as attach-device takes it) is judged as it would be in a domain. An
+    `<interface>` is valid as a device or as a host's interface; if it is neither, it is judged as
+    the latter if it has a name, which a device has not.
+    directory: of the schemas, or a version; without it they are found as `schemas.directory`
+    says. profile: what the document must not have besides (`profiles.PROFILES`).
     Raises SchemaError if the schema is not there.
     """
+    found = _judged(document, schemas.directory(directory))
+    if profile is not None:
+        found += tuple(_refused(document))
+    return found
+
+
+def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    name = schemas.SCHEMAS.get(document.kind)
-    if name is None:
+    first = None
+    for schema in _grammars(root, directory):
+        if schema.validate(root):
+            return ()
+        # of two that could be meant, the likelier one is told
+        first = first or schema.error_log
+    if first is None:
+        kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
         return (
             Finding(
                 "unknown-kind",
@@ -55,14 +77,35 @@ def validate(
                 f"libvirt has no schema for <{document.kind}>",
                 *document.place_of(root),
                 "/" + document.kind,
-                expected=tuple(schemas.SCHEMAS),
+                expected=tuple(kinds),
             ),
         )
-    schema = schemas.compiled(schemas.directory(directory), name)
-    if schema.validate(root):
-        return ()
-    found = {(entry.path or "", entry.message): None for entry in schema.error_log}
+    found = {(entry.path or "", entry.message): None for entry in first}
     return tuple(_finding(document, path, message) for path, message in found)
+
+
+def _grammars(root: etree._Element, directory: str) -> Iterator[etree.RelaxNG]:
+    """Those that the document may be meant for, the likelier first."""
+    tag = str(root.tag)
+    name = schemas.SCHEMAS.get(tag)
+    if name is not None and (tag != "interface" or root.get("name") is not None):
+        yield schemas.compiled(directory, name)
+    if (name is None or tag == "interface") and tag in grammar.devices(directory):
+        yield grammar.compiled(directory, tag)
+    if tag == "interface" and root.get("name") is None:
+        yield schemas.compiled(directory, schemas.SCHEMAS[tag])
+
+
+def _refused(document: Document) -> Iterator[Finding]:
+    for element in volume_sources(document.root):
+        yield Finding(
+            "profile-volume-disk",
+            "error",
+            "type='volume', which this host cannot have: libvirt is older than 1.0.5, or the "
+            "guest could not start",
+            *document.place_of(element),
+            element.getroottree().getpath(element),
+        )
 
 
 def unreadable(error: DocumentError) -> Finding:

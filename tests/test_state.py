@@ -1,0 +1,279 @@
+"""The state directory: trusted, with one writer, one key, and ids that are used once.
+
+Rules
+- Several processes are several processes here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kills import kills
+from loops import MIB, after_power_cut, mounted, need_root
+
+from xmlkit import state
+from xmlkit.state import LockedError, StateError
+
+WAIT = 120.0  # seconds
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return state.directory(str(tmp_path / "state"))
+
+
+def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the umask; the second time it is there."""
+    before = os.umask(0)
+    try:
+        made = state.directory(str(tmp_path / "state"))
+    finally:
+        os.umask(before)
+    assert 0o700 == stat.S_IMODE(made.stat().st_mode)
+    assert made == state.directory(str(tmp_path / "state"))
+
+
+def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given, or $XMLKIT_STATE_DIR, or below /var/lib; always an absolute path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XMLKIT_STATE_DIR", str(tmp_path / "b"))
+    assert tmp_path / "a" == state.directory("a")
+    assert tmp_path / "b" == state.directory(None)
+    assert "/var/lib/xmlkit" == state.DEFAULT
+
+
+def test_what_others_may_change_is_refused(tmp_path: Path) -> None:
+    """Of another user, writable by a group or by all, a link, a file, or in no directory."""
+    need_root()
+    path = tmp_path / "state"
+    path.mkdir()
+    for mode, good in ((0o700, True), (0o755, True), (0o770, False), (0o702, False)):
+        path.chmod(mode)
+        if good:
+            assert path == state.directory(str(path))
+        else:
+            with pytest.raises(StateError, match=f"{path} is writable by others"):
+                state.directory(str(path))
+    path.chmod(0o700)
+    os.chown(path, 1234, 0)
+    with pytest.raises(StateError, match="belongs to user 1234"):
+        state.directory(str(path))
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(StateError, match=f"{name} is not a directory"):
+            state.directory(str(tmp_path / name))
+    with pytest.raises(StateError, match="none/state: No such file"):
+        state.directory(str(tmp_path / "none/state"))
+
+
+# The lock.
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from xmlkit import state
+sys.argv = ["/usr/bin/xmlkit", *sys.argv[2:]] if len(sys.argv) > 2 else sys.argv
+with state.lock(Path(DIRECTORY)):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process that holds the lock until its stdin is closed."""
+    code = HOLDER.replace("DIRECTORY", repr(str(directory)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "-", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert b"locked\n" == process.stdout.readline()
+    return process
+
+
+def test_one_writer_and_who_it_is(directory: Path) -> None:
+    """The other is told its PID and command, and nothing of its arguments."""
+    with holder(directory, "apply", "--connect", "qemu://user:secret@host/") as other:
+        with pytest.raises(LockedError) as caught, state.lock(directory):
+            pass
+        assert (other.pid, "xmlkit apply") == (caught.value.pid, caught.value.command)
+        assert f"process {other.pid} (xmlkit apply)" in str(caught.value)
+        assert "secret" not in (directory / "lock").read_text()
+        assert other.stdin
+        other.stdin.close()
+    with state.lock(directory):
+        with pytest.raises(LockedError, match=str(os.getpid())), state.lock(directory):
+            pass
+        assert 0o600 == stat.S_IMODE((directory / "lock").stat().st_mode)
+    with holder(directory, "--secret") as other:
+        assert f"{other.pid} xmlkit\n" == (directory / "lock").read_text()
+
+
+def test_a_killed_writer_holds_nothing(directory: Path) -> None:
+    """Its lock goes with it, though its name still stands there."""
+    with holder(directory, "apply") as other:
+        other.kill()
+    with state.lock(directory):
+        assert str(os.getpid()) == (directory / "lock").read_text().split()[0]
+
+
+def test_one_may_wait_for_the_other(directory: Path) -> None:
+    """As long as is said, and no longer."""
+    with holder(directory) as other:
+        start = time.monotonic()
+        with pytest.raises(LockedError), state.lock(directory, wait=0.3):
+            pass
+        assert 0.3 <= time.monotonic() - start
+        assert other.stdin
+        other.stdin.close()
+        with state.lock(directory, wait=WAIT):
+            pass
+        assert time.monotonic() - start < WAIT
+
+
+def test_the_lock_goes_with_an_exception(directory: Path) -> None:
+    """Which stays the caller's own."""
+    with pytest.raises(KeyboardInterrupt), state.lock(directory):
+        raise KeyboardInterrupt
+    with pytest.raises(BrokenPipeError), state.lock(directory):
+        raise BrokenPipeError
+    with state.lock(directory):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(directory: Path, tmp_path: Path) -> None:
+    """Nothing is written where it leads to."""
+    (directory / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(StateError, match="lock"), state.lock(directory):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+# The key.
+
+
+def test_the_key_is_made_once(directory: Path) -> None:
+    """32 bytes that only the owner reads; another directory has another one."""
+    key = state.host_key(directory)
+    assert 32 == len(key)
+    assert key == state.host_key(directory)
+    assert 0o600 == stat.S_IMODE((directory / "host-key").stat().st_mode)
+    assert ["host-key"] == os.listdir(directory)
+    assert key != state.host_key(state.directory(str(directory / "other")))
+
+
+ASKER = """
+import sys
+from pathlib import Path
+from xmlkit import state
+sys.stdin.read(1)
+print(state.host_key(Path(sys.argv[1])).hex())
+"""
+
+
+def test_who_asks_at_once_gets_the_same_key(directory: Path) -> None:
+    """Eight processes that start at one moment, five times."""
+    for _ in range(5):
+        (directory / "host-key").unlink(missing_ok=True)
+        read, write = os.pipe()
+        command = [sys.executable, "-c", ASKER, str(directory)]
+        askers = [
+            subprocess.Popen(command, stdin=read, stdout=subprocess.PIPE, text=True)
+            for _ in range(8)
+        ]
+        os.close(read)
+        os.close(write)
+        keys = {asker.communicate(timeout=WAIT)[0] for asker in askers}
+        assert {state.host_key(directory).hex() + "\n"} == keys
+        assert ["host-key"] == os.listdir(directory)
+
+
+def test_a_key_that_cannot_be_trusted_is_refused(directory: Path) -> None:
+    """Readable by others, of another user, cut short, a link or a directory."""
+    need_root()
+    path = directory / "host-key"
+    state.host_key(directory)
+    path.chmod(0o640)
+    with pytest.raises(StateError, match=f"{path} is readable by others"):
+        state.host_key(directory)
+    path.chmod(0o600)
+    os.chown(path, 1234, 0)
+    with pytest.raises(StateError, match="belongs to user 1234"):
+        state.host_key(directory)
+    os.chown(path, 0, 0)
+    for content in (b"", bytes(31), bytes(33)):
+        path.write_bytes(content)
+        with pytest.raises(StateError, match=f"{path} is not a key"):
+            state.host_key(directory)
+    path.write_bytes(bytes(32))
+    path.rename(directory / "real")
+    path.symlink_to("real")
+    with pytest.raises(StateError, match="host-key"):
+        state.host_key(directory)
+    path.unlink()
+    path.mkdir(0o700)
+    with pytest.raises(StateError, match="host-key"):
+        state.host_key(directory)
+
+
+def test_a_kill_at_any_step_leaves_no_half_a_key(directory: Path) -> None:
+    """The next one to ask gets a whole one, and from then on the same."""
+    setup = "import sys; from pathlib import Path; from xmlkit import state"
+    for _ in kills(setup, "state.host_key(Path(sys.argv[1]))", directory):
+        key = state.host_key(directory)
+        assert 32 == len(key)
+        assert key == state.host_key(directory)
+        (directory / "host-key").unlink()
+
+
+def test_a_key_survives_a_power_cut() -> None:
+    """Plans that were bound to it stay so; the directory too."""
+    with mounted("ext4", 32 * MIB) as here:
+        os.sync()
+        directory = state.directory(str(here / "state"))
+        key = state.host_key(directory)
+        with after_power_cut(here) as then:
+            assert key == state.host_key(state.directory(str(then / "state")))
+
+
+# Ids.
+
+
+def test_an_id_is_a_time_and_is_free(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In UTC; one by which a file begins is not given again."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    before = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    made = state.new_id(directory)
+    assert re.fullmatch(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}", made)
+    assert before <= made[:15] <= time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    monkeypatch.undo()
+    time.tzset()
+
+    drawn = iter(["aaaa", "aaaa", "bbbb", "bbbb"])
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
+    monkeypatch.setattr(state, "datetime", Frozen)
+    for suffix in ("aaaa", "bbbb"):
+        made = state.new_id(directory)
+        assert f"20261122-161402-{suffix}" == made
+        (directory / f"{made}.jsonl").touch()
+
+
+class Frozen:
+    """A clock that stands still."""
+
+    @staticmethod
+    def now(zone: object) -> object:
+        from datetime import UTC, datetime
+
+        assert zone is UTC
+        return datetime(2026, 11, 22, 16, 14, 2, tzinfo=UTC)

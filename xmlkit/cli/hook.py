@@ -1,0 +1,139 @@
+"""xmlkit hook: what /etc/libvirt/hooks/qemu calls at the destination of a migration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from xmlkit.cli import files, printable
+from xmlkit.document import MIB
+from xmlkit.errors import XmlkitError
+
+# Bytes of a domain's XML, and of a host file.
+XML_SIZE = 16 * MIB
+HOST_SIZE = 256 * MIB
+
+
+class _Late(Exception):
+    """The time is over."""
+
+
+@click.command(name="hook", context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--host",
+    "host_file",
+    metavar="FILE",
+    required=True,
+    help="This host, as xmlkit observe wrote it; root's, and writable by nobody else.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse the migration where the XML would otherwise pass through unchanged.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="libvirt waits for the hook, and the guest with it.",
+)
+@click.argument("arguments", metavar="DOMAIN OPERATION PHASE EXTRA", nargs=-1)
+def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, ...]) -> int:
+    """Rewrite the XML of a domain that migrates to this host onto volumes that are here already.
+
+    It is called by libvirt's hook with the hook's own arguments, reads the XML on stdin and
+    prints what the domain shall have here; for all but "migrate begin" it prints nothing. A disk
+    whose volume is not listed in FILE keeps its path, and whatever is unexpected passes the XML
+    through; the reason is logged (syslog, daemon). The persistent XML is not changed by a hook:
+    keep the old names until the domain has been defined anew (xmlkit apply).
+
+    \b
+    Exit code: 0; with --strict 1 if a disk keeps its path or anything went wrong,
+    and libvirt then refuses the migration.
+
+    \b
+    Example, as /etc/libvirt/hooks/qemu:
+        #!/bin/sh
+        exec xmlkit hook --host /etc/xmlkit/host.xml "$@"
+    """
+    if arguments[1:3] != ("migrate", "begin"):
+        return 0
+    name = arguments[0]
+
+    def late(*_: Any) -> NoReturn:
+        raise _Late
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    xml = out = b""
+    reasons: tuple[str, ...] = ()
+    try:
+        xml = out = files.read("-", XML_SIZE)
+        if len(xml) > XML_SIZE:
+            # printing nothing leaves the XML as it is
+            out = b""
+            raise files.FileError(f"the XML is larger than {XML_SIZE // MIB} MiB")
+        out, reasons = _rewritten(xml, host_file)
+    except _Late:
+        reasons = (f"it took longer than {timeout:g} s",)
+    except (XmlkitError, OSError) as error:
+        reasons = (str(error),)
+    except Exception as error:
+        # whatever it is, it is not worth a guest
+        reasons = (f"internal error: {type(error).__name__}: {error}",)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for reason in reasons:
+        _log(f"{name}: {reason}")
+    if reasons and strict:
+        return 1
+    sys.stdout.buffer.write(out)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _rewritten(xml: bytes, host_file: str) -> tuple[bytes, tuple[str, ...]]:
+    from dataclasses import replace
+
+    from xmlkit.hook import incoming
+    from xmlkit.host import HOST_LIMITS, parse_host
+
+    host = parse_host(_trusted(host_file), replace(HOST_LIMITS, size=HOST_SIZE, markup=1 << 30))
+    passed = incoming(xml, host)
+    if passed.rewritten:
+        _log(f"on volumes now: {', '.join(passed.rewritten)}")
+    return passed.xml, passed.reasons
+
+
+def _trusted(file: str) -> bytes:
+    """The host file's bytes. Raises FileError if another than root could have written it."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise files.FileError(f"cannot read {file}: {error.strerror}") from None
+    with open(handle, "rb") as stream:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise files.FileError(f"{file} is not a regular file")
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022:
+            raise files.FileError(
+                f"{file} could have been written by others: chown root, chmod go-w"
+            )
+        return stream.read(HOST_SIZE + 1)
+
+
+def _log(message: str) -> None:
+    """On stderr, and in the system's log: libvirt drops the stderr of a hook that succeeds."""
+    import syslog
+
+    text = printable(message)
+    print(f"xmlkit hook: {text}", file=sys.stderr)
+    syslog.openlog("xmlkit", 0, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_NOTICE, f"hook: {text}")
