@@ -354,3 +354,27 @@ def test_a_plan_for_a_host_with_apparmor_keeps_the_path(release: Release) -> Non
     assert transition.reason is not None
     assert "apparmor" == transition.reason.id
     assert ("volume", True, None) == (without.disk_type, without.changes, without.reason)
+
+
+# What `xmlkit.host.aa_helper_reads` knows, and the directories themselves.
+READABLE = {
+    *("/var/lib/libvirt/images/**", "/var/lib/nova/instances/_base/*", "@{HOME}/**"),
+    *("/{media,mnt,opt,srv}/**", "/{,var/}run/libvirt/**/[sv]d[a-z]", "/**/disk{,.*}"),
+    *("/**.img", "/**.raw", "/**.qcow{,2}", "/**.qed", "/**.vmdk", "/**.vhd", "/**.[iI][sS][oO]"),
+    *("@{HOME}/", "/var/lib/libvirt/images/"),
+}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("release", ["trixie", "sid"], indirect=True)
+def test_what_virt_aa_helper_may_read(release: Release) -> None:
+    """The shipped profile lets it read what the code says and no more.
+
+    In the older releases the profile is in a package that the trees have not.
+    """
+    profile = (release.root / "etc/apparmor.d/usr.lib.libvirt.virt-aa-helper").read_text()
+    lines = set(re.findall(r"^  (\S+) r,$", profile, re.M))
+
+    assert READABLE == {
+        line for line in lines if not line.startswith(("/sys/", "/dev/", "/etc/", "@{PROC}/"))
+    }
