@@ -26,7 +26,8 @@ endif
 # Trees of other releases (tests/chroots.py), block devices, and a ceph of one node.
 TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
-TOOLS := iproute2 libvirt-clients qemu-system-x86 qemu-utils dpkg-dev acl e2fsprogs xfsprogs \
+QEMU := iproute2 qemu-system-x86 qemu-utils
+TOOLS := libvirt-clients dpkg-dev acl e2fsprogs xfsprogs \
 	systemd
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
@@ -35,7 +36,8 @@ INCLUDE = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("incl
 VENV = $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python$(VERSION)-venv)
 HEADERS = $(if $(wildcard $(INCLUDE)/Python.h),,python$(VERSION)-dev)
 
-APT := $(if $(filter 0, $(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive \
+AS_ROOT := $(if $(filter 0, $(shell id -u)),,sudo)
+APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
 	apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300
 
 # $(call install,PACKAGES) asks apt for those that are missing; nothing when none is.
@@ -62,9 +64,10 @@ endef
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
-demo: .venv/bin/xmlkit  ## preview how a shipped guest moves onto a pool
-	@echo 'xmlkit $(DEMO)'
+demo: system-demo .venv/bin/xmlkit  ## preview how a shipped guest moves onto a pool, then move one
+	@echo '$$ xmlkit $(DEMO)'
 	@.venv/bin/xmlkit $(DEMO) || [ $$? -eq 1 ]  # 1: something would change
+	@$(AS_ROOT) .venv/bin/python tests/demo.py
 
 test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 	@rm -f .times
@@ -87,10 +90,10 @@ clean:  ## remove the environments and what tools left behind
 
 system-demo:
 	$(if $(PYTHON),,$(error Python 3.11 or newer is needed; PYTHON=... names one))
-	$(call install,$(SCHEMAS) $(VENV))
+	$(call install,$(SCHEMAS) $(VENV) $(LIBVIRTD) $(QEMU) $(COMPILER) $(HEADERS))
 
 system-test: system-demo
-	$(call install,$(LIBVIRTD) $(TOOLS) $(TREES) $(CEPH) $(COMPILER) $(HEADERS))
+	$(call install,$(TOOLS) $(TREES) $(CEPH))
 
 system-bench: system-test
 	$(call install,virtinst)
@@ -105,7 +108,7 @@ environment: .venv/bin/tox
 	.venv/bin/pip install --quiet 'tox>=4.20'
 
 .venv/bin/xmlkit: pyproject.toml | .venv/bin/pip
-	.venv/bin/pip install --quiet --editable .
+	.venv/bin/pip install --quiet --editable '.[libvirt]'
 	@touch $@
 
 .venv/bin/xmldiff: | .venv/bin/pip

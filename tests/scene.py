@@ -151,9 +151,16 @@ class Scene:
             )
         )
 
-    def nova_guest(self, name: str, *, kinds: Sequence[str] = ("disk",), raw: bool = False) -> Any:
+    def nova_guest(
+        self,
+        name: str,
+        *,
+        kinds: Sequence[str] = ("disk",),
+        raw: bool = False,
+        uuid_: str | None = None,
+    ) -> Any:
         """A domain with its disks where Nova's file backends put them: instances/{uuid}/{kind}."""
-        own = str(uuid.uuid4())
+        own = uuid_ or str(uuid.uuid4())
         directory = self.instances / own
         make = self.flat if raw else self.overlay
         format_ = "raw" if raw else "qcow2"
