@@ -21,7 +21,7 @@ from typing import Any
 import libvirt
 import pytest
 from chroots import Release, version
-from loops import loop_device
+from loops import loop_device, mounted
 from scene import POOL, Scene, disk_xml, run
 
 from xmlkit import Document, Host, parse_host, transform, validate
@@ -258,6 +258,197 @@ def test_volume_slices(release: Release) -> None:
     disk = volume_xml("v", inside=SLICES)
 
     assert observed(scene).can("volume-slices") is valid(scene, release, disk)
+
+
+# Volumes: what comes out is looked at by qemu-img and by the file system, not by libvirt.
+
+PLAIN = """\
+<volume>
+  <name>new</name><capacity>1048576</capacity><allocation>0</allocation>
+  <target><format type='{format}'/>{target}</target>
+  {more}
+</volume>
+"""
+PHRASE = """\
+<secret ephemeral='yes' private='yes'>
+  <uuid>6f1f9f0e-6a3c-4c0a-9d62-6a8c0f9f9a10</uuid>
+  <usage type='volume'><volume>new</volume></usage>
+</secret>
+"""
+LUKS = """\
+<encryption format='luks'>
+  <secret type='passphrase' uuid='6f1f9f0e-6a3c-4c0a-9d62-6a8c0f9f9a10'/>
+</encryption>
+"""
+QCOW2 = "<compat>1.1</compat>"
+
+
+def created(
+    scene: Scene,
+    format: str = "qcow2",
+    target: str = QCOW2,
+    more: str = "",
+    *,
+    pool: str = POOL,
+    source: str = "",
+    flags: int = 0,
+) -> Path | None:
+    """The path of a volume that libvirt made, of a volume `source` or anew; None if it refused."""
+    found = scene.connection.storagePoolLookupByName(pool)
+    xml = PLAIN.format(format=format, target=target, more=more)
+    try:
+        if source:
+            volume = found.createXMLFrom(xml, found.storageVolLookupByName(source), flags)
+        else:
+            volume = found.createXML(xml, flags)
+    except libvirt.libvirtError:
+        return None
+    return Path(volume.path())
+
+
+def info(path: Path | None) -> dict[str, Any]:
+    """What qemu-img says of a qcow2 volume; nothing if there is none."""
+    if path is None:
+        return {}
+    said = json.loads(run("qemu-img", "info", "-f", "qcow2", "--output=json", path))
+    return {**said, **said.get("format-specific", {}).get("data", {})}
+
+
+@pytest.fixture
+def scene(release: Release) -> Scene:
+    """A host of the release, with the pool of the scene."""
+    return Scene(release())
+
+
+def test_create_volumes(scene: Scene) -> None:
+    """In a directory, that is; of a file system on a device libvirt makes the same."""
+    assert observed(scene).can("create-volumes", "dir") is (created(scene) is not None)
+
+
+def test_copy_volumes(scene: Scene) -> None:
+    """Byte by byte: what was copied boots."""
+    original = with_volume(scene)
+    copy = created(scene, "raw", "", source="v")
+
+    assert observed(scene).can("copy-volumes", "dir") is (copy is not None)
+    assert copy is not None
+    assert original.read_bytes() == copy.read_bytes()
+
+
+def test_image_volumes(scene: Scene) -> None:
+    """They have a format, and a backing file with its own, as asked for."""
+    more = f"<backingStore><path>{scene.base}</path><format type='raw'/></backingStore>"
+    found = info(created(scene, more=more))
+
+    assert observed(scene).can("image-volumes", "dir")
+    assert ("qcow2", str(scene.base), "raw") == (
+        *(found["format"], found["backing-filename"], found["backing-filename-format"]),
+    )
+
+
+def test_volume_permissions(scene: Scene) -> None:
+    """Owner and mode are those of the XML."""
+    asked = "<permissions><mode>0640</mode><owner>65534</owner><group>65534</group></permissions>"
+    path = created(scene, "raw", asked)
+    assert path is not None
+    found = path.stat()
+    honoured = (0o640, 65534, 65534) == (found.st_mode & 0o777, found.st_uid, found.st_gid)
+
+    assert observed(scene).can("volume-permissions", "dir") is honoured
+
+
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+def test_volume_compat(scene: Scene, compat: str) -> None:
+    """Either is made as asked for; without it, the two oldest releases make 0.10."""
+    found = info(created(scene, target=f"<compat>{compat}</compat>"))
+
+    assert observed(scene).can("volume-compat") is (compat == found["compat"])
+
+
+def test_volume_lazy_refcounts(scene: Scene) -> None:
+    """The image has the feature."""
+    found = info(created(scene, target=f"{QCOW2}<features><lazy_refcounts/></features>"))
+
+    assert observed(scene).can("volume-lazy-refcounts") is found["lazy-refcounts"]
+
+
+def test_volume_cluster_size(scene: Scene) -> None:
+    """It is as asked for, or the usual one, without a word."""
+    found = info(created(scene, target=f"{QCOW2}<clusterSize unit='KiB'>128</clusterSize>"))
+    can = observed(scene).can("volume-cluster-size")
+
+    assert (128 << 10 if can else 64 << 10) == found["cluster-size"]
+
+
+def test_volume_extended_l2(scene: Scene) -> None:
+    """The image has the feature, or libvirt refuses."""
+    found = info(created(scene, target=f"{QCOW2}<features><extended_l2/></features>"))
+
+    assert observed(scene).can("volume-extended-l2") is found.get("extended-l2", False)
+
+
+def test_volume_nocow(scene: Scene) -> None:
+    """libvirt knows the word: it repeats it. Only btrfs would show more."""
+    path = created(scene, target=f"{QCOW2}<nocow/>")
+    assert path is not None
+    xml = scene.connection.storageVolLookupByPath(str(path)).XMLDesc()
+
+    assert observed(scene).can("volume-nocow") is ("<nocow/>" in xml)
+
+
+def test_volume_preallocation(scene: Scene) -> None:
+    """The image is as long as its content would be, before there is any."""
+    flag = libvirt.VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
+    path = created(scene, flags=flag)
+    assert path is not None
+
+    assert observed(scene).can("volume-preallocation") is (path.stat().st_size > 1 << 20)
+
+
+def test_volume_reflink(release: Release) -> None:
+    """On XFS the copy shares the blocks of its source."""
+    with mounted("xfs", 300 << 20) as directory:
+        directory.chmod(0o755)
+        scene = Scene(release(shared=[directory]))
+        scene.flat(directory / "v")
+        scene.pool("xfs", directory)
+        flag = libvirt.VIR_STORAGE_VOL_CREATE_REFLINK
+        copy = created(scene, "raw", "", pool="xfs", source="v", flags=flag)
+        can = observed(scene).can("volume-reflink")
+        scene.libvirtd.stop()
+
+        assert can is (copy is not None)
+        assert copy is not None
+        assert (directory / "v").read_bytes() == copy.read_bytes()
+
+
+def test_volume_luks(scene: Scene) -> None:
+    """The image is LUKS, by its first bytes."""
+    secret = scene.connection.secretDefineXML(PHRASE)
+    secret.setValue(b"a passphrase of these tests")
+    path = created(scene, "raw", LUKS)
+
+    assert observed(scene).can("volume-luks") is (
+        path is not None and path.read_bytes().startswith(b"LUKS\xba\xbe")
+    )
+
+
+def test_snapshot_volume_disks(scene: Scene) -> None:
+    """After an external snapshot the persistent XML names the new image, or still the old one."""
+    path = with_volume(scene)
+    domain = scene.define("guest", [volume_xml("v")])
+    scene.start(domain)
+    file = path.with_name("v.s1")
+    domain.snapshotCreateXML(
+        "<domainsnapshot><disks><disk name='vda' snapshot='external'>"
+        f"<source file='{file}'/></disk></disks></domainsnapshot>",
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY,
+    )
+    (address,) = scene.addresses(domain)
+    scene.stop(domain)
+
+    assert address in (("file", str(file)), ("volume", POOL, "v"))
+    assert observed(scene).can("snapshot-volume-disks") is (address[0] == "file")
 
 
 # AppArmor.  Nothing is enforced here, and no kernel with AppArmor is needed: libvirtd is told that
