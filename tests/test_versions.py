@@ -388,12 +388,16 @@ def test_volume_extended_l2(scene: Scene) -> None:
 
 
 def test_volume_nocow(scene: Scene) -> None:
-    """libvirt knows the word: it repeats it. Only btrfs would show more."""
-    path = created(scene, target=f"{QCOW2}<nocow/>")
-    assert path is not None
-    xml = scene.connection.storageVolLookupByPath(str(path)).XMLDesc()
+    """libvirt asks qemu-img for it; only btrfs would show more."""
+    conf = scene.libvirtd.directory / "etc/libvirt/libvirtd.conf"
+    with conf.open("a") as file:
+        file.write('log_filters = "1:util.command"\nlog_outputs = "1:stderr"\n')
+    scene.libvirtd.restart()
+    scene.reopen()
+    assert created(scene, target=f"{QCOW2}<nocow/>")
+    log = (scene.libvirtd.directory / "libvirtd.log").read_text(errors="replace")
 
-    assert observed(scene).can("volume-nocow") is ("<nocow/>" in xml)
+    assert observed(scene).can("volume-nocow") is ("nocow=on" in log)
 
 
 def test_volume_preallocation(scene: Scene) -> None:
