@@ -82,7 +82,8 @@ lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
 bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
-	@.venv/bin/python tests/bench.py $(ARGS)
+	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
+	.venv/bin/python tests/bench_apply.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind
 	rm -rf .venv .tox .times .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -106,6 +106,29 @@ def test_what_is_wrong_afterwards_is_told(without_volumes: Path) -> None:
     assert ({"valid": True}, {"valid": False}) == (entry["before"], entry["after"])
 
 
+def test_on_a_host_without_volume_disks_none_is_valid() -> None:
+    """Both sides are judged by the host: what is a volume before has its path after."""
+    options = (*IMAGES, "--format", "json")
+    old = ("--assume-libvirt", "1.0.4", *options)
+    new = ("--assume-libvirt", "9.0.0", *options)
+    (on_old,) = data(xmlkit("diff", *old, FIXTURES / "volume-disk.xml"))["domains"]
+    (on_new,) = data(xmlkit("diff", *new, FIXTURES / "volume-disk.xml"))["domains"]
+
+    assert ({"valid": False}, {"valid": True}) == (on_old["before"], on_old["after"])
+    assert ({"valid": True}, {"valid": True}) == (on_new["before"], on_new["after"])
+    assert {"path"} == {each["disk_type"] for each in on_old["disks"]}
+
+
+def test_a_volume_disk_that_must_stay_is_invalid_on_such_a_host() -> None:
+    """It was before, so that it is no trouble that the transition has made."""
+    options = ("--assume-libvirt", "1.0.4", "--pool", "elsewhere=/elsewhere")
+    done = xmlkit("diff", *options, FIXTURES / "volume-disk.xml")
+
+    assert 0 == done.returncode
+    assert b"invalid before, invalid after" in done.stdout
+    assert b"type='volume'" in done.stdout
+
+
 def test_a_schema_that_is_not_there_is_trouble(tmp_path: Path) -> None:
     """Without a verdict nothing is shown."""
     done = xmlkit("diff", *IMAGES, "--schemas", tmp_path, ADOPTED)

@@ -271,3 +271,107 @@ def test_a_schema_of_one_kind_that_is_missing_is_trouble(tmp_path: Path) -> None
     assert [str(tmp_path / "domain.xml")] == [
         entry["file"] for entry in results(done) if entry["valid"]
     ]
+
+
+# Policy, profile, several schemas, lone devices.
+
+UNSTATED = (
+    b"<volume>\n <name>v</name>\n <capacity>1</capacity>\n"
+    b" <target><format type='qcow2'/></target>\n</volume>\n"
+)
+VOLUME_DISK = (
+    b"<disk type='volume'>\n <source pool='p' volume='v'/>\n <target dev='vda'/>\n</disk>\n"
+)
+
+
+def test_a_policy_is_asked_besides_the_schema() -> None:
+    """Its findings are findings, and the document is valid all the same."""
+    (plain,) = results(xmlkit("--format", "json", "-", stdin=UNSTATED))
+    done = xmlkit("--policy", "storage", "--format", "json", "-", stdin=UNSTATED)
+    (entry,) = results(done)
+
+    assert [] == plain["findings"]
+    assert (1, True) == (done.returncode, entry["valid"])
+    assert [("policy-compat", 4, "/volume/target")] == [
+        (each["id"], each["line"], each["xpath"]) for each in entry["findings"]
+    ]
+
+
+def test_the_schemas_findings_and_the_policys_stand_together() -> None:
+    """A document may have both; each is one line of text."""
+    wrong = UNSTATED.replace(b"<volume>", b"<volume nonsense='1'>")
+    lines = xmlkit("--policy", "nova", "-", stdin=wrong).stdout.splitlines()
+    ids = [re.findall(r"\[([a-z-]+)\]", line)[0] for line in lines]
+
+    assert {"schema", "policy-compat", "policy-nova-name"} == set(ids)
+
+
+def test_a_policy_finds_nothing_in_other_documents() -> None:
+    """A guest whose disks are as they should be, and a document that no policy is about."""
+    network = b"<network><name>n</name></network>"
+
+    assert 0 == xmlkit("--policy", "nova", VALID).returncode
+    assert 0 == xmlkit("--policy", "nova", "-", stdin=network).returncode
+
+
+def test_a_profile_refuses_what_the_schema_allows() -> None:
+    """And so the document counts as not valid."""
+    assert 0 == xmlkit("-", stdin=VOLUME_DISK).returncode
+    done = xmlkit("--profile", "no-volume-disks", "--format", "json", "-", stdin=VOLUME_DISK)
+    (entry,) = results(done)
+
+    assert (1, False, "disk") == (done.returncode, entry["valid"], entry["kind"])
+    assert ["profile-volume-disk"] == [each["id"] for each in entry["findings"]]
+
+
+@pytest.mark.parametrize("option", ["--policy", "--profile"])
+def test_a_policy_or_profile_that_is_not_there_is_trouble(option: str) -> None:
+    """It names those that are."""
+    done = xmlkit(option, "nonsense", VALID)
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert {"--policy": "nova", "--profile": "no-volume-disks"}[option] in done.stderr
+
+
+def test_several_schemas_stand_side_by_side(tmp_path: Path) -> None:
+    """Each gives its verdict and is named in it; a policy's finding is told once."""
+    for name, content in (("1.0", "<notAllowed/>"), ("2.0", "<ref name='any'/>")):
+        (tmp_path / name).mkdir()
+        for root in ("domain", "storagevol"):
+            element = {"storagevol": "volume"}.get(root, root)
+            (tmp_path / name / f"{root}.rng").write_text(
+                "<grammar xmlns='http://relaxng.org/ns/structure/1.0'>"
+                f"<start><element name='{element}'>{content}</element></start><define name='any'>"
+                "<zeroOrMore><choice><attribute><anyName/></attribute><text/><element><anyName/>"
+                "<ref name='any'/></element></choice></zeroOrMore></define></grammar>"
+            )
+    options = ("--schemas", "1.0", "--schemas", tmp_path / "2.0", "--policy", "storage")
+    variables = {"XMLKIT_SCHEMAS": str(tmp_path)}
+    entries = results(xmlkit(*options, "--format", "json", "-", stdin=UNSTATED, **variables))
+    text = xmlkit(*options, "-", stdin=UNSTATED, **variables)
+
+    assert [(str(tmp_path / "1.0"), False), (str(tmp_path / "2.0"), True)] == [
+        (entry["schemas"], entry["valid"]) for entry in entries
+    ]
+    assert 1 == text.returncode
+    assert 1 == text.stdout.count("policy-compat")
+    assert text.stdout.splitlines()[0].endswith(f"({tmp_path / '1.0'})")
+    assert f"({tmp_path / '2.0'})" not in text.stdout
+
+
+def test_a_version_that_is_not_there_is_trouble() -> None:
+    """Before the first file."""
+    done = xmlkit("--schemas", "1.2.3", VALID)
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "--schemas 1.2.3" in done.stderr
+    assert "XMLKIT_SCHEMAS" in done.stderr
+
+
+def test_a_document_that_is_hostile_to_a_policy_is_judged(broken: Path) -> None:
+    """What cannot be read stays trouble; controls in a name are not printed."""
+    assert 2 == xmlkit("--policy", "nova", broken).returncode
+    done = xmlkit("--policy", "nova", "-", stdin=b"<volume><name>a&#x9b;2J</name></volume>")
+
+    assert 1 == done.returncode
+    assert "\x9b" not in done.stdout

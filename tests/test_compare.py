@@ -25,7 +25,7 @@ from lxml import etree
 from strategies import LAWS, domain_sources
 
 from xmlkit.compare import CompareError, Difference, compare, lost
-from xmlkit.document import Document, DocumentError
+from xmlkit.document import Document, DocumentError, Limits
 from xmlkit.testing import Libvirtd
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -269,6 +269,51 @@ def test_order_counts_where_libvirt_keeps_it() -> None:
     assert [("changed", "/domain/os/boot[2]/@dev", "cdrom", "x")] == shown(
         compare(whole, parse(f"<os>{boots[0]}<boot dev='x'/>{''.join(boots[2:])}</os>"))
     )
+
+
+def test_a_list_in_order_is_aligned_by_what_is_near() -> None:
+    """What libvirt puts in front, as the console of a serial port, does not move what follows."""
+    console = "<console type='{}'><target type='{}'/></console>"
+    asked = guest(console.format("pty", "virtio"), console.format("file", "virtio"))
+    got = guest(
+        "<console type='pty'><target type='serial' port='0'/></console>",
+        "<console type='pty'><target type='virtio' port='1'/></console>",
+        "<console type='file'><target type='virtio' port='2'/></console>",
+    )
+    assert () == lost(asked, got)
+    assert [
+        ("added", "/domain/devices/console[1]/target/@port", None, "1"),
+        ("added", "/domain/devices/console[2]/target/@port", None, "2"),
+        ("added", "/domain/devices/console[1]", None, "<console type='pty'>...</console>"),
+    ] == shown(compare(asked, got))
+
+
+def test_what_would_take_too_long_is_taken_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it may be more than one difference, but still there and back, and by identities."""
+    sounds = [f"<sound model='{name}' kind='x'/>" for name in "abcd"]
+    one = guest(disk("vda"), *sounds, disk("vdb"))
+    other = guest(disk("vdb"), *(sound.replace("model='", "model='x") for sound in sounds[1:]))
+    boots = [
+        parse(f"<os>{''.join(f'<boot dev={b!r}/>' for b in some)}</os>") for some in ("ab", "bca")
+    ]
+    monkeypatch.setattr("xmlkit.compare._EFFORT", 0)
+
+    assert [
+        ("removed", "/domain/devices/disk[vda]"),
+        *(("changed", f"/domain/devices/sound[{number}]/@model") for number in (1, 2, 3)),
+        ("removed", "/domain/devices/sound[4]"),
+    ] == [difference[:2] for difference in compare(one, other)]
+    assert ["changed", "changed", "added"] == [each.action for each in compare(*boots)]
+    assert ["changed", "changed", "removed"] == [each.action for each in compare(*boots[::-1])]
+
+
+def test_no_depth_is_too_deep() -> None:
+    """As deep as a document may be at all."""
+    deep = [f"{'<a>' * 899}<b c='{value}'/>{'</a>' * 899}" for value in (1, 2)]
+    old, new = (Document.parse(each, Limits(depth=900)) for each in deep)
+
+    (only,) = compare(old, new)
+    assert f"{'/a' * 899}/b/@c" == only.where
 
 
 def test_the_first_video_is_the_primary_one() -> None:

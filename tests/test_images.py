@@ -258,6 +258,24 @@ def test_an_image_that_is_swapped_for_a_link_is_never_followed(tmp_path: Path) -
         assert not path.is_symlink()
 
 
+def test_a_link_that_is_swapped_in_before_the_image_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the name and the opening of it."""
+    source, secret = make(tmp_path / "disk", "a"), make(tmp_path / "secret", "s")
+    (tmp_path / "swapped").symlink_to(secret)
+    look = images._found
+
+    def swap(directory: int, name: str) -> os.stat_result | None:
+        found = look(directory, name)
+        exchange(source, tmp_path / "swapped")
+        return found
+
+    monkeypatch.setattr(images, "_found", swap)
+    with refused("symlink", source):
+        images.identity(str(source))
+
+
 @pytest.mark.parametrize("step", ["link", "linked before", "copy"])
 def test_a_swap_in_the_last_moment_takes_the_step_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

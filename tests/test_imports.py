@@ -40,6 +40,10 @@ COMMANDS = {
         (0, "validate", str(FIXTURE)),
         {"libvirt", "json", "difflib", "tempfile", "xmlkit.plan", "xmlkit.host"},
     ),
+    "validate a device": (
+        (1, "validate", "--profile", "no-volume-disks", "{disk}"),
+        {"libvirt", "json", "difflib", "tempfile", "xmlkit.plan", "xmlkit.validation.policy"},
+    ),
     "compare": (
         (0, "compare", str(FIXTURE), str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.plan", "xmlkit.host", "xmlkit.validation"},
@@ -78,10 +82,20 @@ def test_a_command_imports_only_what_it_needs(name: str, tmp_path: Path) -> None
     """The commands are cold starts: no library is loaded for what was not asked for."""
     (code, *arguments), without = COMMANDS[name]
     listed = tmp_path / "modules.json"
-    imported(COMMAND, str(listed), *map(str, arguments), expected=int(code))
+    disk = tmp_path / "disk.xml"
+    disk.write_text("<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>")
+    given = [str(each).replace("{disk}", str(disk)) for each in arguments]
+    imported(COMMAND, str(listed), *given, expected=int(code))
     found = set(listed.read_text().split("\n"))
     assert "xmlkit.cli" in found
     assert set() == found & (without | NEVER)
+
+
+def test_only_a_policy_imports_xmlschema(tmp_path: Path) -> None:
+    """It takes longer than all the rest together."""
+    listed = tmp_path / "modules"
+    imported(COMMAND, str(listed), "validate", "--policy", "nova", str(FIXTURE))
+    assert "xmlschema" in listed.read_text().split("\n")
 
 
 def test_import_xmlkit_costs_nothing() -> None:

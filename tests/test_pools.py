@@ -16,6 +16,7 @@ from xmlkit.document import Document
 from xmlkit.host import parse_pool
 from xmlkit.pools import TYPES, Auth, PoolError, commands, nova_pools, parse_source, pool
 from xmlkit.rules import RULES
+from xmlkit.validation.policy import policy
 from xmlkit.validation.verdict import validate
 from xmlkit.volumes import Permissions
 
@@ -85,6 +86,7 @@ def test_a_pool_is_valid_or_refused(
         assert "\n" not in str(refused)
         return
     assert () == validate(made)
+    assert () == policy(made, "storage")
     read = parse_pool(made.root)
     assert (name, type_) == (read.name, read.type)
     assert len(hosts) == len(made.root.findall("source/host"))

@@ -22,6 +22,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension
 from xmlkit.document import Document
 from xmlkit.host import POOL_DISK_TYPES, Host, Pool, Volume, version_of
 from xmlkit.rules import RULES
+from xmlkit.validation.policy import policy
 from xmlkit.validation.verdict import validate
 from xmlkit.volumes import (
     SNAPSHOT_POOL,
@@ -113,6 +114,11 @@ def judged(make: Callable[[], Creation]) -> Creation | None:
         assert "\n" not in str(refused)
         return None
     assert () == validate(made.document)
+    lacks = {finding.id for finding in policy(made.document, "storage")}
+    # a libvirt before 1.1 has no <compat> that could be stated; a copy has its source's capacity
+    assert lacks <= {"policy-compat", "policy-capacity"}
+    assert "policy-compat" not in lacks or said(made.document, "target/compat") is None
+    assert "policy-capacity" not in lacks or made.source is not None
     assert made.document.source == Document.parse(made.document.source).source
     for command in commands(made):
         assert all(word.isprintable() for word in command.words)

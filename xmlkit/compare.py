@@ -14,7 +14,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
 from lxml import etree
@@ -32,6 +31,8 @@ SCHEMA = "xmlkit.compare/1"
 # How much a comparison may look at to find the nearest elements: some seconds of work, where
 # documents are made to take long. What goes beyond that is taken in its order.
 _EFFORT = 2_000_000
+# From which part in common on two elements without an identity are thought to be the same.
+_NEAR = 0.5
 
 
 class CompareError(XmlkitError):
@@ -356,19 +357,39 @@ def _aligned(
         end += 1
         yield len(olds) - end, len(news) - end
     olds, news = olds[start : len(olds) - end], news[start : len(news) - end]
-    shorter = min(len(olds), len(news))
-    cost = sum(node.size for node in (*olds, *news)) + len(olds) * len(news) * shorter
-    if not effort.take(cost):
-        yield from ((start + i, start + i) for i in range(shorter))
-        return
-    turned = _turned(olds, news)
-    first, second = ([node.number for node in nodes] for nodes in (olds, news))
-    if turned:
-        first, second = second, first
-    matcher = SequenceMatcher(None, first, second, autojunk=False)
-    for _, i1, i2, j1, j2 in matcher.get_opcodes():
-        for i, j in zip(range(i1, i2), range(j1, j2), strict=False):
-            yield (start + j, start + i) if turned else (start + i, start + j)
+    if not effort.take(_cost(olds, news)):
+        yield from ((start + i, start + i) for i in range(min(len(olds), len(news))))
+    elif _turned(olds, news):
+        yield from ((start + i, start + j) for j, i in _in_order(news, olds))
+    else:
+        yield from ((start + i, start + j) for i, j in _in_order(olds, news))
+
+
+def _in_order(olds: Sequence[_Node], news: Sequence[_Node]) -> Iterator[tuple[int, int]]:
+    """The pairs, none across another one, that have the most in common all together."""
+    # what the pairs from (i, j) on have in common at best, from the end
+    best = [[0.0] * (len(news) + 1) for _ in range(len(olds) + 1)]
+    for i in reversed(range(len(olds))):
+        for j in reversed(range(len(news))):
+            pair = _weight(olds[i], news[j]) + best[i + 1][j + 1]
+            best[i][j] = max(pair, best[i + 1][j], best[i][j + 1])
+    i = j = 0
+    while i < len(olds) and j < len(news):
+        if best[i][j] == best[i + 1][j]:
+            i += 1
+        elif best[i][j] == best[i][j + 1]:
+            j += 1
+        else:
+            yield i, j
+            i, j = i + 1, j + 1
+
+
+def _weight(old: _Node, new: _Node) -> float:
+    """How much it says for a pair: the same before what is near, and that before all else."""
+    if old.number == new.number:
+        return 2.0
+    likeness = _likeness(old, new)[0]
+    return likeness if likeness >= _NEAR else 0.01
 
 
 def _matched(
@@ -402,9 +423,7 @@ def _matched(
         if _may_be(olds[left[0]], news[right[0]]):
             yield left[0], right[0]
         return
-    cost = len(right) * sum(olds[i].size for i in left)
-    cost += len(left) * sum(news[j].size for j in right)
-    if not effort.take(cost):
+    if not effort.take(_cost([olds[i] for i in left], [news[j] for j in right])):
         for i, j in zip(left, right, strict=False):
             if _may_be(olds[i], news[j]):
                 yield i, j
@@ -412,6 +431,18 @@ def _matched(
         yield from ((i, j) for j, i in _nearest(news, olds, right, left))
     else:
         yield from _nearest(olds, news, left, right)
+
+
+def _cost(olds: Sequence[_Node], news: Sequence[_Node]) -> int:
+    """What it takes to look at each pair of these."""
+    return len(news) * sum(node.size for node in olds) + len(olds) * sum(n.size for n in news)
+
+
+def _likeness(old: _Node, new: _Node) -> tuple[float, int]:
+    """How much of what they say two elements have in common: a part of the lesser, a number."""
+    one, other = _facts(old), _facts(new)
+    common = (one & other).total()
+    return common / max(1, min(one.total(), other.total())), common
 
 
 def _turned(olds: Sequence[_Node], news: Sequence[_Node]) -> bool:
@@ -434,10 +465,8 @@ def _nearest(
         for by, j in enumerate(right):
             if not _may_be(olds[i], news[j]):
                 continue
-            one, other = _facts(olds[i]), _facts(news[j])
-            common = (one & other).total()
-            likeness = common / max(1, min(one.total(), other.total()))
-            if likeness >= 0.5:
+            likeness, common = _likeness(olds[i], news[j])
+            if likeness >= _NEAR:
                 weighed.append((-likeness, -common, abs(at - by), i, j))
     gone: set[int] = set()
     taken: set[int] = set()

@@ -804,7 +804,7 @@ RULES: dict[str, Rule] = {
             "a volume without a capacity",
             "Only a backing store could give it one; without either libvirt refuses to create the "
             "volume, or makes an empty one.",
-            "State <capacity>.",
+            "State <capacity>; only the document of a copy (virsh vol-create-from) needs none.",
             "virStorageVolDefParseXML, libvirt 9.0.0",
         ),
         Rule(

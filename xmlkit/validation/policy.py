@@ -53,11 +53,13 @@ def policy(document: Document, name: Policy) -> tuple[Finding, ...]:
             Finding("policy-instance", "error", message, *_place(document, element))
             for element in foreign
         )
-    found = {
-        finding: None
-        for error in schema.iter_errors(root, use_location_hints=False)
-        for finding in _findings(document, error)
-    }
+    try:
+        errors = list(schema.iter_errors(root, use_location_hints=False))
+    except BaseException:
+        # after a RecursionError a schema was seen to accept whatever came next
+        _schema.cache_clear()
+        raise
+    found = {finding: None for error in errors for finding in _findings(document, error)}
     return tuple(sorted(found, key=lambda finding: (finding.line, finding.column)))
 
 
