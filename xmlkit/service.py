@@ -53,8 +53,9 @@ class Options:
     """How a transition is wanted.
 
     to, relocate, accept: as plan() takes them. copy: images may be copied to another file system.
-    rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too. waits:
-    the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
+    rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too. schemas:
+    libvirt's, by directory. restart: a running domain is shut down for it and started again.
+    shutdown_seconds: how long it may take to shut down; then it is left running.
     """
 
     to: Form = "volume"
@@ -62,8 +63,9 @@ class Options:
     accept: tuple[str, ...] = ()
     copy: bool = False
     rewrite_metadata: bool = False
-    waits: bool = False
     schemas: str | None = None
+    restart: bool = False
+    shutdown_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         accept=options.accept,
         copy=options.copy,
         rewrite_metadata=options.rewrite_metadata,
-        restart=options.waits,
+        restart=options.restart,
     )
     case = replace(case, concerns=concerns)
     stops = refusals(concerns)
@@ -201,6 +203,7 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         made,
         copied=_on_other_file_systems(made, surveyed) if options.copy else (),
         metadata=_metadata(guest) if options.rewrite_metadata else (),
+        restart=guest.active,
     )
     return replace(case, task=Task(made, steps))
 
@@ -250,6 +253,7 @@ def carry_out(
     uri: str,
     listener: Listener = lambda *_: None,
     max_failures: int | None = None,
+    shutdown_seconds: float = 60.0,
     kind: str = "apply",
     of: str | None = None,
 ) -> Result:
@@ -266,7 +270,12 @@ def carry_out(
     writer = Writer.create(str(directory), id, tasks, uri=uri, kind=kind, of=of)
     try:
         outcomes = executor.apply(
-            connection, writer, tasks, listener=listener, max_failures=max_failures
+            connection,
+            writer,
+            tasks,
+            listener=listener,
+            max_failures=max_failures,
+            shutdown_seconds=shutdown_seconds,
         )
     finally:
         writer.close()
@@ -335,7 +344,7 @@ def _judged_back(
     if judged.task is None:
         return judged
     redefined = _metadata(guest) if options.rewrite_metadata else ()
-    steps = steps_of(inverse, copied=targets, metadata=redefined)
+    steps = steps_of(inverse, copied=targets, metadata=redefined, restart=guest.active)
     return replace(judged, task=Task(inverse, steps))
 
 
@@ -375,8 +384,10 @@ def transition(
     wait: float = 60.0,
     listener: Listener = lambda *_: None,
 ) -> Outcome:
-    """Move the disks of one domain that is shut off, in one call: for Nova's hard reboot or resize.
+    """Move the disks of one domain in one call: for Nova's hard reboot or resize.
 
+    The domain is shut off, or runs and is restarted (options.restart): whatever happens, it runs
+    again, if need be from its old addresses.
     wait: seconds to wait for another xmlkit on this host. Returns the outcome, whose state is also
     "nothing", "skipped" or "refused" with the reason; nothing has been changed then. Raises
     LockedError, StateError, JournalError, ServiceError.
@@ -391,6 +402,11 @@ def transition(
         if case.task is None:
             return Outcome(case.state, case.id, case.message)
         result = carry_out(
-            connection, (case,), directory, uri=connection.getURI(), listener=listener
+            connection,
+            (case,),
+            directory,
+            uri=connection.getURI(),
+            listener=listener,
+            shutdown_seconds=wanted.shutdown_seconds,
         )
         return result.outcomes[case.uuid]

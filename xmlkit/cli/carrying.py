@@ -15,7 +15,7 @@ from xmlkit.cli import printable
 from xmlkit.journal import Outcome
 from xmlkit.plan import Skip, Transition
 from xmlkit.service import Case, Result
-from xmlkit.steps import Step
+from xmlkit.steps import Step, Stop
 from xmlkit.survey import Guest
 
 __all__ = [
@@ -25,13 +25,19 @@ __all__ = [
     "interruptible",
     "limited",
     "progress",
+    "question",
     "refuse_unknown",
     "report",
+    "restarting",
     "show",
+    "shutdown_seconds",
     "uri_of",
 ]
 
 SCHEMA = "xmlkit.apply/1"
+
+# How long a guest may take to shut down.
+SHUTDOWN_SECONDS = 60.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -56,6 +62,41 @@ def host_to_change(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --restart and --shutdown-timeout."""
+    for option in (
+        click.option(
+            "--shutdown-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help=f"With --restart: how long a guest may take; {SHUTDOWN_SECONDS:g} without it.",
+        ),
+        click.option(
+            "--restart",
+            is_flag=True,
+            help="Shut running domains down, one at a time, and start them again.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def shutdown_seconds(restart: bool, given: float | None) -> float:
+    """How long a guest may take to shut down. Raises UsageError if none is shut down."""
+    if given is not None and not restart:
+        raise click.UsageError("--shutdown-timeout says how long --restart waits for a guest")
+    return SHUTDOWN_SECONDS if given is None else given
+
+
+def question(verb: str, cases: Sequence[Case], *, more: int = 0) -> str:
+    """What is asked before it is done: how many domains, and how many of them are restarted."""
+    tasks = [case.task for case in cases if case.task is not None]
+    many = len(tasks) + more
+    text = f"{verb} {many} domain{'s' * (many != 1)}"
+    restarts = sum(isinstance(task.steps[0], Stop) for task in tasks)
+    return f"{text}, and restart {restarts} of them?" if restarts else f"{text}?"
 
 
 def uri_of(connect: str | None) -> str:
