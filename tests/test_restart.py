@@ -409,7 +409,12 @@ def test_an_interrupted_wait_is_undone(deaf: Scene, monkeypatch: pytest.MonkeyPa
     domain = running(deaf)
     asked = threading.Event()
     monkeypatch.setattr(libvirt.virDomain, "shutdown", lambda _: asked.set())
-    thread = threading.Thread(target=lambda: (asked.wait(60), interrupt()))
+
+    def wait() -> None:
+        asked.wait(60)
+        interrupt()
+
+    thread = threading.Thread(target=wait)
     thread.start()
 
     outcome = restart(deaf, domain)
