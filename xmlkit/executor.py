@@ -198,6 +198,7 @@ class _Executor:
                 self._each(live, Redefine)
                 self._each(live, Define)
                 locks.close()
+                _make_durable(*live.values())
                 self._each(live, Unlink)
                 self._refresh(live, before_definition=False)
                 self.settled.update(dict.fromkeys(live, Outcome("done")))
@@ -488,6 +489,7 @@ class _Executor:
                     self._refresh_pool(refresh.pool)
         for redefine in _of(task, Redefine):
             metadata.redefine(self._domain(task), redefine.kind, redefine.name, task.plan)
+        _make_durable(task)
         for unlink in _of(task, Unlink):
             self.tell("begin", task.uuid, unlink)
             self._unlink(task, unlink.path, unlink.kept)
@@ -499,6 +501,8 @@ class _Executor:
         begun = self.begun.get(task.uuid, set())
         taken = [step for number, step in enumerate(task.steps) if number in begun]
         inverse = task.plan.inverse()
+        if any(isinstance(step, Define) for step in taken):
+            _make_durable(task)
         for step in taken:
             if isinstance(step, Redefine) and defined:
                 metadata.redefine(self._domain(task), step.kind, step.name, inverse)
@@ -522,6 +526,17 @@ class _Executor:
 
 def _of(task: Task, kind: type[_S]) -> list[_S]:
     return [step for step in task.steps if isinstance(step, kind)]
+
+
+def _make_durable(*tasks: Task) -> None:
+    """What libvirt has written is on its disk, before a name goes that the XML had until now.
+
+    libvirt (virFileRewrite, seen in 9.0) syncs the file of a definition and not the directory that
+    it is renamed in: after a power cut the old XML would be back, and its image gone. Only
+    libvirtd knows where it keeps its files, so it is all file systems that are synced.
+    """
+    if any(isinstance(step, Unlink) for task in tasks for step in task.steps):
+        os.sync()
 
 
 def _number_of(task: Task, kind: type[Step]) -> int:
