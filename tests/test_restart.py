@@ -54,7 +54,6 @@ def two(start_libvirtd: Callable[..., Libvirtd]) -> Iterator[Scene]:
     """A host with a second pool on another file system; its guests hear the power button."""
     with mounted("ext4", 128 << 20) as directory:
         made = Scene(start_libvirtd(), sector=boot_sector(hears_button=True))
-        directory.chmod(0o755)
         made.pool(OTHER, directory / "pool")
         yield made
         made.libvirtd.stop()
