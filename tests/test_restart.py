@@ -9,8 +9,11 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 import libvirt
 import pytest
 from loops import mounted
+from machines import linux_guest
 from scene import POOL, UP, Scene, until
 
 from xmlkit import executor, journal, service, state
@@ -26,6 +30,7 @@ from xmlkit.disks import read_domain
 from xmlkit.document import Document
 from xmlkit.executor import recover
 from xmlkit.journal import Outcome
+from xmlkit.script import ScriptError, script
 from xmlkit.service import Case, Options, Result
 from xmlkit.steps import Copy, Define, Link, Refresh, Start, Stop, Unlink
 from xmlkit.survey import survey
@@ -548,6 +553,46 @@ def test_a_journal_that_cannot_be_written_does_not_keep_it_down(scene: Scene) ->
 # libvirtd, and recovery.
 
 
+def test_libvirtd_is_killed_while_a_guest_shuts_down(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest goes off without it; recover starts it."""
+    domain = running(scene)
+    first = start_of(scene, domain)
+    ask = libvirt.virDomain.shutdown
+
+    def asked(self: Any) -> None:
+        ask(self)
+        scene.libvirtd.restart(signal.SIGKILL)
+
+    monkeypatch.setattr(libvirt.virDomain, "shutdown", asked)
+    outcome = restart(scene, domain)
+    assert "pending" == outcome.state
+    assert "xmlkit recover, which starts the guest if it is off" in outcome.message
+    scene.reopen()
+    until(lambda: start_of(scene, domain) != first)
+
+    recovered = recover(scene.connection, last(scene))[domain.UUIDString()]
+    assert Outcome("undone") == recovered
+    domain = scene.connection.lookupByUUIDString(domain.UUIDString())
+    runs(scene, domain, "old")
+
+
+def test_recovery_of_a_guest_that_was_asked_and_runs_on_says_so(deaf: Scene) -> None:
+    """xmlkit ended while it waited; whether the guest still shuts down is not known."""
+    domain = running(deaf)
+    process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
+    until(lambda: list(state_of(deaf).glob("*.jsonl")) and last(deaf).begun)
+    process.kill()
+    process.communicate()
+
+    outcome = recover(deaf.connection, last(deaf))[domain.UUIDString()]
+
+    assert ("undone", "not-stopped") == outcome[:2]
+    assert "may still do so" in outcome.message
+    runs(deaf, domain, "old")
+
+
 def test_what_recover_started_and_somebody_shut_off_stays_off(scene: Scene) -> None:
     """That it runs again stands in the journal: then it is its owner's."""
     domain = running(scene)
@@ -561,3 +606,177 @@ def test_what_recover_started_and_somebody_shut_off_stays_off(scene: Scene) -> N
     assert Outcome("done") == recover(scene.connection, last(scene))[domain.UUIDString()]
     stays_off(domain)
     assert [place(domain, "new")] == images(scene)
+
+
+# The commands.
+
+CODE = "from xmlkit.cli import main; main()"
+SECONDS = 240.0
+
+
+def command(scene: Scene, *words: str) -> subprocess.Popen[str]:
+    """xmlkit, as an operator runs it on this host."""
+    environment = {
+        **os.environ,
+        "LIBVIRT_DEFAULT_URI": scene.libvirtd.uri,
+        "XMLKIT_STATE_DIR": str(state_of(scene)),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def told(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+    """What it said, when it has ended with this exit code."""
+    try:
+        stdout, stderr = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert code == process.returncode, (stdout, stderr)
+    assert "Traceback" not in stderr
+    return stdout, stderr
+
+
+def test_apply_and_rollback_restart_what_runs(scene: Scene) -> None:
+    """What is planned is shown and changes nothing; then it is done, and taken back."""
+    domain, off = running(scene, "a"), scene.nova_guest("b")
+    uuid, first = domain.UUIDString(), start_of(scene, domain)
+    apply = ("apply", "--relocate", POOL, "--restart", "a", "b")
+
+    _, shown = told(command(scene, *apply, "--dry-run"), 0)
+    assert f"    virsh shutdown -- {uuid}\n    ln -T " in shown
+    assert f"    virsh start -- {uuid}\n    rm " in shown
+    assert 1 == shown.count("virsh start") == shown.count("virsh shutdown")
+    assert first == start_of(scene, domain)
+
+    text, _ = told(command(scene, *apply, "--yes", "--format", "json"), 0)
+    both = json.loads(text)["domains"]
+    assert [("a", "done"), ("b", "done")] == [(each["name"], each["state"]) for each in both]
+    assert f"virsh start -- {uuid}" in both[0]["steps"]
+    runs(scene, domain, "new")
+    stays_off(off)
+
+    id_ = last(scene).id
+    text, _ = told(command(scene, "rollback", "--yes", id_), 1)
+    assert "skipped" in text
+    runs(scene, domain, "new")
+    told(command(scene, "rollback", "--restart", "--yes", id_, "a"), 0)
+    runs(scene, domain, "old")
+
+
+def test_a_guest_that_does_not_hear_is_exit_code_3(deaf: Scene) -> None:
+    """Its time is the operator's to say."""
+    domain = running(deaf)
+    apply = ("apply", "--relocate", POOL, "--restart", "--shutdown-timeout", "1", "--yes", "a")
+
+    text, _ = told(command(deaf, *apply), 3)
+
+    assert "a  undone: not-stopped: it did not shut down within 1 s; it runs on" in text
+    runs(deaf, domain, "old")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_wait(deaf: Scene, number: signal.Signals) -> None:
+    """Soon, and with all as it was."""
+    domain = running(deaf)
+    process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
+    until(lambda: list(state_of(deaf).glob("*.jsonl")) and last(deaf).begun)
+    process.send_signal(number)
+
+    text, _ = told(process, 3)
+
+    assert "a  undone: interrupted" in text
+    runs(deaf, domain, "old")
+    assert () == last(deaf).pending
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("apply", "--restart", "--on-shutdown", "a"), "--restart does it now"),
+        (("apply", "--restart", "--script", "a"), "--restart does it now"),
+        (("apply", "--shutdown-timeout", "9", "a"), "--shutdown-timeout says how long --restart"),
+        (("apply", "--restart", "--shutdown-timeout", "0", "a"), "0"),
+        (("rollback", "--shutdown-timeout", "9", "x"), "--shutdown-timeout says how long"),
+    ],
+)
+def test_options_that_do_not_go_together(words: tuple[str, ...], says: str) -> None:
+    """One line, exit code 2."""
+    environment = {**os.environ, "LIBVIRT_DEFAULT_URI": "test:///default"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *words], env=environment, capture_output=True, text=True
+    )
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert says in done.stderr
+
+
+def test_a_script_restarts_nobody(scene: Scene) -> None:
+    """It refuses the task, instead of leaving a guest off."""
+    (case,) = cases_of(scene, running(scene))
+    assert case.task is not None
+
+    with pytest.raises(ScriptError, match="a: a script restarts no guest"):
+        script([case.task], scene.libvirtd.uri)
+
+
+# A guest with an operating system.
+
+
+@pytest.fixture
+def linux(scene: Scene, linux_tree: Path) -> Any:
+    """A Linux guest that runs, which shuts itself down when the button is pressed."""
+    assert linux_tree.exists()
+    domain = scene.nova_guest("linux", raw=True)
+    kernel, initrd = linux_guest(scene.libvirtd.directory)
+    boot = (
+        f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet</cmdline>"
+    )
+    xml = scene.document(domain).text
+    for old, new in (("<boot dev='hd'/>", boot), (">16384<", f">{192 << 10}<")):
+        assert old in xml
+        xml = xml.replace(old, new)
+    domain = scene.connection.defineXML(xml)
+    scene.start(domain)
+    return domain
+
+
+def said(scene: Scene, domain: Any) -> bytes:
+    return scene.log(domain.name()).read_bytes()
+
+
+@pytest.mark.machine
+def test_a_linux_guest_is_restarted(scene: Scene, linux: Any) -> None:
+    """It has shut down by itself, and boots from the volume."""
+    heard = []
+    listener = when("done", Stop, lambda: heard.append(said(scene, linux)))
+
+    assert Outcome("done") == restart(scene, linux, listener=listener)
+    assert b"XMLKIT-GUEST-OFF" in heard[0]
+    assert linux.isActive()
+    assert f"{POOL}/{linux.UUIDString()}_disk" == live_source(linux)
+    until(lambda: b"W" in said(scene, linux).rpartition(UP)[2])
+    assert [place(linux, "new")] == images(scene)
+
+
+@pytest.mark.machine
+def test_a_linux_guest_is_moved_when_its_owner_shuts_it_down(scene: Scene, linux: Any) -> None:
+    """--on-shutdown waits for that, and then boots it no more."""
+    words = ("apply", "--relocate", POOL, "--on-shutdown", "--yes", "linux")
+    process = command(scene, *words)
+    assert process.stderr is not None
+    while "waiting for 1 domain" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    linux.shutdown()
+
+    told(process, 0)
+
+    assert b"XMLKIT-GUEST-OFF" in said(scene, linux)
+    stays_off(linux)
+    assert [place(linux, "new")] == images(scene)
+    scene.boots(linux)

@@ -21,7 +21,7 @@ PACKAGE = Path(xmlkit.__file__).parent
 # What is called with an id as its first argument.
 GIVE_IDS = frozenset(
     ("_Refusal", "Reason", "Finding", "ImageError", "PoolError", "VolumeError", "Concern")
-) | {"_concern", "_concern_of", "_Failure"}
+) | {"_concern", "_concern_of", "_Failure", "_NotStarted"}
 
 
 def ids_in_the_code() -> set[str]:

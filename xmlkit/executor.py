@@ -33,7 +33,18 @@ from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import is_local
 from xmlkit.plan import Plan, PlanError
-from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Start, Step, Stop, Unlink
+from xmlkit.steps import (
+    SHUTDOWN_SECONDS,
+    Copy,
+    Define,
+    Link,
+    Redefine,
+    Refresh,
+    Start,
+    Step,
+    Stop,
+    Unlink,
+)
 from xmlkit.transformers import transform
 
 __all__ = ["Listener", "apply", "recover"]
@@ -47,7 +58,6 @@ Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 REFRESH_SECONDS = 10.0  # a pool may be busy: it says so with code 1, among other things
 CHUNK = 64  # steps with one sync for their intents
-SHUTDOWN_SECONDS = 60.0  # how long a guest may take to shut down
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
 
 _S = TypeVar("_S", bound=Step)

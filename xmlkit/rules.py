@@ -449,6 +449,7 @@ RULES: dict[str, Rule] = {
             "shut it down by other means (virsh destroy) and run xmlkit while it is off.",
             "libvirt's formatdomain, section events configuration",
             severity="refuse",
+            seen=_EACH,
         ),
         Rule(
             "transient-domain",

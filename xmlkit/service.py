@@ -24,7 +24,7 @@ from xmlkit.host import sanitized
 from xmlkit.journal import Journal, Outcome, Task, Writer
 from xmlkit.plan import Form, Plan, PlanError, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
-from xmlkit.steps import Copy, steps_of
+from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
 from xmlkit.survey import Guest, Survey, survey
 from xmlkit.transformers import transform
 from xmlkit.validation.verdict import validate
@@ -65,7 +65,7 @@ class Options:
     rewrite_metadata: bool = False
     schemas: str | None = None
     restart: bool = False
-    shutdown_seconds: float = 60.0
+    shutdown_seconds: float = SHUTDOWN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def carry_out(
     uri: str,
     listener: Listener = lambda *_: None,
     max_failures: int | None = None,
-    shutdown_seconds: float = 60.0,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
     kind: str = "apply",
     of: str | None = None,
 ) -> Result:

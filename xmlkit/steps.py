@@ -20,6 +20,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
 
 __all__ = [
+    "SHUTDOWN_SECONDS",
     "Copy",
     "Define",
     "Link",
@@ -32,6 +33,9 @@ __all__ = [
     "from_data",
     "steps_of",
 ]
+
+
+SHUTDOWN_SECONDS = 60.0  # how long a guest may take to shut down
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from xmlkit.cli import printable
 from xmlkit.journal import Outcome
 from xmlkit.plan import Skip, Transition
 from xmlkit.service import Case, Result
-from xmlkit.steps import Step, Stop
+from xmlkit.steps import Step
 from xmlkit.survey import Guest
 
 __all__ = [
@@ -35,9 +35,6 @@ __all__ = [
 ]
 
 SCHEMA = "xmlkit.apply/1"
-
-# How long a guest may take to shut down.
-SHUTDOWN_SECONDS = 60.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -71,7 +68,7 @@ def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
             "--shutdown-timeout",
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
-            help=f"With --restart: how long a guest may take; {SHUTDOWN_SECONDS:g} without it.",
+            help="With --restart: how long a guest may take; 60 if not given.",
         ),
         click.option(
             "--restart",
@@ -85,6 +82,8 @@ def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def shutdown_seconds(restart: bool, given: float | None) -> float:
     """How long a guest may take to shut down. Raises UsageError if none is shut down."""
+    from xmlkit.steps import SHUTDOWN_SECONDS
+
     if given is not None and not restart:
         raise click.UsageError("--shutdown-timeout says how long --restart waits for a guest")
     return SHUTDOWN_SECONDS if given is None else given
@@ -92,6 +91,8 @@ def shutdown_seconds(restart: bool, given: float | None) -> float:
 
 def question(verb: str, cases: Sequence[Case], *, more: int = 0) -> str:
     """What is asked before it is done: how many domains, and how many of them are restarted."""
+    from xmlkit.steps import Stop
+
     tasks = [case.task for case in cases if case.task is not None]
     many = len(tasks) + more
     text = f"{verb} {many} domain{'s' * (many != 1)}"
