@@ -593,7 +593,7 @@ RULES: dict[str, Rule] = {
             "Leave the image where it is, put a pool over its directory, or rebase the others "
             "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "relative-backing",
@@ -602,7 +602,7 @@ RULES: dict[str, Rule] = {
             "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
             "bdrv_get_full_backing_filename, QEMU",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "other-file-system",
@@ -633,7 +633,7 @@ RULES: dict[str, Rule] = {
             "without the right to search them the guest cannot open its disk.",
             "chmod o+x DIRECTORY, for each directory that is named.",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "remembered-owner",
@@ -644,7 +644,7 @@ RULES: dict[str, Rule] = {
             "If no host has the image open: setfattr -x trusted.libvirt.security.ref_dac IMAGE, "
             "and the same for the others that getfattr -m trusted -d shows.",
             severity="warn",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "volume-limits",
