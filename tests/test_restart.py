@@ -79,6 +79,15 @@ def cases_of(scene: Scene, *domains: Any, options: Options = RESTART) -> list[Ca
     return service.cases_of(survey(scene.connection, names, secure=True), options)
 
 
+def cases_back(scene: Scene, domain: Any) -> tuple[list[Case], str]:
+    """What takes the last transition back, and its id."""
+    done = last(scene)
+    uuids = (domain.UUIDString(),)
+    places = service.directories_of(task.plan.inverse() for task in done.tasks.values())
+    surveyed = survey(scene.connection, uuids, secure=True, directories=places)
+    return service.roll_back_cases(surveyed, done, Options(to="path", restart=True)), done.id
+
+
 def state_of(scene: Scene) -> Path:
     return state.directory(str(scene.libvirtd.directory / "state"))
 
@@ -110,6 +119,12 @@ def last(scene: Scene) -> journal.Journal:
     journals, errors = journal.read_all(str(state_of(scene)))
     assert () == errors
     return journals[-1]
+
+
+def has_begun(scene: Scene) -> bool:
+    """Whether a journal says that a step was begun: one that is just being made says nothing."""
+    journals, _ = journal.read_all(str(state_of(scene)))
+    return any(each.begun for each in journals)
 
 
 def when(moment: str, kind: type, act: Callable[[], object]) -> Callable[..., None]:
@@ -195,13 +210,9 @@ def test_it_is_taken_back_while_it_runs(scene: Scene) -> None:
     domain = running(scene)
     xml = scene.document(domain).text
     restart(scene, domain)
-    done = last(scene)
 
-    uuids = (domain.UUIDString(),)
-    places = service.directories_of(task.plan.inverse() for task in done.tasks.values())
-    surveyed = survey(scene.connection, uuids, secure=True, directories=places)
-    cases = service.roll_back_cases(surveyed, done, Options(to="path", restart=True))
-    result = carry_out(scene, cases, kind="rollback", of=done.id)
+    cases, id_ = cases_back(scene, domain)
+    result = carry_out(scene, cases, kind="rollback", of=id_)
 
     assert Outcome("done") == result.outcomes[domain.UUIDString()]
     runs(scene, domain, "old")
@@ -468,6 +479,28 @@ def test_a_guest_that_does_not_start_goes_back(scene: Scene) -> None:
     assert () == last(scene).pending
 
 
+def test_a_rollback_whose_guest_does_not_start_leaves_it_in_the_pool(scene: Scene) -> None:
+    """To go back is the same the other way round."""
+    domain = running(scene)
+    restart(scene, domain)
+    xml = scene.document(domain).text
+    cases, id_ = cases_back(scene, domain)
+    old = scene.instances / domain.UUIDString()
+
+    result = carry_out(
+        scene,
+        cases,
+        kind="rollback",
+        of=id_,
+        listener=when("begin", Start, lambda: old.chmod(0o700)),
+    )
+
+    assert ("undone", "not-started") == result.outcomes[domain.UUIDString()][:2]
+    runs(scene, domain, "new")
+    assert xml == scene.document(domain).text
+    assert [place(domain, "new")] == images(scene)
+
+
 def test_a_guest_that_does_not_start_from_its_copy_goes_back(two: Scene) -> None:
     """The copy is removed."""
     domain = running(two, raw=True)
@@ -512,7 +545,7 @@ def test_a_guest_that_does_not_start_at_all_is_pending(scene: Scene) -> None:
     assert [place(domain, "old")] == images(scene)
 
 
-@pytest.mark.parametrize("kind", [Link, Refresh, Define])
+@pytest.mark.parametrize("kind", [Link, Refresh, Define, Start])
 def test_what_fails_while_it_is_down_is_undone_and_it_runs(scene: Scene, kind: type) -> None:
     """The pool is stopped by somebody."""
     domain = running(scene)
@@ -582,7 +615,7 @@ def test_recovery_of_a_guest_that_was_asked_and_runs_on_says_so(deaf: Scene) -> 
     """xmlkit ended while it waited; whether the guest still shuts down is not known."""
     domain = running(deaf)
     process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
-    until(lambda: list(state_of(deaf).glob("*.jsonl")) and last(deaf).begun)
+    until(lambda: has_begun(deaf))
     process.kill()
     process.communicate()
 
@@ -685,7 +718,7 @@ def test_a_signal_ends_the_wait(deaf: Scene, number: signal.Signals) -> None:
     """Soon, and with all as it was."""
     domain = running(deaf)
     process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
-    until(lambda: list(state_of(deaf).glob("*.jsonl")) and last(deaf).begun)
+    until(lambda: has_begun(deaf))
     process.send_signal(number)
 
     text, _ = told(process, 3)

@@ -577,12 +577,13 @@ class _Executor:
         try:
             where = position(self.connection, task.plan)
             if where == "after":
-                with contextlib.suppress(_Failure):
-                    self._resolve(task)
-                try:
-                    self._start(task)
-                except _NotStarted as failure:
-                    return self._start_back(task, failure)
+                if self._is_restarting(task):
+                    with contextlib.suppress(_Failure):
+                        self._resolve(task)
+                    try:
+                        self._start(task)
+                    except _NotStarted as failure:
+                        return self._start_back(task, failure)
                 return self._finish(task)
             if where == "mixed":
                 self._start(task)
@@ -610,8 +611,6 @@ class _Executor:
 
     def _start(self, task: Task) -> None:
         """Start the guest again if it has to be, and say so in the journal."""
-        if not self._is_restarting(task):
-            return
         domain = _lookup(self.connection, task.uuid)
         if domain is None or not self._is_down(task, domain):
             return

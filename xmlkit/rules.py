@@ -403,7 +403,7 @@ RULES: dict[str, Rule] = {
             "Look at the guest: is anything there that hears the button (acpid, systemd-logind, "
             "the QEMU guest agent)? Give it more time (--shutdown-timeout SECONDS), or shut it "
             "down yourself and run it again; start it (virsh start) if it is off later.",
-            "virDomainShutdown: additionally, the hypervisor may check the guest's agent",
+            "qemuDomainShutdownFlags, libvirt 9.0.0",
         ),
         Rule(
             "not-started",
