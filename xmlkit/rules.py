@@ -343,6 +343,22 @@ RULES: dict[str, Rule] = {
             "Correct the file that the message names: an object of JSON, paths to formats.",
             "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
         ),
+        # Why a plan is not carried out, and why it is not known how it ended.
+        Rule(
+            "stale-plan",
+            "the plan is not about what is there now",
+            "A plan is bound to the domain's persistent XML, to itself and to the host that made "
+            "it. One of them is not as it was, and what was decided may no longer be right.",
+            "Plan again on this host, and look at the new plan: xmlkit plan --connect URI, then "
+            "xmlkit diff --plan.",
+        ),
+        Rule(
+            "journal",
+            "the journal could not be written on",
+            "No step is taken that is not in the journal first, so nothing more was done. The "
+            "domain boots from what is defined.",
+            "Make room or mend what the message names, then xmlkit recover.",
+        ),
         # What preflight finds.
         Rule(
             "running",
