@@ -117,7 +117,7 @@ def test_the_core_imports_neither_click_nor_libvirt() -> None:
     imported(
         "import sys, xmlkit\n"
         "for name in xmlkit.__all__: getattr(xmlkit, name)\n"
-        "found = {'click', 'libvirt', 'xmlkit.cli', 'xmlkit.observe'} & set(sys.modules)\n"
+        "found = {'click', 'libvirt', 'xmlkit.cli', 'xmlkit.executor'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
 

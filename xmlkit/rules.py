@@ -366,7 +366,7 @@ RULES: dict[str, Rule] = {
             "A running guest keeps its disks at the addresses that it was started with; what is "
             "defined counts from its next start. To move an image under it would lose what a "
             "restart of libvirt's daemon or a migration looks up.",
-            "Shut it down (virsh shutdown DOMAIN), or let xmlkit wait until it is.",
+            "Shut it down (virsh shutdown DOMAIN), or let xmlkit apply --on-shutdown wait for it.",
             "hosts whose daemon restarts kill such guests: rule pool-lost",
             severity="refuse",
         ),

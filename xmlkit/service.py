@@ -182,13 +182,14 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
     case = replace(case, concerns=concerns)
     stops = refusals(concerns)
     if stops:
-        runs = all(each.id == "running" for each in stops)
-        target = f"{stops[0].target}: " if stops[0].target else ""
+        # that it runs passes by itself: what else there is, is to be said
+        why = next((each for each in stops if each.id != "running"), stops[0])
+        target = f"{why.target}: " if why.target else ""
         return replace(
             case,
-            state="skipped" if runs else "refused",
-            id=stops[0].id,
-            message=f"{target}{stops[0].message}",
+            state="skipped" if why.id == "running" else "refused",
+            id=why.id,
+            message=f"{target}{why.message}",
         )
     try:
         after = transform(guest.document, made)

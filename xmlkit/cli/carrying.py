@@ -105,7 +105,7 @@ def _lines(case: Case, *, steps: bool) -> Iterator[str]:
 
 
 def asked(question: str, *, yes: bool) -> bool:
-    """Whether to go on: --yes, or yes on a terminal. Raises ClickException where nobody can answer."""
+    """Whether to go on: --yes, or yes on a terminal. Raises ClickException without one."""
     if yes:
         return True
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
