@@ -60,7 +60,7 @@ def data_map(path: Path) -> list[tuple[int, int]]:
     return found
 
 
-def copied(source: Path, target: Path, **more: Callable[[int, int], None]) -> Identity:
+def copied(source: Path, target: Path, **more: Callable[..., None]) -> Identity:
     return images.copy(str(source), str(target), expected=images.identity(str(source)), **more)
 
 
@@ -915,3 +915,17 @@ def test_a_lock_goes_with_its_block_and_its_errors_stay_the_callers(tmp_path: Pa
     with pytest.raises(BrokenPipeError), images.locked(str(disk), write=True):
         raise BrokenPipeError
     assert "wrote 512/512" in qemu_io(disk, command="write 0 512")
+
+
+def test_a_copy_is_told_of_before_it_has_its_name(tmp_path: Path) -> None:
+    """So that after a kill it can be told from what somebody else has put there."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"image")
+    told = []
+
+    def ready(made: Identity) -> None:
+        told.append(made)
+        assert not target.exists()
+
+    assert [copied(source, target, ready=ready)] == told
+    assert images.identity(str(target)) == told[0]

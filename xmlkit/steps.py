@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 
-class Link(NamedTuple):
+@dataclass(frozen=True)
+class Link:
     """A second name for an image: on one file system, nothing is copied."""
 
     source: str
@@ -39,7 +41,8 @@ class Link(NamedTuple):
         return shlex.join(("ln", "-T", "--", self.source, self.target))
 
 
-class Copy(NamedTuple):
+@dataclass(frozen=True)
+class Copy:
     """A verified copy of an image, where a second name is impossible."""
 
     source: str
@@ -50,7 +53,8 @@ class Copy(NamedTuple):
         return shlex.join(("cp", *options, self.source, self.target))
 
 
-class Refresh(NamedTuple):
+@dataclass(frozen=True)
+class Refresh:
     """libvirt reads the pool's directory again."""
 
     pool: str
@@ -59,7 +63,8 @@ class Refresh(NamedTuple):
         return shlex.join(("virsh", "pool-refresh", "--", self.pool))
 
 
-class Redefine(NamedTuple):
+@dataclass(frozen=True)
+class Redefine:
     """A snapshot, a checkpoint or a managed save gets the new addresses too.
 
     kind: "snapshot", "checkpoint" or "managed-save". name: of it; "" for a managed save.
@@ -73,19 +78,21 @@ class Redefine(NamedTuple):
         file = f"{self.name or self.domain}.xml"
         if self.kind == "managed-save":
             return shlex.join(("virsh", "managedsave-define", "--", self.domain, file))
-        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", self.domain, file))
+        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", "--", self.domain, file))
 
 
-class Define(NamedTuple):
+@dataclass(frozen=True)
+class Define:
     """The domain's persistent XML gets the new addresses."""
 
     domain: str
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "define", f"{self.domain}.xml"))
+        return shlex.join(("virsh", "define", "--", f"{self.domain}.xml"))
 
 
-class Unlink(NamedTuple):
+@dataclass(frozen=True)
+class Unlink:
     """The old name of an image goes: the point of no return, and last.
 
     kept: the name that the domain has now.
@@ -151,13 +158,14 @@ def _refreshes(transitions: list[Transition], side: str) -> tuple[Refresh, ...]:
 
 def as_data(step: Step) -> dict[str, str]:
     """The step as it stands in a journal."""
-    return {"step": type(step).__name__.lower(), **step._asdict()}
+    return {"step": type(step).__name__.lower(), **asdict(step)}
 
 
 def from_data(data: Mapping[str, Any]) -> Step:
     """The step that `as_data` gave. Raises XmlkitError for anything else."""
-    fields = dict(data)
-    kind = _KINDS.get(fields.pop("step", ""))
-    if kind is None or set(fields) != set(kind._fields):
+    values = dict(data)
+    texts = all(isinstance(value, str) for value in values.values())
+    kind = _KINDS.get(values.pop("step", "")) if texts else None
+    if kind is None or set(values) != {field.name for field in fields(kind)}:
         raise XmlkitError(f"not a step: {data!r}")
-    return kind(**fields)
+    return kind(**values)
