@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import json
 import os
 import pty
 import select
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -63,9 +65,9 @@ class Shell:
         given = {"LIBVIRT_DEFAULT_URI": self.uri} if self.uri is not None else {}
         return kept | given | {"XMLKIT_STATE_DIR": str(self.state)} | self.variables
 
-    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, code: str = CODE, **options: Any) -> subprocess.Popen[str]:
         """A command that runs on."""
-        words = [sys.executable, "-c", CODE, *map(str, arguments)]
+        words = [sys.executable, "-c", code, *map(str, arguments)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(words, text=True, env=self.environment, **(pipes | options))
 
@@ -101,38 +103,53 @@ class Shell:
         return "\n".join(path.read_text() for path in files)
 
     def on_terminal(
-        self, *arguments: object, answers: Sequence[str] = (), **variables: str
-    ) -> tuple[int, str]:
-        """The exit code, and what a command shows on a terminal; answers: typed when it asks."""
+        self,
+        *arguments: object,
+        answer: str = "",
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[int], object] = lambda _: None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> Done:
+        """A command on a terminal; what it shows there is its stderr, its stdout is a pipe.
+
+        answer: typed when it asks; before: called before it is typed; after: after that, with the
+        PID.
+        """
         primary, secondary = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-c", CODE, *map(str, arguments)],
             stdin=secondary,
-            stdout=secondary,
+            stdout=subprocess.PIPE,
             stderr=secondary,
-            env=self.environment | {"TERM": "xterm", "COLUMNS": "200"} | variables,
+            env=self.environment | {"TERM": "xterm", "COLUMNS": "200"} | dict(variables),
             start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C is for it
+            text=True,
         )
         os.close(secondary)
-        shown, left = b"", list(answers)
+        shown = b""
         deadline = time.monotonic() + SECONDS
         try:
-            while time.monotonic() < deadline:
+            while True:
+                assert time.monotonic() < deadline, shown
                 if not select.select([primary], [], [], 1)[0]:
                     continue
                 try:
-                    piece = os.read(primary, 65536)
+                    shown += os.read(primary, 65536)
                 except OSError:  # its last writer has ended
                     break
-                shown += piece
-                if left and shown.endswith(b"[y/N]: "):
-                    os.write(primary, left.pop(0).encode())
-            return process.wait(SECONDS), shown.decode().replace("\r\n", "\n")
+                if shown.endswith(b"[y/N]: "):
+                    before()
+                    os.write(primary, answer.encode())
+                    after(process.pid)
+            stdout, _ = process.communicate(timeout=SECONDS)
+            text = shown.decode().replace("\r\n", "\n")
+            return Done(process.args, process.returncode, stdout, text)
         finally:
             os.close(primary)
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 process.kill()
-            process.wait()
+                process.wait()
 
 
 def until_said(process: subprocess.Popen[str], words: str) -> None:

@@ -406,6 +406,7 @@ def transition(
     wanted = options or Options()
     directory = state.directory(state_dir)
     with state.lock(directory, wait):
+        refuse_pending(directory)
         surveyed = survey(connection, (uuid,), secure=True)
         # a domain may have another one's UUID for its name
         case = next((each for each in cases_of(surveyed, wanted) if each.uuid == uuid), None)

@@ -202,6 +202,9 @@ class _Apply:
 
         directory = state.directory(self.state_dir)
         with state.lock(directory), opened(self.uri, write=True) as connection:
+            if not dry_run:
+                # a domain that is half way would be judged by what it is not going to be
+                service.refuse_pending(directory)
             cases = self._judged(connection, names, directory)
             cases = carrying.limited(cases, limit, waits=not report)
             self.cases = {case.uuid: case for case in cases}
@@ -210,7 +213,6 @@ class _Apply:
             waiting = [case for case in cases if case.state == "skipped"]
             if dry_run or not (ready or (waiting and not report)):
                 return self.report(dry_run=dry_run)
-            service.refuse_pending(directory)
             many = len(ready) if report else len(ready) + len(waiting)
             if not carrying.asked(f"Change {many} domain{'s' * (many != 1)}?", yes=self.yes):
                 click.echo("nothing was changed", err=True)
@@ -257,8 +259,8 @@ class _Apply:
             if left is not None and left <= 0:
                 break
             many = f"{len(waiting)} domain{'s' * (len(waiting) != 1)}"
-            click.echo(f"waiting for {many} to be shut off", err=True)
             try:
+                click.echo(f"waiting for {many} to be shut off", err=True)
                 for uuid in leisure.shut_off(self.uri, waiting, seconds=left):
                     self._one(uuid)
                     if self._ended():
