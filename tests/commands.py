@@ -30,8 +30,9 @@ class Done(subprocess.CompletedProcess[str]):
 
     def told(self, code: int) -> Done:
         assert code == self.returncode, (self.args, self.stdout, self.stderr)
-        assert "Traceback" not in self.stderr + self.stdout
-        assert "internal error" not in self.stderr
+        shown = f"{self.stdout}{self.stderr}"
+        assert "Traceback" not in shown
+        assert "internal error" not in shown
         return self
 
     def refused(self, words: str) -> None:

@@ -76,7 +76,7 @@ def test_a_guest_is_moved(scene: Scene, xmlkit: Shell) -> None:
 
     assert f"guest  done\napply {id}: 1 done\n" == done.stdout
     assert f"take it back with: xmlkit rollback {id}" in done.stderr
-    assert "vda   move  file /" in done.stderr
+    assert "vda   move    file /" in done.stderr
     assert "volume" == form(scene, domain)
     scene.boots(domain)
 

@@ -43,7 +43,7 @@ def write(
     writer = Writer.create(str(shell.state), id, [task], uri="qemu:///system", kind=kind, of=of)
     writer.begin((task.uuid, 0))
     if state != "pending":
-        writer.done((task.uuid, 0, {}))
+        writer.done((task.uuid, 0))
         writer.end((task.uuid, Outcome(state, "" if state == "done" else "failed", "")))
     writer.close()
 

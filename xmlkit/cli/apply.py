@@ -106,7 +106,8 @@ def command(
 
     \b
     Example:
-        xmlkit apply --connect qemu:///system --relocate nova-disks-pool instance-00000001
+        xmlkit apply --connect qemu:///system --relocate nova-disks-pool \\
+            instance-00000001
     """
     if sum((plan_file is not None, all_, bool(domains))) != 1:
         raise click.UsageError("say which domains: DOMAIN..., --all or --plan FILE, one of them")

@@ -92,10 +92,8 @@ def _lines(case: Case, *, steps: bool) -> Iterator[str]:
     yield f"{case.name}  {case.uuid}  {case.state}{why}{message}"
     for disk in case.plan.disks if case.plan is not None else ():
         if isinstance(disk, Transition) and disk.changes and case.state != "nothing":
-            yield (
-                f"  {disk.target:<5} {disk.action:<5} {disk.before.type} {disk.before}"
-                f" -> {disk.after.type} {disk.after} ({disk.format})"
-            )
+            yield f"  {disk.target:<5} {disk.action:<5} {disk.before.type:>6} {disk.before}"
+            yield f"           -> {disk.after.type:>6} {disk.after} ({disk.format})"
     for concern in case.concerns:
         target = f"{concern.target}: " if concern.target else ""
         accepted = " (accepted)" if concern.accepted else ""
