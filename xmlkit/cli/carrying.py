@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,10 +113,20 @@ def asked(question: str, *, yes: bool) -> bool:
 
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
-    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
+    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere.
+
+    A KeyboardInterrupt that comes through is the second one: it is told what that means.
+    """
+    try:
+        with _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None) as listener:
+            yield listener
+    except KeyboardInterrupt:
+        click.echo("interrupted again: bring it to an end with xmlkit recover", err=True)
+        raise
+
+
+@contextmanager
+def _bar(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -172,9 +182,6 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
-        click.echo("interrupted: what was begun is brought to an end by xmlkit recover", err=True)
-        raise
     finally:
         for number in numbers:
             signal.signal(number, before[number])
