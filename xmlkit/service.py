@@ -53,8 +53,8 @@ class Options:
     """How a transition is wanted.
 
     to, relocate, arrived, accept: as plan() takes them. copy: images may be copied to another file
-    system. rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too. waits:
-    the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
+    system. rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too.
+    waits: the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
     """
 
     to: Form = "volume"
