@@ -9,6 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -179,7 +180,7 @@ def _trusted(file: str) -> bytes:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise files.FileError(f"cannot read {file}: {error.strerror}") from None
-    with open(handle, "rb") as stream:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise files.FileError(f"{file} is not a regular file")
@@ -187,14 +188,19 @@ def _trusted(file: str) -> bytes:
             raise files.FileError(
                 f"{file} could have been written by others: chown root, chmod go-w"
             )
-        return stream.read(HOST_SIZE + 1)
+        with open(handle, "rb", closefd=False) as stream:
+            return stream.read(HOST_SIZE + 1)
+    finally:
+        os.close(handle)
 
 
 def _log(message: str) -> None:
     """On stderr, and in the system's log: libvirt drops the stderr of a hook that succeeds."""
     import syslog
 
-    text = printable(message)
-    print(f"xmlkit hook: {text}", file=sys.stderr)
+    # a name may be any bytes
+    text = printable(message).encode(errors="backslashreplace").decode()
+    with suppress(OSError):
+        print(f"xmlkit hook: {text}", file=sys.stderr, flush=True)
     syslog.openlog("xmlkit", 0, syslog.LOG_DAEMON)
     syslog.syslog(syslog.LOG_NOTICE, f"hook: {text}")
