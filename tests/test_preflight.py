@@ -118,7 +118,7 @@ class Scene:
 READY = Scene()
 ADOPT = READY.adopting()
 # as a migration with links leaves it: with the name in the pool that it moves to
-THERE = READY.file_with(links=2).directory_with(entries={VOLUME: READY.files[0].inode})
+THERE = READY.file_with(links=2).directory_with(entries={f"{UUID}_disk": 10})
 LIVE = Document.parse("<domain type='kvm' id='1'/>")
 SAVED = {"managed_save": True, "saved": LIVE}
 

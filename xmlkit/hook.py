@@ -16,7 +16,7 @@ from typing import NamedTuple
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Host
-from xmlkit.plan import Skip, Transition, plan
+from xmlkit.plan import Reason, Skip, Transition, plan
 from xmlkit.transformers import transform
 
 __all__ = ["Passed", "incoming"]
@@ -56,7 +56,7 @@ def incoming(xml: bytes, host: Host, is_linked: Callable[[str, str], bool]) -> P
         reasons = []
         for disk in made.disks:
             if why := _unsure(disk, is_linked):
-                reasons.append(f"{disk.target or 'a disk'}: {why}")
+                reasons.append(f"{disk.target or 'a disk'}: {why.id}: {why.message}")
             elif isinstance(disk, Transition):
                 sure.append(disk)
         after = transform(document, made._replace(disks=tuple(sure)))
@@ -65,18 +65,16 @@ def incoming(xml: bytes, host: Host, is_linked: Callable[[str, str], bool]) -> P
     return Passed(after.source, tuple(each.target for each in sure), tuple(reasons))
 
 
-def _unsure(disk: Transition | Skip, is_linked: Callable[[str, str], bool]) -> str:
-    """Why the disk stays as it is; empty if it is to be a volume, or never was to be one."""
+def _unsure(disk: Transition | Skip, is_linked: Callable[[str, str], bool]) -> Reason | None:
+    """Why the disk stays as it is; None if it is to be a volume, or never was to be one."""
     if isinstance(disk, Skip):
         network = disk.reason.id == "source-type" and disk.address.type not in ("file", "block")
-        if network or disk.reason.id in _QUIET:
-            return ""
-        return f"{disk.reason.id}: {disk.reason.message}"
-    if disk.after.type != "volume":
-        return f"{disk.reason.id}: {disk.reason.message}" if disk.reason else "it stays on its path"
+        return None if network or disk.reason.id in _QUIET else disk.reason
+    if disk.reason is not None:
+        return disk.reason
     if not disk.verified:
-        return f"no-volume: nobody has observed {disk.after}"
+        return Reason("no-volume", f"nobody has seen that {disk.after} exists")
     before, after = disk.before.path or "", disk.after.path or ""
     if disk.action == "move" and not is_linked(before, after):
-        return f"other-image: {after} is not a second name of {before}"
-    return ""
+        return Reason("other-image", f"{after} is not a second name of {before}")
+    return None
