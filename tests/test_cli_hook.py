@@ -242,6 +242,21 @@ def test_a_disk_without_its_volume_passes_through(place: Place) -> None:
     assert place.passes().startswith("xmlkit hook: guest: vda: no-volume: ")
 
 
+def test_strict_is_all_or_nothing(place: Place) -> None:
+    """Of two disks one has no volume: that one keeps its path, or with --strict both are refused."""
+    second = b"<disk type='file'><source file='/srv/x'/><target dev='vdb'/></disk>\n  </devices>"
+    xml = place.xml.replace(b"</devices>", second)
+    done, strict = place.run(xml=xml), place.run("--strict", xml=xml)
+
+    expected = place.rewritten.replace(b"</devices>", second)
+    assert (0, expected) == (done.returncode, done.stdout)
+    assert (1, b"") == (strict.returncode, strict.stdout)
+    told, *now = done.stderr.splitlines()
+    assert told.startswith(b"xmlkit hook: guest: vdb: outside-pools: ")
+    assert [b"xmlkit hook: guest: on volumes now: vda"] == now
+    assert [told] == strict.stderr.splitlines()
+
+
 def test_a_volume_that_is_another_image_is_not_taken(place: Place) -> None:
     """A copy has the right name and is listed, and is still not what the guest writes to."""
     place.volume.unlink()

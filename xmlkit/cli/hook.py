@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xmlkit.cli import files, printable
-from xmlkit.document import MIB
+from xmlkit.cli import printable
 from xmlkit.errors import XmlkitError
 
 if TYPE_CHECKING:
     from xmlkit.hook import Passed
 
 # Bytes of a domain's XML, and of a host file.
-XML_SIZE = 16 * MIB
-HOST_SIZE = 256 * MIB
+XML_SIZE = 16 << 20
+HOST_SIZE = 256 << 20
+
+
+class HookError(XmlkitError):
+    """The XML passes through as it is; the message says why."""
 
 
 class _LateError(Exception):
@@ -77,15 +80,12 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
     name = arguments[0]
     end = time.monotonic() + timeout
     xml = out = b""
+    rewritten: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     try:
         # printing nothing, as long as not all of it was read, leaves the XML as it is
         xml = out = _received(end)
-        from xmlkit.hook import Passed
-
-        out, rewritten, reasons = _within(end, lambda: _rewritten(xml, host_file), Passed)
-        if rewritten:
-            _log(f"{name}: on volumes now: {', '.join(rewritten)}")
+        out, rewritten, reasons = _within(end, lambda: _rewritten(xml, host_file))
     except _LateError:
         reasons = (f"it took longer than {timeout:g} s",)
     except (XmlkitError, OSError) as error:
@@ -97,13 +97,15 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
         _log(f"{name}: {reason}")
     if reasons and strict:
         return 1
+    if rewritten:
+        _log(f"{name}: on volumes now: {', '.join(rewritten)}")
     sys.stdout.buffer.write(out)
     sys.stdout.buffer.flush()
     return 0
 
 
 def _received(end: float) -> bytes:
-    """All that comes on stdin. Raises _LateError, FileError if it is too large."""
+    """All that comes on stdin. Raises _LateError, HookError if it is too large."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -115,17 +117,19 @@ def _received(end: float) -> bytes:
         parts.append(part)
         size += len(part)
         if size > XML_SIZE:
-            raise files.FileError(f"the XML is larger than {XML_SIZE // MIB} MiB")
+            raise HookError(f"the XML is larger than {XML_SIZE >> 20} MiB")
         if time.monotonic() > end:
             raise _LateError
 
 
-def _within(end: float, work: Callable[[], Passed], made: type[Passed]) -> Passed:
+def _within(end: float, work: Callable[[], Passed]) -> Passed:
     """What `work` returns, done by a child: a parser at work would hear of no time limit.
 
-    Raises _LateError, FileError with what the child could not do.
+    Raises _LateError, HookError with what the child could not do.
     """
     import json
+
+    from xmlkit.hook import Passed
 
     reading, writing = os.pipe()
     child = os.fork()
@@ -155,12 +159,12 @@ def _within(end: float, work: Callable[[], Passed], made: type[Passed]) -> Passe
     if code == -signal.SIGALRM:
         raise _LateError
     if code != 0:
-        raise files.FileError(f"internal error: the child ended with {code}")
+        raise HookError(f"internal error: the child ended with {code}")
     found = json.loads(answered)
     if isinstance(found, str):
-        raise files.FileError(found)
+        raise HookError(found)
     xml, rewritten, reasons = found
-    return made(xml.encode("latin-1"), tuple(rewritten), tuple(reasons))
+    return Passed(xml.encode("latin-1"), tuple(rewritten), tuple(reasons))
 
 
 def _rewritten(xml: bytes, host_file: str) -> Passed:
@@ -175,19 +179,17 @@ def _rewritten(xml: bytes, host_file: str) -> Passed:
 
 
 def _trusted(file: str) -> bytes:
-    """The host file's bytes. Raises FileError if another than root could have written it."""
+    """The host file's bytes. Raises HookError if another than root could have written it."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise files.FileError(f"cannot read {file}: {error.strerror}") from None
+        raise HookError(f"cannot read {file}: {error.strerror}") from None
     try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise files.FileError(f"{file} is not a regular file")
+            raise HookError(f"{file} is not a regular file")
         if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022:
-            raise files.FileError(
-                f"{file} could have been written by others: chown root, chmod go-w"
-            )
+            raise HookError(f"{file} could have been written by others: chown root, chmod go-w")
         with open(handle, "rb", closefd=False) as stream:
             return stream.read(HOST_SIZE + 1)
     finally:
