@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import socket
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -21,7 +22,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from scene import POOL, UP, Scene, counter, run, until
+from scene import POOL, SECONDS, UP, Scene, counter, run, until
 
 from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
@@ -194,6 +195,40 @@ def test_a_guest_arrives_on_its_volume_and_its_definition_keeps_the_path(hosts: 
 
     assert not old.exists()
     assert 1 == new.stat().st_nlink
+    defined = address(arrived, libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert Address("volume", pool=POOL, volume=new.name) == defined
+    restarts(hosts, arrived, new)
+
+
+def test_apply_waits_until_a_guest_that_has_arrived_is_off(hosts: Hosts) -> None:
+    """Both names are there meanwhile, as docs/hook.md says; then it is defined on its volume."""
+    guest = hosts.source.nova_guest("guest")
+    hosts.source.start(guest)
+    old, new = hosts.link(guest)
+    hosts.install()
+    arrived = hosts.migrate(guest)
+    state = hosts.there.directory / "state"
+    command = ("apply", "--connect", hosts.there.uri, "--state-dir", str(state), "--arrived")
+    said = hosts.there.directory / "said"
+    with (
+        said.open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, *command, "--on-shutdown", "--yes", "guest"],
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            until(lambda: said.read_bytes() or process.poll() is not None)
+            goes_on(arrived, new)
+            assert process.poll() is None, said.read_text()
+            assert old.samefile(new)
+            arrived.destroy()
+            assert 0 == process.wait(SECONDS), said.read_text()
+        finally:
+            process.kill()
+
+    assert not old.exists()
     defined = address(arrived, libvirt.VIR_DOMAIN_XML_INACTIVE)
     assert Address("volume", pool=POOL, volume=new.name) == defined
     restarts(hosts, arrived, new)
