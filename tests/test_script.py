@@ -100,7 +100,7 @@ def test_images_get_their_names_and_domains_their_volumes(scene: Scene) -> None:
 
 
 def test_it_is_the_executors_order(scene: Scene) -> None:
-    """All names, one refresh, all definitions, then the old names."""
+    """All names, one refresh, all definitions, all on the disks, then the old names."""
     for name in ("one", "two"):
         scene.nova_guest(name, kinds=("disk", "disk.local"))
     words = [line.split()[0] for line in body(script_of(scene)) if line and line[0] != "#"]
@@ -110,6 +110,7 @@ def test_it_is_the_executors_order(scene: Scene) -> None:
         *["give_name"] * 4,
         "virsh",
         *["define"] * 2,
+        "sync",
         *["drop_name"] * 4,
     ] == words
 

@@ -7,6 +7,7 @@ Laws
   ended is written down after that, and after the pools that lost a name were refreshed.
 - A domain is read (INACTIVE | SECURE), defined over, read back and compared by meaning; it is never
   undefined. What libvirt dropped of it is put back.
+- What libvirt has written is on its disk before the old name of an image goes.
 - Steps of one kind are taken for many domains at once: N disks into a pool cost one refresh. Where
   an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
 """
