@@ -66,6 +66,7 @@ def test_what_was_killed_comes_to_an_end(scene: Scene, xmlkit: Shell) -> None:
     scene.boots(domain)
     message = f"transition {id} has not come to an end: run xmlkit recover first"
     xmlkit(*APPLY, "guest", "--yes").refused(message)
+    xmlkit(*APPLY, "guest", "--script").refused(message)
     xmlkit("rollback", id, "--yes").refused(message)
     assert f"{id}  apply  pending  1 domain\n" == xmlkit("journal").told(0).stdout
     done = Shell(None, xmlkit.state)("recover").told(0)

@@ -190,12 +190,14 @@ class _Apply:
 
     def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
         """--script: nothing is changed, and nothing is asked."""
-        from xmlkit import state
+        from xmlkit import service, state
         from xmlkit.observe import opened
         from xmlkit.script import script
 
+        directory = state.directory(self.state_dir)
+        service.refuse_pending(directory)
         with opened(self.uri, write=True) as connection:
-            cases = self._judged(connection, names, state.directory(self.state_dir))
+            cases = self._judged(connection, names, directory)
         cases = carrying.limited(cases, limit)
         carrying.show(cases, steps=False)
         tasks = [case.task for case in cases if case.task is not None]
