@@ -32,6 +32,7 @@ FIXTURES = ROOT / "fixtures"
 DOMAIN = str(FIXTURES / "file-in-pool.xml")
 IMAGES = ("--pool", "images=/srv/images")
 NODE = f"test://{FIXTURES}/every-pool-type.xml"
+BEGIN = ("guest", "migrate", "begin", "-")
 CODE = "from xmlkit.cli import main; main()"
 # What each command needs to say something of a file.
 READING: dict[str, tuple[str, ...]] = {
@@ -139,6 +140,10 @@ def test_without_a_command_the_help_is_shown() -> None:
         pytest.param(("observe", DOMAIN), id="observe-with-a-file"),
         pytest.param(("transform", *IMAGES, "--in-place", "-"), id="in-place-stdin"),
         pytest.param(("transform", *IMAGES, "--in-place", "-o", "x", DOMAIN), id="in-place-and-o"),
+        pytest.param(("apply", "--arrived", "--plan", DOMAIN), id="arrived-with-a-plan"),
+        pytest.param(("apply", "--arrived", "--to", "path", "guest"), id="arrived-to-path"),
+        pytest.param(("hook", *BEGIN), id="hook-without-host"),
+        pytest.param(("hook", "--host", "x", "--timeout", "0", *BEGIN), id="hook-without-time"),
         pytest.param(("diff", *IMAGES, "--assume-libvirt", "new", DOMAIN), id="no-version"),
     ],
 )
@@ -160,7 +165,7 @@ def nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from nodes(value, f"{place}/{key}")
 
 
-@pytest.mark.parametrize("name", ["compare", "diff", "plan", "validate"])
+@pytest.mark.parametrize("name", ["apply", "compare", "diff", "plan", "recover", "validate"])
 def test_a_schema_says_all_that_there_is_and_what_it_means(name: str) -> None:
     """A schema of 2020-12 that allows nothing else, with a description of each property."""
     schema = json.loads((ROOT / f"schemas/{name}-1.json").read_text())

@@ -37,8 +37,8 @@ validation validation.schemas validation.profiles
 validation.grammar
 validation.verdict
 validation.policy
-diff hook leisure observe script testing
-actions executor survey
+diff hook observe script testing
+actions executor leisure survey
 preflight
 service status
 .

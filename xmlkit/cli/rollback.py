@@ -92,7 +92,7 @@ def command(
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
                 return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
-            if not carrying.asked(carrying.question("Take back", ready), yes=yes):
+            if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 click.echo("nothing was changed", err=True)
                 return 1
             with carrying.progress(ready) as listener:
