@@ -9,11 +9,8 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from commands import Shell, until_said
 from loops import mounted
 from machines import linux_guest
 from scene import POOL, UP, Scene, until
@@ -614,7 +612,7 @@ def test_libvirtd_is_killed_while_a_guest_shuts_down(
 def test_recovery_of_a_guest_that_was_asked_and_runs_on_says_so(deaf: Scene) -> None:
     """xmlkit ended while it waited; whether the guest still shuts down is not known."""
     domain = running(deaf)
-    process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
+    process = Shell.of(deaf).start("apply", "--relocate", POOL, "--restart", "--yes", "a")
     until(lambda: has_begun(deaf))
     process.kill()
     process.communicate()
@@ -643,63 +641,47 @@ def test_what_recover_started_and_somebody_shut_off_stays_off(scene: Scene) -> N
 
 # The commands.
 
-CODE = "from xmlkit.cli import main; main()"
-SECONDS = 240.0
-
-
-def command(scene: Scene, *words: str) -> subprocess.Popen[str]:
-    """xmlkit, as an operator runs it on this host."""
-    environment = {
-        **os.environ,
-        "LIBVIRT_DEFAULT_URI": scene.libvirtd.uri,
-        "XMLKIT_STATE_DIR": str(state_of(scene)),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def told(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    """What it said, when it has ended with this exit code."""
-    try:
-        stdout, stderr = process.communicate(timeout=SECONDS)
-    finally:
-        process.kill()
-    assert code == process.returncode, (stdout, stderr)
-    assert "Traceback" not in stderr
-    return stdout, stderr
-
 
 def test_apply_and_rollback_restart_what_runs(scene: Scene) -> None:
     """What is planned is shown and changes nothing; then it is done, and taken back."""
     domain, off = running(scene, "a"), scene.nova_guest("b")
     uuid, first = domain.UUIDString(), start_of(scene, domain)
+    xmlkit = Shell.of(scene)
     apply = ("apply", "--relocate", POOL, "--restart", "a", "b")
 
-    _, shown = told(command(scene, *apply, "--dry-run"), 0)
+    shown = xmlkit(*apply, "--dry-run").told(0).stderr
     assert f"    virsh shutdown -- {uuid}\n    ln -T " in shown
     assert f"    virsh start -- {uuid}\n    rm " in shown
     assert 1 == shown.count("virsh start") == shown.count("virsh shutdown")
     assert first == start_of(scene, domain)
 
-    text, _ = told(command(scene, *apply, "--yes", "--format", "json"), 0)
-    both = json.loads(text)["domains"]
+    both = xmlkit.json("apply", 0, *apply, "--yes")["domains"]
     assert [("a", "done"), ("b", "done")] == [(each["name"], each["state"]) for each in both]
     assert f"virsh start -- {uuid}" in both[0]["steps"]
     runs(scene, domain, "new")
     stays_off(off)
 
     id_ = last(scene).id
-    text, _ = told(command(scene, "rollback", "--yes", id_), 1)
-    assert "skipped" in text
+    steps = xmlkit.json("journal", 0, "journal", id_)["transitions"][0]["domains"][0]["steps"]
+    assert ["stop", "link", "refresh", "define", "start", "unlink"] == [
+        step["step"] for step in steps
+    ]
+    assert "skipped" in xmlkit("rollback", "--yes", id_, "a").told(1).stdout
     runs(scene, domain, "new")
-    told(command(scene, "rollback", "--restart", "--yes", id_, "a"), 0)
+    xmlkit("rollback", "--restart", "--yes", id_, "a").told(0)
     runs(scene, domain, "old")
+
+
+def test_it_is_asked_how_many_are_restarted(scene: Scene) -> None:
+    """Nobody restarts a guest by mistake."""
+    domain, _ = running(scene, "a"), scene.nova_guest("b")
+    first = start_of(scene, domain)
+
+    apply = ("apply", "--relocate", POOL, "--restart", "--all")
+    done = Shell.of(scene).on_terminal(*apply, answer="n\n").told(1)
+
+    assert "Change 2 domains, and restart 1 of them? [y/N]" in done.stderr
+    assert first == start_of(scene, domain)
 
 
 def test_a_guest_that_does_not_hear_is_exit_code_3(deaf: Scene) -> None:
@@ -707,7 +689,7 @@ def test_a_guest_that_does_not_hear_is_exit_code_3(deaf: Scene) -> None:
     domain = running(deaf)
     apply = ("apply", "--relocate", POOL, "--restart", "--shutdown-timeout", "1", "--yes", "a")
 
-    text, _ = told(command(deaf, *apply), 3)
+    text = Shell.of(deaf)(*apply).told(3).stdout
 
     assert "a  undone: not-stopped: it did not shut down within 1 s; it runs on" in text
     runs(deaf, domain, "old")
@@ -717,13 +699,12 @@ def test_a_guest_that_does_not_hear_is_exit_code_3(deaf: Scene) -> None:
 def test_a_signal_ends_the_wait(deaf: Scene, number: signal.Signals) -> None:
     """Soon, and with all as it was."""
     domain = running(deaf)
-    process = command(deaf, "apply", "--relocate", POOL, "--restart", "--yes", "a")
+    xmlkit = Shell.of(deaf)
+    process = xmlkit.start("apply", "--relocate", POOL, "--restart", "--yes", "a")
     until(lambda: has_begun(deaf))
     process.send_signal(number)
 
-    text, _ = told(process, 3)
-
-    assert "a  undone: interrupted" in text
+    assert "a  undone: interrupted" in xmlkit.end(process).told(3).stdout
     runs(deaf, domain, "old")
     assert () == last(deaf).pending
 
@@ -738,15 +719,9 @@ def test_a_signal_ends_the_wait(deaf: Scene, number: signal.Signals) -> None:
         (("rollback", "--shutdown-timeout", "9", "x"), "--shutdown-timeout says how long"),
     ],
 )
-def test_options_that_do_not_go_together(words: tuple[str, ...], says: str) -> None:
+def test_options_that_do_not_go_together(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     """One line, exit code 2."""
-    environment = {**os.environ, "LIBVIRT_DEFAULT_URI": "test:///default"}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *words], env=environment, capture_output=True, text=True
-    )
-
-    assert (2, "") == (done.returncode, done.stdout)
-    assert says in done.stderr
+    Shell("test:///default", tmp_path / "state")(*words).refused(says)
 
 
 def test_a_script_restarts_nobody(scene: Scene) -> None:
@@ -800,14 +775,11 @@ def test_a_linux_guest_is_restarted(scene: Scene, linux: Any) -> None:
 @pytest.mark.machine
 def test_a_linux_guest_is_moved_when_its_owner_shuts_it_down(scene: Scene, linux: Any) -> None:
     """--on-shutdown waits for that, and then boots it no more."""
-    words = ("apply", "--relocate", POOL, "--on-shutdown", "--yes", "linux")
-    process = command(scene, *words)
-    assert process.stderr is not None
-    while "waiting for 1 domain" not in (line := process.stderr.readline()):
-        assert line, "it ended"
+    xmlkit = Shell.of(scene)
+    process = xmlkit.start("apply", "--relocate", POOL, "--on-shutdown", "--yes", "linux")
+    until_said(process, "waiting for 1 domain")
     linux.shutdown()
-
-    told(process, 0)
+    xmlkit.end(process).told(0)
 
     assert b"XMLKIT-GUEST-OFF" in said(scene, linux)
     stays_off(linux)
