@@ -18,11 +18,14 @@ from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
 
 __all__ = [
+    "Backup",
+    "Convert",
     "Copy",
     "Define",
     "Link",
     "Redefine",
     "Refresh",
+    "Rename",
     "Step",
     "Unlink",
     "from_data",
@@ -105,10 +108,47 @@ class Unlink:
         return shlex.join(("rm", "--", self.path))
 
 
-Step = Link | Copy | Refresh | Redefine | Define | Unlink
+class Backup(NamedTuple):
+    """The disk of a running guest, as it is at one moment, is copied by its QEMU to a new file."""
+
+    domain: str
+    disk: str
+    path: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "backup-begin", "--reuse-external", self.domain, "backup.xml"))
+
+
+class Convert(NamedTuple):
+    """An image is copied, flat, to a new one. options: of qemu-img, as one word each."""
+
+    source: str
+    source_format: str
+    target: str
+    target_format: str
+    options: str
+
+    def __str__(self) -> str:
+        formats = ("-f", self.source_format, "-O", self.target_format)
+        words = ("qemu-img", "convert", *formats, *self.options.split())
+        return shlex.join((*words, "--", self.source, self.target))
+
+
+class Rename(NamedTuple):
+    """An image that is complete gets its name."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return shlex.join(("mv", "-n", "-T", "--", self.source, self.target))
+
+
+Step = Link | Copy | Refresh | Redefine | Define | Unlink | Backup | Convert | Rename
 
 _KINDS: dict[str, type[Step]] = {
-    kind.__name__.lower(): kind for kind in (Link, Copy, Refresh, Redefine, Define, Unlink)
+    kind.__name__.lower(): kind
+    for kind in (Link, Copy, Refresh, Redefine, Define, Unlink, Backup, Convert, Rename)
 }
 
 
