@@ -39,7 +39,7 @@ validation.verdict
 validation.policy
 diff hook leisure observe script testing
 actions executor survey
-preflight
+preflight snapshot
 service status
 .
 cli
@@ -66,12 +66,13 @@ OTHERS = {
             "xmlkit.leisure",
             "xmlkit.metadata",
             "xmlkit.observe",
+            "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

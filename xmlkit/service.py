@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from xmlkit import executor, journal, state
+from xmlkit import executor, journal, snapshot, state
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.executor import Listener
@@ -360,7 +360,11 @@ def recover_all(
     found = []
     for each in journals:
         if each.pending:
-            found.append((each, executor.recover(connections(each), each, listener=listener)))
+            connection = connections(each)
+            if each.kind == "snapshot":
+                found.append((each, snapshot.recover(connection, each)))
+            else:
+                found.append((each, executor.recover(connection, each, listener=listener)))
     if errors:
         raise errors[0]
     return found

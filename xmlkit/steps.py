@@ -108,7 +108,8 @@ class Unlink:
         return shlex.join(("rm", "--", self.path))
 
 
-class Backup(NamedTuple):
+@dataclass(frozen=True)
+class Backup:
     """The disk of a running guest, as it is at one moment, is copied by its QEMU to a new file."""
 
     domain: str
@@ -116,10 +117,13 @@ class Backup(NamedTuple):
     path: str
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "backup-begin", "--reuse-external", self.domain, "backup.xml"))
+        return shlex.join(
+            ("virsh", "backup-begin", "--reuse-external", "--", self.domain, "backup.xml")
+        )
 
 
-class Convert(NamedTuple):
+@dataclass(frozen=True)
+class Convert:
     """An image is copied, flat, to a new one. options: of qemu-img, as one word each."""
 
     source: str
@@ -134,7 +138,8 @@ class Convert(NamedTuple):
         return shlex.join((*words, "--", self.source, self.target))
 
 
-class Rename(NamedTuple):
+@dataclass(frozen=True)
+class Rename:
     """An image that is complete gets its name."""
 
     source: str
