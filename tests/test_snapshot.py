@@ -30,6 +30,7 @@ from xmlkit.snapshot import SnapshotError
 from xmlkit.testing import Libvirtd, boot_sector
 from xmlkit.volumes import VolumeError
 
+SIZE = 16 << 20
 UUID = "7d3f0f6e-8d3b-4a63-8a5e-3c1f1f6f2b11"
 STORE = """
       <backingStore type='file'>
@@ -45,10 +46,17 @@ VOLUME_DISK = """\
     </disk>"""
 
 
+def counting(libvirtd: Libvirtd) -> Scene:
+    """Guests that write N to block 8 + N, 18 times a second, for half an hour."""
+    scene = Scene(libvirtd, sector=boot_sector(step=1, ticks=1))
+    os.truncate(scene.base, SIZE)
+    return scene
+
+
 @pytest.fixture
 def scene(libvirtd: Libvirtd) -> Scene:
-    """Guests that write N to block 8 + N, twice a second."""
-    return Scene(libvirtd, sector=boot_sector(step=1, ticks=1))
+    """A host with such guests."""
+    return counting(libvirtd)
 
 
 @pytest.fixture
@@ -154,7 +162,7 @@ def test_on_each_version(
         mirror(*given)
 
     monkeypatch.setattr(snapshot._Maker, "_mirror", noted)
-    scene = Scene(release(), sector=boot_sector(step=1, ticks=1))
+    scene = counting(release())
     domain = volume_guest(scene, "guest")
     scene.start(domain)
     before = domain.XMLDesc(0), domain.XMLDesc(2)
@@ -219,7 +227,7 @@ def test_into_a_pool(scene: Scene, directory: Path) -> None:
     assert "done" == taken.outcome.state, taken
     pool = scene.connection.storagePoolLookupByName(POOL)
     assert ["taken"] == [volume.name() for volume in pool.listAllVolumes()]
-    assert 1 << 20 == pool.storageVolLookupByName("taken").info()[1]
+    assert SIZE == pool.storageVolLookupByName("taken").info()[1]
 
 
 def write_header(path: Path) -> None:
@@ -448,9 +456,9 @@ def test_a_full_disk_and_a_running_guest(
 ) -> None:
     """QEMU gives the backup up, the guest goes on."""
     with mounted("tmpfs", 4 << 20) as place:
-        scene = Scene(start_libvirtd(), sector=boot_sector(step=1, ticks=1))
+        scene = counting(start_libvirtd())
         with scene.base.open("r+b") as base:
-            base.seek(1 << 20)
+            base.seek(SIZE)
             base.write(os.urandom(8 << 20))
         domain = scene.nova_guest("live")
         scene.start(domain)
@@ -460,6 +468,48 @@ def test_a_full_disk_and_a_running_guest(
         assert ("undone", "snapshot-failed") == taken.outcome[:2], taken
         assert [] == list(place.iterdir())
         runs_on(scene, domain)
+
+
+def test_a_place_that_qemu_may_not_enter(scene: Scene, directory: Path, tmp_path: Path) -> None:
+    """The guest's QEMU writes the copy by its own user: libvirt's reason is said."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+    place = tmp_path / "closed"
+    place.mkdir(mode=0o700)
+
+    taken = shoot(scene, directory, "live", Address("file", str(place / "x")), live=True)
+
+    assert ("undone", "libvirt") == taken.outcome[:2], taken
+    assert "Permission denied" in taken.outcome.message
+    assert [] == list(place.iterdir())
+    runs_on(scene, domain)
+
+
+@pytest.mark.kill
+def test_libvirtd_ends_meanwhile(scene: Scene, directory: Path) -> None:
+    """What it was doing cannot be known: pending, and recover ends it when libvirtd is back."""
+    domain = large(scene, "live", 128 << 20)
+    scene.start(domain)
+    target = file_in(scene)
+    restarted = []
+
+    def listen(what: str, part: float) -> None:
+        if not restarted:
+            scene.libvirtd.restart(signal.SIGKILL)
+            restarted.append(what)
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", target, live=True)
+    taken = snapshot.take(
+        scene.connection, shot, directory, uri=scene.libvirtd.uri, listener=listen
+    )
+
+    assert ["backup"] == restarted
+    assert ("pending", "libvirt") == taken.outcome[:2], taken
+    scene.reopen()
+    ((_, outcomes),) = recovered(scene, directory)
+    assert ["undone"] == [each.state for each in outcomes.values()]
+    assert [] == left(scene)
+    runs_on(scene, scene.connection.lookupByName("live"))
 
 
 def runs_on(scene: Scene, domain: Any) -> None:
@@ -609,7 +659,7 @@ def test_killed_at_each_step(scene: Scene, directory: Path, live: str) -> None:
 @pytest.mark.kill
 def test_killed_while_qemu_copies(release: Release, directory: Path) -> None:
     """recover ends xmlkit's own job, on each version, and removes what it wrote."""
-    scene = Scene(release(), sector=boot_sector(step=1, ticks=1))
+    scene = counting(release())
     domain = large(scene, "guest", 128 << 20)
     scene.start(domain)
     before = domain.XMLDesc(0), domain.XMLDesc(2)
