@@ -28,7 +28,7 @@ markup
 laying
 document
 redaction names host rules meaning images state
-disk_info
+disk_info chain
 compare disks shell templates
 plan volumes
 steps transformers pools

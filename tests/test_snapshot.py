@@ -392,7 +392,7 @@ def test_an_undeclared_format_is_not_guessed(scene: Scene, directory: Path) -> N
     ):
         if change:
             run("qemu-img", "rebase", "-f", "qcow2", "-u", *change, path)
-        with pytest.raises(SnapshotError, match=says) as caught:
+        with pytest.raises(ImageError, match=says) as caught:
             shoot(scene, directory, "undeclared", target)
         assert "volume-chain" == caught.value.id
     nothing_made(scene, directory)
@@ -430,9 +430,9 @@ def test_an_encrypted_disk_is_refused(scene: Scene, directory: Path) -> None:
     plain = disk_xml(path)
     for disk in (plain, plain.replace("'/>\n      <target", f"'>{said}</source>\n      <target")):
         scene.define("encrypted", [disk], UUID)
-        with pytest.raises(SnapshotError, match="in clear") as caught:
+        with pytest.raises((ImageError, SnapshotError), match="in clear") as caught:
             shoot(scene, directory, "encrypted", target)
-        assert "snapshot-source" == caught.value.id
+        assert "snapshot-source" == getattr(caught.value, "id", None)
     nothing_made(scene, directory)
 
 
@@ -491,7 +491,7 @@ def test_libvirtd_ends_meanwhile(scene: Scene, directory: Path) -> None:
     domain = large(scene, "live", 128 << 20)
     scene.start(domain)
     target = file_in(scene)
-    restarted = []
+    restarted: list[str] = []
 
     def listen(what: str, part: float) -> None:
         if not restarted:

@@ -3,8 +3,7 @@
 Laws
 - The domain is as before: its XML, its chain of images. Nothing is ever committed or pivoted, and
   no overlay is put above the disk.
-- Formats are the domain's and, below it, those that each qcow2 header declares; nothing is probed,
-  and what libvirt thinks of the bytes in a pool does not count. QEMU is given open files.
+- The disk's format is the domain's word; what libvirt thinks of the bytes in a pool does not count.
 - The image grows in a directory of its own beside its place, `.xmlkit-ID`, and gets its name,
   overwriting nothing, when it is complete and on the disk.
 - Of an image that no guest may write to meanwhile (locked), or by QEMU itself while its guest runs.
@@ -15,14 +14,7 @@ Laws
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import json
 import os
-import re
-import signal
-import stat
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import libvirt
 from lxml import etree
 
-from xmlkit import images, state, volumes
+from xmlkit import chain, images, state, volumes
 from xmlkit.compare import compare
 from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read_domain, shared_targets
 from xmlkit.document import Document, Limits
@@ -41,7 +33,7 @@ from xmlkit.images import Identity, ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
 from xmlkit.observe import domain_xml, is_local, observe
 from xmlkit.plan import Plan
-from xmlkit.steps import Backup, Convert, Refresh, Rename, Step
+from xmlkit.steps import Backup, Convert, Publish, Refresh, Step
 
 __all__ = ["Shot", "SnapshotError", "Taken", "prepare", "recover", "take"]
 
@@ -54,11 +46,7 @@ Listener = Callable[[str, float], None]
 POLL = 0.1  # seconds between two looks at a job
 BUSY = 120.0  # seconds to wait for a pool that is busy with volumes
 
-_CHAIN = 200  # images one above the other; libvirt's own limit
 _LIMITS = Limits(markup=1 << 30)
-_PERCENT = re.compile(rb"\(([0-9.]+)/100%\)")
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 # What libvirt answers where its QEMU cannot make a backup (seen on 7.0 with QEMU 5.2: 84).
 _NO_BACKUP = (
@@ -110,25 +98,6 @@ class Taken(NamedTuple):
     size: int = 0
 
 
-class _Layer(NamedTuple):
-    """One image of a chain, opened."""
-
-    path: str
-    format: str
-    handle: int
-
-    @property
-    def node(self) -> dict[str, Any]:
-        """What QEMU is told of it, without the images below."""
-        block = stat.S_ISBLK(os.fstat(self.handle).st_mode)
-        file = {
-            "driver": "host_device" if block else "file",
-            "filename": f"/proc/self/fd/{self.handle}",
-        }
-        below = {"backing": None} if self.format == "qcow2" else {}
-        return {"driver": self.format, "file": file, **below}
-
-
 def prepare(
     connection: Any,
     domain: str,
@@ -173,8 +142,9 @@ def prepare(
     else:
         source = _path_of(connection, this)
         with contextlib.ExitStack() as stack:
-            layers = _chain(stack, source, this, document)
-            capacity = int(_info(layers[0])["virtual-size"])
+            stack.enter_context(images.locked(source, write=False))
+            layers = _chain(stack, source, this)
+            capacity = chain.capacity_of(layers[0])
     placed = _target(connection, target, image_format, capacity)
     return Shot(
         name=found.name(),
@@ -371,7 +341,7 @@ def _task(shot: Shot, id: str) -> Task:
         source, format_ = copied, "qcow2"
     steps += [
         Convert(source, format_, grown, shot.image_format, options),
-        Rename(grown, path),
+        Publish(grown, path),
     ]
     if shot.target.type == "volume":
         steps.append(Refresh(str(shot.target.pool)))
@@ -385,74 +355,21 @@ def _options(image_format: ImageFormat, compress: Compression | None) -> tuple[s
     return (*(("-c",) if compress else ()), "-o", f"compat=1.1{kind}")
 
 
-# What is read.
+def _chain(stack: contextlib.ExitStack, path: str, disk: Disk) -> tuple[chain.Layer, ...]:
+    """The images of a disk, opened.
 
-
-def _chain(
-    stack: contextlib.ExitStack, path: str, disk: Disk, document: Document
-) -> tuple[_Layer, ...]:
-    """The images of a disk that no guest has open, top first, opened without following links."""
-    layers: list[_Layer] = []
-    format_ = disk.image_format
-    while True:
-        layer = _Layer(path, format_, stack.enter_context(images.opened(path)))
-        layers.append(layer)
-        if len(layers) > _CHAIN:
-            raise SnapshotError("volume-chain", f"more than {_CHAIN} images below {layers[0].path}")
-        below = _below(layer)
-        if below is None:
-            break
-        path, format_ = below
-    _check_declared(disk, layers)
-    return tuple(layers)
-
-
-def _below(layer: _Layer) -> tuple[str, str] | None:
-    """Path and format of the backing file that a header names; None for none."""
-    path = layer.path
-    if layer.format == "raw":
-        return None
-    if layer.format != "qcow2":
-        raise SnapshotError("volume-chain", f"{path} is {layer.format}: xmlkit reads raw and qcow2")
-    about = _info(layer)
-    if about.get("encrypted"):
-        raise _encrypted(path)
-    if "data-file" in about.get("format-specific", {}).get("data", {}):
-        raise SnapshotError("volume-chain", f"{path} keeps its data in another file")
-    backing = about.get("backing-filename")
-    if backing is None:
-        return None
-    format_ = about.get("backing-filename-format")
-    if format_ is None:
-        raise SnapshotError(
-            "volume-chain",
-            f"{path} does not say the format of its backing file {backing}, and QEMU would guess: "
-            "say it with qemu-img rebase -u -F FORMAT",
-        )
-    name = str(backing).removeprefix("file:")
-    if not name.startswith("/") and ":" in name.partition("/")[0]:
-        raise SnapshotError("volume-chain", f"the backing file of {path} is no file: {backing}")
-    # the handle of a base image does not follow links either
-    full = os.path.normpath(os.path.join(os.path.dirname(path), name))
-    return sanitized(full), str(format_)
-
-
-def _check_declared(disk: Disk, layers: list[_Layer]) -> None:
-    """Refuse a `<backingStore>` that says other than the images' headers: libvirt believes it."""
+    Refused is a `<backingStore>` that says other than the images' headers: libvirt believes it.
+    """
+    layers = chain.chain_of(stack, path, disk.image_format)
     store = disk.children.get("backingStore")
-    for number in range(1, _CHAIN):
+    for below in (*layers[1:], None):
         if store is None:
-            return
-        source = store.find("source")
-        below = layers[number] if number < len(layers) else None
+            break
+        source, format_ = store.find("source"), store.find("format")
         said = None
         if source is not None:
-            attribute = PATH_ATTRIBUTES.get(store.get("type", "file"), "")
-            format_ = store.find("format")
-            said = (
-                sanitized(source.get(attribute) or ""),
-                "raw" if format_ is None else format_.get("type", "raw"),
-            )
+            place = source.get(PATH_ATTRIBUTES.get(store.get("type", "file"), "")) or ""
+            said = sanitized(place), "raw" if format_ is None else format_.get("type", "raw")
         found = None if below is None else (below.path, below.format)
         if said != found:
             raise SnapshotError(
@@ -461,58 +378,11 @@ def _check_declared(disk: Disk, layers: list[_Layer]) -> None:
                 f"{_spelled(found)}: remove it from the domain's XML, or repair it",
             )
         store = store.find("backingStore")
+    return layers
 
 
 def _spelled(layer: tuple[str, str] | None) -> str:
     return "no image" if layer is None else f"{layer[0]} ({layer[1]})"
-
-
-def _info(layer: _Layer) -> dict[str, Any]:
-    words = ("qemu-img", "info", "--output=json", _json(layer.node))
-    done = _started(words, pass_fds=(layer.handle,), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = done.communicate()
-    if done.returncode:
-        raise _qemu_img(err)
-    found: dict[str, Any] = json.loads(out)
-    return found
-
-
-def _json(node: dict[str, Any]) -> str:
-    return f"json:{json.dumps(node)}"
-
-
-def _tree(layers: tuple[_Layer, ...]) -> dict[str, Any]:
-    """What QEMU is told of a chain: each image, its format and its handle; headers do not count."""
-    node: dict[str, Any] | None = None
-    for layer in reversed(layers):
-        node = layer.node | ({"backing": node} if layer.format == "qcow2" else {})
-    assert node is not None
-    return node
-
-
-def _started(words: tuple[str, ...], **more: Any) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "LC_ALL": "C"},
-            preexec_fn=_die_with_parent,
-            **more,
-        )
-    except FileNotFoundError:
-        raise SnapshotError(
-            "snapshot-failed", "qemu-img is not installed: apt-get install qemu-utils"
-        ) from None
-
-
-def _die_with_parent() -> None:
-    """No writer outlives xmlkit, however that ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _qemu_img(err: bytes) -> SnapshotError:
-    said = err.decode(errors="replace").strip().replace("\n", "; ")
-    return SnapshotError("snapshot-failed", said or "qemu-img failed without a word")
 
 
 def _said(error: libvirt.libvirtError) -> str:
@@ -574,7 +444,7 @@ class _Maker:
                     case Convert():
                         self._convert(step, work)
                         self._made(step, work, number)
-                    case Rename():
+                    case Publish():
                         _publish(step, work)
                         _clear(work)
                     case Refresh(pool):
@@ -602,19 +472,20 @@ class _Maker:
         with contextlib.ExitStack() as stack:
             stack.enter_context(images.locked(step.source, write=False))
             if self.shot.running:
-                handle = stack.enter_context(images.opened(step.source))
-                layers: tuple[_Layer, ...] = (_Layer(step.source, "qcow2", handle),)
-                # it stands alone, whatever its header says by now
-                _below(layers[0])
+                # what QEMU wrote stands alone, whatever its header says by now
+                layers = chain.first_of(stack, step.source, step.source_format)
             else:
                 layers = self._locked_chain(stack, step)
             self._check_layers(work, layers)
             name = step.target.rpartition("/")[2]
-            _qemu_img_convert(step, layers, work.handle, name, self.listener)
+            chain.convert(
+                *(layers, work.handle, name, step.target_format, tuple(step.options.split())),
+                progress=lambda part: self.listener("convert", part),
+            )
         if self.shot.running:
             os.unlink(step.source.rpartition("/")[2], dir_fd=work.handle)
 
-    def _locked_chain(self, stack: contextlib.ExitStack, step: Convert) -> tuple[_Layer, ...]:
+    def _locked_chain(self, stack: contextlib.ExitStack, step: Convert) -> tuple[chain.Layer, ...]:
         """The chain of the disk, now that nobody can start a guest on it."""
         domain = self.connection.lookupByUUIDString(self.task.uuid)
         if domain.isActive():
@@ -626,9 +497,12 @@ class _Maker:
             step.source_format,
         ):
             raise SnapshotError("disk-changed", "somebody has changed the disk since")
-        return _chain(stack, step.source, disk, document)
+        if domain.hasManagedSaveImage(0):
+            # what the guest had not yet written is in there
+            self.consistency = "crash"
+        return _chain(stack, step.source, disk)
 
-    def _check_layers(self, work: _Work, layers: tuple[_Layer, ...]) -> None:
+    def _check_layers(self, work: _Work, layers: tuple[chain.Layer, ...]) -> None:
         if self.shot.compress:
             # how small it gets is not known
             return
@@ -645,7 +519,7 @@ class _Maker:
             raise SnapshotError("disk-changed", f"{step.disk} has another size by now")
         _check_room(work, min(capacity, allocated), step.path)
         name = step.path.rpartition("/")[2]
-        _make_image(work, name, capacity)
+        chain.create(work.handle, name, capacity)
         if not self._push(domain, step):
             self._mirror(domain, step)
         if changed := _changed(before, _states(domain), step.disk):
@@ -714,56 +588,6 @@ class _Maker:
             if frozen:
                 domain.fsThaw()
         self.consistency = "frozen" if frozen else "crash"
-
-
-def _qemu_img_convert(
-    step: Convert,
-    layers: tuple[_Layer, ...],
-    directory: int,
-    name: str,
-    listener: Listener,
-) -> None:
-    """Run qemu-img convert into a new file; killed when this is interrupted."""
-    options = step.options.split()
-    words = ("qemu-img", "convert", "-p", "-O", step.target_format, *options)
-    words += (_json(_tree(layers)), f"./{name}")
-    with tempfile.TemporaryFile() as errors:
-        process = _started(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            pass_fds=tuple(layer.handle for layer in layers),
-            cwd=f"/proc/self/fd/{directory}",
-            umask=0o077,
-        )
-        assert process.stdout is not None
-        try:
-            with process.stdout:
-                while said := os.read(process.stdout.fileno(), 4096):
-                    for percent in _PERCENT.findall(said)[-1:]:
-                        listener("convert", float(percent) / 100)
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        errors.seek(0)
-        if process.returncode:
-            raise _qemu_img(errors.read())
-
-
-def _make_image(work: _Work, name: str, capacity: int) -> None:
-    """The image that QEMU will write to: made here, so that nothing else is ever overwritten."""
-    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=work.handle))
-    process = _started(
-        ("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=1.1", f"./{name}", str(capacity)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=f"/proc/self/fd/{work.handle}",
-    )
-    _, err = process.communicate()
-    if process.returncode:
-        raise _qemu_img(err)
 
 
 def _check_room(work: _Work, needed: int, path: str) -> None:
@@ -840,7 +664,7 @@ def _states(domain: Any) -> tuple[Document, ...]:
 
 def _changed(before: tuple[Document, ...], after: tuple[Document, ...], disk: str) -> str:
     """What differs in a disk, "" if nothing does."""
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before, after, strict=False):
         for each in compare(old, new):
             if each.where.startswith(f"/domain/devices/disk[{disk}]"):
                 return f"{each.where} was {each.old}, is {each.new}"
@@ -864,7 +688,7 @@ def _refresh_pool(connection: Any, name: str) -> None:
 def _list(connection: Any, task: Task, pool: str, known: Identity) -> None:
     """The pool's list has the volume, for what it is; otherwise it is removed again."""
     _refresh_pool(connection, pool)
-    target = _of(task, Rename).target
+    target = _of(task, Publish).target
     volume = _volume(connection, pool, target.rpartition("/")[2])
     root = etree.fromstring(volume.XMLDesc(0).encode())
     wanted = next(step.target_format for step in task.steps if isinstance(step, Convert))
@@ -895,7 +719,7 @@ class _Work(NamedTuple):
 
 def _work(stack: contextlib.ExitStack, task: Task, *, make: bool) -> _Work | None:
     """The directory of a snapshot; None if it is not there and shall not be made."""
-    path = _of(task, Rename).source.rpartition("/")[0]
+    path = _of(task, Publish).source.rpartition("/")[0]
     parent, name = stack.enter_context(images.parent_of(path))
     with images.reported(path):
         if make:
@@ -909,11 +733,11 @@ def _work(stack: contextlib.ExitStack, task: Task, *, make: bool) -> _Work | Non
     return _Work(parent, name, handle)
 
 
-def _of(task: Task, kind: type[Rename]) -> Rename:
+def _of(task: Task, kind: type[Publish]) -> Publish:
     return next(step for step in task.steps if isinstance(step, kind))
 
 
-def _publish(step: Rename, work: _Work) -> None:
+def _publish(step: Publish, work: _Work) -> None:
     with images.reported(step.target):
         name = step.target.rpartition("/")[2]
         images.rename(work.handle, step.source.rpartition("/")[2], work.parent, name)
@@ -941,7 +765,7 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
             step = task.steps[number]
             if isinstance(step, Backup):
                 _abort(connection, step)
-        rename = _of(task, Rename)
+        rename = _of(task, Publish)
         complete = bool(known) and _identity(rename.target) == known[-1]
         with contextlib.ExitStack() as stack:
             work = _work(stack, task, make=False)

@@ -23,9 +23,9 @@ __all__ = [
     "Copy",
     "Define",
     "Link",
+    "Publish",
     "Redefine",
     "Refresh",
-    "Rename",
     "Step",
     "Unlink",
     "from_data",
@@ -139,7 +139,7 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Rename:
+class Publish:
     """An image that is complete gets its name."""
 
     source: str
@@ -149,11 +149,11 @@ class Rename:
         return shlex.join(("mv", "-n", "-T", "--", self.source, self.target))
 
 
-Step = Link | Copy | Refresh | Redefine | Define | Unlink | Backup | Convert | Rename
+Step = Link | Copy | Refresh | Redefine | Define | Unlink | Backup | Convert | Publish
 
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
-    for kind in (Link, Copy, Refresh, Redefine, Define, Unlink, Backup, Convert, Rename)
+    for kind in (Link, Copy, Refresh, Redefine, Define, Unlink, Backup, Convert, Publish)
 }
 
 

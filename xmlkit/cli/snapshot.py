@@ -15,7 +15,7 @@ from xmlkit.cli import carrying, printable
 _WORTH = {
     "off": "the domain was off",
     "frozen": "the guest agent froze the file systems for it",
-    "crash": "crash-consistent: there is no guest agent, and it is as after a loss of power",
+    "crash": "crash-consistent, as after a loss of power: no guest agent froze the file systems",
 }
 
 
