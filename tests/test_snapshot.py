@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import libvirt
 import pytest
 from chroots import Release
 from loops import mounted
+from machines import Files
 from scene import DISK, POOL, Scene, disk_xml, run, until
 
 from xmlkit import images, journal, service, snapshot, state
@@ -720,3 +722,59 @@ def test_the_command(scene: Scene, directory: Path) -> None:
     process = command(scene, directory, "off", "vda")
     assert "--to-file PATH or --to-volume" in process.communicate(timeout=120)[1]
     assert 2 == process.returncode
+
+
+# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did.
+AGENT = r"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*; do insmod $module; done
+while ! [ -e /dev/vport*p1 ]; do sleep 0.1; done
+port=$(echo /dev/vport*p1)
+exec 3<>$port
+echo XMLKIT-GUEST-UP >/dev/ttyS0
+while read -r line <&3; do
+    id=$(echo "$line" | sed -n 's/.*"id": *\([0-9]*\).*/\1/p')
+    case $line in
+        *sync-delimited*) printf '\377{"return": %s}\n' "$id" >&3 ;;
+        *guest-sync*) printf '{"return": %s}\n' "$id" >&3 ;;
+        *fsfreeze-freeze*) echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+        *fsfreeze-thaw*) echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+        *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
+    esac
+done
+"""
+WITH_AGENT = """\
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
+
+
+@pytest.mark.machine
+def test_the_guest_agent_freezes_for_the_moment(
+    scene: Scene, directory: Path, linux_tree: Path
+) -> None:
+    """Frozen once, thawed once, and the snapshot is said to be consistent."""
+    files = Files(linux_tree)
+    files.add("bin/busybox")
+    files.modules(("virtio_pci", "virtio_console"))
+    files.write("init", AGENT.encode(), 0o755)
+    kernel = files.kernel(scene.libvirtd.directory)
+    initrd = files.archive(scene.libvirtd.directory / "initrd")
+    disk = scene.flat(scene.instances / "disk")
+    scene.define("agent", [disk_xml(disk, format="raw"), WITH_AGENT], UUID)
+    xml = scene.document(scene.connection.lookupByName("agent")).text
+    boot = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd>"
+    boot += "<cmdline>console=ttyS0 quiet</cmdline>"
+    xml = re.sub("<boot dev='hd'/>", boot, xml)
+    xml = re.sub("<(memory|currentMemory) unit='KiB'>[0-9]+", r"<\1 unit='KiB'>196608", xml)
+    domain = scene.connection.defineXML(xml)
+    domain.create()
+    log = scene.log("agent")
+    until(lambda: log.exists() and b"XMLKIT-GUEST-UP" in log.read_bytes())
+    until(lambda: "state='connected'" in domain.XMLDesc(0))
+
+    taken = shoot(scene, directory, "agent", file_in(scene), live=True)
+
+    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), taken
+    said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
+    assert [b"FREEZE", b"THAW"] == said
