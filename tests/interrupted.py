@@ -46,6 +46,7 @@ Visit = Callable[[str, Callable[[], object]], None]
 
 SECOND = "second-pool"
 ELSEWHERE = "other-file-system"
+DEVICES = "devices"
 SECONDS = 120.0  # for a child that takes a tenth of one on an idle machine
 
 
@@ -142,8 +143,9 @@ def child(job: Job) -> None:
 class Scenario(NamedTuple):
     """A way to change a guest.
 
-    kinds: its disks. guests: how many in one batch. raw: flat images, not overlays. relocate: as
-    plan() takes it; where: the directory the images are in at first, by the name of its pool.
+    kinds: its disks. guests: how many in one batch. raw: flat images, not overlays. relocate, to:
+    as plan() takes them. pool: the one that the images are in at first; "" for the instance's
+    directory. copied: by copies, not links. disk_info: with Nova's file. snapshot: with a snapshot.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Scenario(NamedTuple):
 
 SCENARIOS = (
     Scenario("adopt", relocate=(), pool="nova-disks-pool"),
+    Scenario("adopt-block", raw=True, relocate=(), pool=DEVICES),
     Scenario("to-path", relocate=(), pool="nova-disks-pool", to="path"),
     Scenario("link-overlay", disk_info=True),
     Scenario("link-raw", raw=True),
@@ -199,6 +202,7 @@ class World:
 
     scene: Any  # scene.Scene; a child need not know it
     elsewhere: Path | None = None
+    device: Path | None = None  # of one partition
     booted: set[object] = field(default_factory=set)
     tried: int = 0
     lost: list[str] = field(default_factory=list)
@@ -213,6 +217,13 @@ class World:
         if self.elsewhere:
             self.directories[ELSEWHERE] = self.elsewhere / "disks"
             self.scene.pool(ELSEWHERE, self.directories[ELSEWHERE])
+
+        if self.device:
+            self.directories[DEVICES] = Path("/dev")
+            self.scene.connection.storagePoolDefineXML(
+                f"<pool type='disk'><name>{DEVICES}</name><source><device path='{self.device}'/>"
+                "<format type='gpt'/></source><target><path>/dev</path></target></pool>"
+            ).create()
 
     @cached_property
     def host(self) -> Host:
@@ -243,10 +254,19 @@ class World:
                 if scenario.pool:
                     path = self.directories[scenario.pool] / f"{own}_{kind}"
                 format_ = "raw" if scenario.raw else "qcow2"
-                path.parent.mkdir(exist_ok=True)
-                shutil.copyfile(self._template(number, kind, format_), path)
+                image = self._template(number, kind, format_)
+                xml = disk_xml(path, target, format_)
+                if scenario.pool == DEVICES:
+                    block = f"{self.device}p1"
+                    with open(block, "r+b") as partition:
+                        partition.write(image.read_bytes())
+                    xml = xml.replace("type='file'", "type='block'", 1)
+                    xml = xml.replace(f"file='{path}'", f"dev='{block}'")
+                else:
+                    path.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(image, path)
                 entries[str(path)] = format_
-                disks.append(disk_xml(path, target, format_))
+                disks.append(xml)
             if scenario.disk_info:
                 (self.scene.instances / own / "disk.info").write_text(json.dumps(entries))
             domain = self.scene.define(f"guest-{own[:8]}", disks, own)

@@ -579,6 +579,48 @@ def test_an_original_that_is_written_to_after_the_definition_is_kept(
     assert Outcome("done") == recover(scene.connection, last(scene))[domain.UUIDString()]
 
 
+class CrashError(BaseException):
+    """As if xmlkit had been killed there."""
+
+
+def crash() -> None:
+    raise CrashError
+
+
+def test_a_copy_is_known_for_ours_after_a_crash(small: tuple[Scene, Path]) -> None:
+    """The journal knows it before it has its name; the guest has written to its old disk since."""
+    scene, directory = small
+    domain = scene.nova_guest("a", raw=True)
+    tasks = [copied_task(scene, domain)]
+    with pytest.raises(CrashError):
+        carry_out(scene, tasks, listener=when("done", Copy, crash))
+    assert 1 == len(files_of(directory))
+    scene.boots(domain)
+
+    assert Outcome("undone") == recover(scene.connection, last(scene))[domain.UUIDString()]
+    assert ([], [old(domain)]) == (files_of(directory), images(scene))
+    scene.boots(domain)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_somebodys_file_is_not_taken_for_a_copy_after_a_crash(
+    small: tuple[Scene, Path], same: bool
+) -> None:
+    """xmlkit was killed before it copied, and somebody has put a file there."""
+    scene, directory = small
+    domain = scene.nova_guest("a", raw=True)
+    target = directory / f"{domain.UUIDString()}_disk"
+    content = (scene.instances / old(domain)).read_bytes() if same else b"somebody's"
+    tasks = [copied_task(scene, domain)]
+    with pytest.raises(CrashError):
+        carry_out(scene, tasks, listener=when("begin", Copy, crash))
+    target.write_bytes(content)
+
+    assert Outcome("undone") == recover(scene.connection, last(scene))[domain.UUIDString()]
+    assert content == target.read_bytes()
+    scene.boots(domain)
+
+
 def edited(scene: Scene, domain: Any, old_text: str, new_text: str) -> None:
     """What `virsh edit` does."""
     text = scene.document(domain).text

@@ -67,7 +67,8 @@ def whole(directory: Path) -> Journal:
     """A journal of two domains: one done, one that was interrupted by a crash."""
     writer = written(directory, task(A), task(B))
     writer.begin((A, 0), (B, 0))
-    writer.done((A, 0, {}))
+    writer.remember(A, {"/x": [1, 2, 3]})
+    writer.done((A, 0))
     writer.end((A, Outcome("done")))
     writer.close()
     return journal.read(str(path_of(directory)))
@@ -77,7 +78,8 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     """Tasks, steps begun and done, facts, outcomes."""
     writer = written(tmp_path, task(A), task(B))
     writer.begin((A, 0), (A, 1))
-    writer.done((A, 0, {"/x": [1, 2, 3]}))
+    writer.remember(A, {"/x": [1, 2, 3]})
+    writer.done((A, 0))
     writer.end((B, Outcome("undone", "no-space", "make room")))
     writer.close()
 
@@ -120,7 +122,7 @@ def test_lines_are_only_ever_appended(tmp_path: Path) -> None:
     before = path.read_bytes()
     writes: list[Callable[[], None]] = [
         lambda: writer.begin((A, 0)),
-        lambda: writer.done((A, 0, {})),
+        lambda: writer.done((A, 0)),
         lambda: writer.end((A, Outcome("done"))),
         lambda: Writer(str(path), new=False).close(),
     ]
@@ -286,9 +288,12 @@ Damage = Callable[[list[dict[str, Any]]], object]
         lambda r: r[5].update(facts={"/x": "abc"}),
         lambda r: r[5].update(facts=[1]),
         lambda r: r[5].update(domain=[]),
-        lambda r: r[6].update(state="finished"),
-        lambda r: r[6].update(end="nobody"),
-        lambda r: r[6].pop("message"),
+        lambda r: r[5].update(domain="nobody"),
+        lambda r: r[6].update(domain="nobody"),
+        lambda r: r[6].update(done=None),
+        lambda r: r[7].update(state="finished"),
+        lambda r: r[7].update(end="nobody"),
+        lambda r: r[7].pop("message"),
     ],
 )
 def test_a_damaged_journal_is_refused(tmp_path: Path, damage: Damage) -> None:
@@ -446,7 +451,7 @@ def test_as_data_is_what_its_schema_says(tmp_path: Path) -> None:
         of="20261122-161402-0000",
     )
     writer.begin((A, 0), (B, 0), (B, 1))
-    writer.done((B, 0, {}))
+    writer.done((B, 0))
     writer.end((A, Outcome("done")))
     writer.close()
 

@@ -8,13 +8,16 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from interrupted import BY_NAME, SCENARIOS, Job, Scenario, World
-from loops import MIB, mounted
-from scene import Scene
+from interrupted import BY_NAME, DEVICES, SCENARIOS, Job, Scenario, World
+from loops import MIB, loop_device, mounted
+from scene import Scene, run, until
 
 from xmlkit.testing import Libvirtd
 
@@ -28,11 +31,32 @@ def world(
     record_property: Callable[[str, object], None],
 ) -> Iterator[World]:
     """A host with three pools, one of them on another file system; its numbers are reported."""
-    with mounted("ext4", 64 * MIB) as elsewhere:
-        made = World(Scene(start_libvirtd()), elsewhere)
+    scenario = request.node.callspec.params.get("scenario")
+    with contextlib.ExitStack() as stack:
+        elsewhere = stack.enter_context(mounted("ext4", 64 * MIB))
+        device = None
+        if scenario is not None and scenario.pool == DEVICES:
+            device = stack.enter_context(loop_device(8 * MIB))
+        libvirtd = start_libvirtd()
+        if device:
+            partitioned(device, libvirtd)
+        made = World(Scene(libvirtd), elsewhere, device)
         yield made
+        libvirtd.stop()
         record_property("states", made.tried)
         record_property("lost", len(made.lost))
+
+
+def partitioned(device: Path, libvirtd: Libvirtd) -> None:
+    """One partition on it, which libvirtd, whose /dev is its own, sees too."""
+    partition = Path(f"{device}p1")
+    run("parted", "-s", device, "mklabel", "gpt", "mkpart", "one", "1MiB", "6MiB")
+    until(partition.exists)
+    for node in (device, partition):
+        number = node.stat().st_rdev
+        there = libvirtd.directory / "dev" / node.name
+        made = ("mknod", there, "b", os.major(number), os.minor(number))
+        run("nsenter", "--mount", f"--target={libvirtd.pid}", *made)
 
 
 WAYS = [

@@ -39,10 +39,8 @@ from xmlkit.testing import Libvirtd
 
 pytestmark = [pytest.mark.kill]
 
-SCENARIOS = (
-    Scenario("link", disk_info=True),
-    Scenario("copy", copied=True, disk_info=True),
-)
+LINK = Scenario("link", disk_info=True)
+COPY = Scenario("copy", copied=True, disk_info=True)
 
 
 @dataclass
@@ -74,6 +72,8 @@ class Storage:
     def __init__(self, clones: Path, places: Path, fstype: str) -> None:
         self.clones = clones
         self.names = ("root", "disks")
+        # another test's libvirtd may still have the one that this is a clone of
+        self.options = "loop,nouuid" if fstype == "xfs" else "loop"
         self.root, self.disks = (places / name for name in self.names)
         self.taken: list[str] = []
         for name in self.names:
@@ -88,7 +88,7 @@ class Storage:
         """In their places: "now", or a clone by its number."""
         with contextlib.ExitStack() as stack:
             for name, place in zip(self.names, (self.root, self.disks), strict=True):
-                run("mount", "-o", "loop", self.clones / f"{name}.{which}", place)
+                run("mount", "-o", self.options, self.clones / f"{name}.{which}", place)
                 stack.callback(run, "umount", place)
                 place.chmod(0o755)
             yield
@@ -102,13 +102,32 @@ class Storage:
 
     def digest(self, which: str) -> str:
         """What the disks' file system is, bit by bit."""
+        found = hashlib.sha256()
         with (self.clones / f"disks.{which}").open("rb") as image:
-            return hashlib.file_digest(image, "sha256").hexdigest()
+            end = 0
+            with contextlib.suppress(OSError):  # ENXIO: there is no more data, only a hole
+                while True:
+                    start = os.lseek(image.fileno(), end, os.SEEK_DATA)
+                    end = os.lseek(image.fileno(), start, os.SEEK_HOLE)
+                    data = os.pread(image.fileno(), end - start, start)
+                    # zeroes that were written are as good as a hole
+                    if data.strip(b"\0"):
+                        found.update(b"%d " % start + data)
+        return found.hexdigest()
 
 
-@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
-@pytest.mark.parametrize("rollback", [False, True], ids=["apply", "rollback"])
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    ("scenario", "rollback", "fstype"),
+    [
+        pytest.param(LINK, False, "ext4", id="link-apply-ext4"),
+        pytest.param(LINK, True, "ext4", id="link-rollback-ext4"),
+        pytest.param(COPY, False, "ext4", id="copy-apply-ext4"),
+        pytest.param(COPY, True, "ext4", id="copy-rollback-ext4"),
+        # twice as slow
+        pytest.param(LINK, False, "xfs", id="link-apply-xfs"),
+        pytest.param(COPY, True, "xfs", id="copy-rollback-xfs"),
+    ],
+)
 def test_power_fails(
     scenario: Scenario,
     rollback: bool,
@@ -151,8 +170,9 @@ def test_power_fails(
         booted = set()
         lost = []
         for number, what in enumerate(storage.taken):
+            digest = storage.digest(str(number))  # to mount it changes it
             with storage.mounted(str(number)):
-                state = (storage.digest(str(number)), file.read_text())
+                state = (digest, file.read_text())
                 if state in seen:
                     continue
                 seen.add(state)

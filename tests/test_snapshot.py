@@ -21,7 +21,7 @@ from typing import Any
 import libvirt
 import pytest
 from chroots import Release
-from loops import mounted
+from loops import loop_device, mounted
 from machines import Files
 from scene import DISK, POOL, Scene, disk_xml, run, until
 
@@ -778,3 +778,45 @@ def test_the_guest_agent_freezes_for_the_moment(
     assert ("done", "frozen") == (taken.outcome.state, taken.consistency), taken
     said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
     assert [b"FREEZE", b"THAW"] == said
+
+
+def test_a_block_device(scene: Scene, directory: Path) -> None:
+    """It is raw, whatever is on it, and read as it is."""
+    with loop_device(1 << 20) as device:
+        device.write_bytes(os.urandom(1 << 20))
+        disk = disk_xml(device, format="raw").replace("type='file'", "type='block'", 1)
+        scene.define("block", [disk.replace("source file", "source dev")])
+
+        taken = shoot(scene, directory, "block", file_in(scene), image_format="raw")
+
+        assert "done" == taken.outcome.state, taken
+        assert device.read_bytes() == Path(str(file_in(scene).path)).read_bytes()
+
+
+def test_a_guest_that_ends_meanwhile(scene: Scene, directory: Path) -> None:
+    """A part of a disk is no snapshot."""
+    domain = large(scene, "live", 128 << 20)
+    scene.start(domain)
+
+    def listen(what: str, part: float) -> None:
+        scene.stop(domain)
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+    taken = snapshot.take(
+        scene.connection, shot, directory, uri=scene.libvirtd.uri, listener=listen
+    )
+
+    assert "undone" == taken.outcome.state, taken
+    assert [] == left(scene)
+    scene.boots(domain)
+
+
+def test_a_managed_save_holds_what_was_not_written(scene: Scene, directory: Path) -> None:
+    """The domain is off, and its disk is still as after a loss of power."""
+    domain = scene.nova_guest("saved")
+    scene.start(domain)
+    domain.managedSave()
+
+    taken = shoot(scene, directory, "saved", file_in(scene))
+
+    assert ("done", "crash") == (taken.outcome.state, taken.consistency), taken

@@ -426,8 +426,10 @@ def test_volume_reflink(release: Release) -> None:
         assert (directory / "v").read_bytes() == copy.read_bytes()
 
 
-def test_volume_luks(scene: Scene) -> None:
+@pytest.mark.usefixtures("quick_luks")
+def test_volume_luks(release: Release, tmp_path: Path) -> None:
     """The image is LUKS, by its first bytes."""
+    scene = Scene(release(shared=[tmp_path / "bin"]))
     secret = scene.connection.secretDefineXML(PHRASE)
     secret.setValue(b"a passphrase of these tests")
     path = created(scene, "raw", LUKS)

@@ -7,6 +7,7 @@ Laws
   ended is written down after that, and after the pools that lost a name were refreshed.
 - A domain is read (INACTIVE | SECURE), defined over, read back and compared by meaning; it is never
   undefined. What libvirt dropped of it is put back.
+- What libvirt has written is on its disk before the old name of an image goes.
 - Steps of one kind are taken for many domains at once: N disks into a pool cost one refresh. Where
   an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
 """
@@ -28,7 +29,7 @@ from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.images import ImageError
-from xmlkit.journal import Journal, Outcome, Task, Writer
+from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import is_local
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink
@@ -156,9 +157,6 @@ class _Executor:
         self.settled: dict[str, Outcome] = {}  # outcomes that are not written down yet
         self.stale: set[str] = set()  # pools whose list has names that are gone
         self.begun: dict[str, set[int]] = {}
-        self.not_made: set[str] = (
-            set()
-        )  # targets of copies that failed: whose they are, is not ours
         self.copied: dict[str, images.Identity] = {}  # originals and copies, as they were then
         self.interrupted = False
         self.max_failures = max_failures
@@ -244,8 +242,8 @@ class _Executor:
                     with self._failures(live, task):
                         self.tell("begin", task.uuid, step)
                         self.begun.setdefault(task.uuid, set()).add(number)
-                        facts = self._take(task, step)
-                        done.append((task.uuid, number, facts))
+                        self._take(task, step)
+                        done.append((task.uuid, number))
                         self.tell("done", task.uuid, step)
             finally:
                 if done:
@@ -275,7 +273,7 @@ class _Executor:
                             self._fail(live, task, failure.id, str(failure))
                 continue
             self.tell("done", first.uuid, step)
-            self.writer.done(*((task.uuid, number, {}) for task, number, _ in those))
+            self.writer.done(*((task.uuid, number) for task, number, _ in those))
 
     def _begin(self, steps: Iterable[tuple[Task, int, Step]]) -> None:
         self.writer.begin(*((task.uuid, number) for task, number, _ in steps))
@@ -284,6 +282,8 @@ class _Executor:
     def _failures(self, live: dict[str, Task], task: Task) -> Iterator[None]:
         try:
             yield
+        except JournalError:
+            raise
         except (_Failure, ImageError) as failure:
             self._fail(live, task, failure.id, str(failure))
         except PlanError as error:
@@ -304,14 +304,13 @@ class _Executor:
 
     # The steps.
 
-    def _take(self, task: Task, step: Step) -> dict[str, Any]:
-        """Take a step; what is to be remembered of it."""
+    def _take(self, task: Task, step: Step) -> None:
         match step:
             case Link(source, target):
                 images.link(source, target)
                 disk_info.add(source, target)
-            case Copy(source, target):
-                return self._copy(task, step)
+            case Copy():
+                self._copy(task, step)
             case Redefine(_, kind, name):
                 metadata.redefine(self._domain(task), kind, name, task.plan)
             case Define():
@@ -320,30 +319,28 @@ class _Executor:
                 self._unlink(task, path, kept)
             case Refresh(pool):
                 self._refresh_pool(pool)
-        return {}
 
-    def _copy(self, task: Task, step: Copy) -> dict[str, Any]:
+    def _copy(self, task: Task, step: Copy) -> None:
         original = images.identity(step.source)
 
-        def ready(copy: images.Identity) -> None:
-            # on the disk before the copy has its name: after a kill it can be told from others
-            facts = {step.source: original, step.target: copy}
-            self.writer.made(task.uuid, task.steps.index(step), facts)
+        def remember(made: images.Identity) -> None:
+            # before it has its name: what is there without that is not ours
+            facts = {step.source: original, step.target: made}
+            self.writer.remember(task.uuid, facts)
             self.copied.update(facts)
 
         try:
-            made = images.copy(
+            images.copy(
                 step.source,
                 step.target,
                 expected=original,
                 progress=lambda done, whole: self.tell("copied", task.uuid, step, done, whole),
-                ready=ready,
+                ready=remember,
             )
         except ImageError:
-            self.not_made.add(step.target)
+            self.copied.pop(step.target, None)
             raise
         disk_info.add(step.source, step.target)
-        return {step.source: original, step.target: made}
 
     def _define(self, task: Task) -> None:
         domain = self._domain(task)
@@ -427,11 +424,18 @@ class _Executor:
 
     def _drop_copy(self, step: Copy) -> None:
         """Remove a copy that no domain names; never what somebody else has put there."""
-        if step.target in self.not_made:
-            return
         images.discard(step.target)
-        # a copy gets its name only after it was noted
-        if (known := self.copied.get(step.target)) is not None:
+        known = self.copied.get(step.target)
+        if known is None or not images.is_image(step.target):
+            return
+        found = images.identity(step.target)
+        if found.inode == known.inode and found != known:
+            raise _Failure(
+                "image-changed",
+                f"{step.target} was changed since it was copied from {step.source}, which the "
+                "domain has: look at both, and remove the one that is not needed",
+            )
+        if found == known:
             images.unlink(step.target, expected=known, other=None)
 
     def _refresh_pool(self, name: str) -> None:

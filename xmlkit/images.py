@@ -208,7 +208,8 @@ def copy(
 
     Parameters:
         progress: called with the bytes done and their sum, of copying and comparing.
-        ready: called with the copy's identity when it is complete, before it gets its name.
+        ready: called with the copy's identity before it gets its name, so that whoever finds it
+            there can know whose it is.
 
     Raises ImageError: target-exists, image-changed, image-in-use (somebody else copies there),
     no-space, attributes, copy-differs, and those of `identity` and of the system. However it

@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class Journal:
     """A journal that was read.
 
     kind: "apply" or "rollback"; of: the transition that a rollback takes back. tasks by the
-    domain's UUID. begun, done: numbers of steps, by UUID. facts: what each step had to remember,
+    domain's UUID. begun, done: numbers of steps, by UUID. facts: what is to be remembered,
     by UUID: inode, size and time of an image, by its path. outcomes by UUID; a domain without one
     is pending.
     """
@@ -184,18 +184,13 @@ class Writer:
         """These steps are about to be taken: (UUID, number of the step)."""
         self.write(*({"begin": number, "domain": uuid, "at": now()} for uuid, number in at))
 
-    def made(self, uuid: str, number: int, facts: dict[str, Any]) -> None:
-        """What this step has made is about to get its name: how it can be told from others."""
-        self.write({"begin": number, "domain": uuid, "at": now(), "facts": facts})
+    def remember(self, uuid: str, facts: Mapping[str, Sequence[int]]) -> None:
+        """What is to be known of images after a crash: inode, size and time, by path."""
+        self.write({"facts": facts, "domain": uuid, "at": now()})
 
-    def done(self, *at: tuple[str, int, dict[str, Any]]) -> None:
-        """These steps were taken, with what is to be remembered of each."""
-        self.write(
-            *(
-                {"done": number, "domain": uuid, "at": now()} | ({"facts": facts} if facts else {})
-                for uuid, number, facts in at
-            )
-        )
+    def done(self, *at: tuple[str, int]) -> None:
+        """These steps were taken: (UUID, number of the step)."""
+        self.write(*({"done": number, "domain": uuid, "at": now()} for uuid, number in at))
 
     def end(self, *ends: tuple[str, Outcome]) -> None:
         """This is how it ended for these domains."""
@@ -373,14 +368,16 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
             _steps_of(record, tasks, journal.begun).add(record["begin"])
         elif "done" in record:
             _steps_of(record, tasks, journal.done).add(record["done"])
+        elif "facts" in record:
+            facts = {path: _identity(at) for path, at in record["facts"].items()}
+            if record["domain"] not in tasks:
+                raise ValueError(f"no task is of domain {record['domain']}")
+            journal.facts.setdefault(record["domain"], []).append(facts)
         elif "end" in record:
             outcome = Outcome(record["state"], record["id"], record["message"])
             if record["end"] not in tasks or outcome.state not in STATES:
                 raise ValueError(f"{record['end']} cannot have ended {outcome.state}")
             journal.outcomes[record["end"]] = outcome
-        if "facts" in record:
-            facts = {path: _identity(at) for path, at in record["facts"].items()}
-            journal.facts.setdefault(record["domain"], []).append(facts)
     return journal
 
 

@@ -443,16 +443,16 @@ class _Maker:
                         self._backup(step, work)
                     case Convert():
                         self._convert(step, work)
-                        self._made(step, work, number)
+                        self._made(step, work)
                     case Publish():
                         _publish(step, work)
                         _clear(work)
                     case Refresh(pool):
                         _list(self.connection, self.task, pool, self.known[-1])
-                self.writer.done((self.task.uuid, number, {}))
+                self.writer.done((self.task.uuid, number))
                 self.begun.discard(number)
 
-    def _made(self, step: Convert, work: _Work, number: int) -> None:
+    def _made(self, step: Convert, work: _Work) -> None:
         """The image is on the disk, and the journal knows it by its inode before it has a name."""
         name = step.target.rpartition("/")[2]
         handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=work.handle)
@@ -464,7 +464,7 @@ class _Maker:
         identity = Identity(facts.st_ino, facts.st_size, facts.st_mtime_ns)
         self.size = facts.st_blocks * 512
         self.known.append(identity)
-        self.writer.made(self.task.uuid, number, {step.target: identity})
+        self.writer.remember(self.task.uuid, {step.target: identity})
 
     # By qemu-img.
 
