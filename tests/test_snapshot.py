@@ -677,7 +677,8 @@ def test_killed_while_qemu_copies(release: Release, directory: Path) -> None:
     assert [] == left(scene)
     assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
     runs_on(scene, domain)
-    assert "done" == shoot(scene, directory, "guest", target, live=True).outcome.state
+    again = shoot(scene, directory, "guest", target, live=True)
+    assert "done" == again.outcome.state, again
 
 
 def test_another_ones_job_is_left_alone(scene: Scene, directory: Path) -> None:

@@ -44,6 +44,7 @@ Compression = Literal["zlib", "zstd"]
 Listener = Callable[[str, float], None]
 
 POLL = 0.1  # seconds between two looks at a job
+CLOSING = 60.0  # seconds to wait until a QEMU whose job has ended has closed the file
 BUSY = 120.0  # seconds to wait for a pool that is busy with volumes
 
 _LIMITS = Limits(markup=1 << 30)
@@ -522,6 +523,7 @@ class _Maker:
         chain.create(work.handle, name, capacity)
         if not self._push(domain, step):
             self._mirror(domain, step)
+        _wait_until_unused(step.path, CLOSING)
         if changed := _changed(before, _states(domain), step.disk):
             raise SnapshotError("disk-changed", f"somebody has changed the disk since: {changed}")
 
@@ -770,7 +772,8 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
         with contextlib.ExitStack() as stack:
             work = _work(stack, task, make=False)
             if work is not None:
-                _check_unused(work, rename.source.rpartition("/")[0])
+                for name in os.listdir(work.handle):
+                    _wait_until_unused(f"{rename.source.rpartition('/')[0]}/{name}", CLOSING)
                 _clear(work)
         for step in task.steps:
             if isinstance(step, Refresh) and complete:
@@ -793,10 +796,17 @@ def _identity(path: str) -> Identity | None:
     return images.identity(path) if images.is_image(path) else None
 
 
-def _check_unused(work: _Work, path: str) -> None:
-    for name in os.listdir(work.handle):
-        with images.locked(f"{path}/{name}", write=True):
-            pass
+def _wait_until_unused(path: str, seconds: float) -> None:
+    """libvirt says that a job has ended before its QEMU has closed the file."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with images.locked(path, write=True):
+                return
+        except ImageError as error:
+            if error.id != "image-in-use" or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL)
 
 
 def _abort(connection: Any, step: Backup) -> None:
