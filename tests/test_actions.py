@@ -21,7 +21,6 @@ import libvirt
 import pytest
 from loops import loop_device, mounted, run
 
-from xmlkit import actions
 from xmlkit.actions import create_pool, create_volume, fill
 from xmlkit.document import Document
 from xmlkit.host import Host, Pool, parse_host
@@ -737,27 +736,3 @@ def test_libvirt_takes_the_domain_snapshot(node: Node) -> None:
 
     assert [new, f"{node.directory}/b"] == sources
     assert f"{node.directory}/a" == info(new, "qcow2")["backing-filename"]
-
-
-# Patience.
-
-
-def test_a_busy_pool_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libvirt refuses to refresh while volumes are built; any other error comes through."""
-    answers = ["pool 'p' has asynchronous jobs running.", "pool 'p' has asynchronous jobs running."]
-
-    def call() -> None:
-        if answers:
-            error = libvirt.libvirtError("failed")
-            error.err = (1, 18, answers.pop(), 2, None, None, None, 0, 0)
-            raise error
-
-    actions._patiently(call)
-    assert [] == answers
-    answers.append("no such pool")
-    with pytest.raises(libvirt.libvirtError):
-        actions._patiently(call)
-    monkeypatch.setattr(actions, "BUSY", 0.0)
-    answers.append("pool 'p' has asynchronous jobs running.")
-    with pytest.raises(libvirt.libvirtError):
-        actions._patiently(call)

@@ -169,7 +169,7 @@ def blank(
     images = host.can("image-volumes", pool.type)
     flags = _preallocation(host, pool, target, preallocate)
     allocation = capacity if preallocate == "full" or not images else 0
-    document = _volume(host, pool, name, target, capacity, allocation)
+    document = _volume(pool, name, target, capacity, allocation)
     return Creation(pool.name, document, flags)
 
 
@@ -216,7 +216,7 @@ def overlay(
                 f"{capacity} bytes are less than the {observed.capacity} of {backing}: the guest "
                 "would lose its end",
             )
-    document = _volume(host, pool, name, target, capacity, 0, backing, backing_format)
+    document = _volume(pool, name, target, capacity, 0, backing, backing_format)
     return Creation(pool.name, document)
 
 
@@ -311,7 +311,7 @@ def copy(
     allocation = size if blocks or preallocate == "full" else 0
     return Creation(
         pool.name,
-        _volume(host, pool, name, target, size, allocation),
+        _volume(pool, name, target, size, allocation),
         ("reflink",) if reflink else flags,
         (source_pool.name, source),
         source_format,
@@ -374,7 +374,7 @@ def snapshot(
     options: tuple[str, ...] = ()
     if compress == "zstd" or (compress and capacity % (target.cluster_size or CLUSTER)):
         options = (
-            f"compat={_compat(host, target) or '1.1'}",
+            "compat=1.1",
             *([f"compression_type={compress}"] if compress == "zstd" else ()),
             *([f"cluster_size={target.cluster_size}"] if target.cluster_size else ()),
             *(f"{feature}=on" for feature in _features(target)),
@@ -383,7 +383,7 @@ def snapshot(
     blocks = not host.can("image-volumes", pool.type)
     # libvirt would round it up itself
     rounded = capacity if target.format == "raw" else -(-capacity // KIB) * KIB
-    document = _volume(host, pool, name, target, rounded, rounded if blocks else 0)
+    document = _volume(pool, name, target, rounded, rounded if blocks else 0)
     fill = Fill(source, source_format, path, target.format, compress, options)
     return Creation(pool.name, document, fill=fill)
 
@@ -499,6 +499,9 @@ def _check(host: Host, pool: Pool, name: str, target: Target) -> None:
             "volume-format",
             f"volumes in a {pool.type} pool are raw: {pool.name} cannot have a {target.format} one",
         )
+    if target.format == "qcow2" and not host.can("volume-compat"):
+        # without it such a libvirt leaves to QEMU which of two versions of qcow2 it makes
+        raise _too_old(host, "compat for qcow2", "volume-compat")
     if target.encryption is not None:
         if not names.UUID.fullmatch(target.encryption):
             raise VolumeError(
@@ -647,13 +650,7 @@ def _features(target: Target) -> tuple[str, ...]:
     return ("lazy_refcounts",) * target.lazy_refcounts + ("extended_l2",) * target.extended_l2
 
 
-def _compat(host: Host, target: Target) -> str | None:
-    # left out, libvirt before 10.2 makes 0.10, without bitmaps and features
-    return "1.1" if target.format == "qcow2" and host.can("volume-compat") else None
-
-
 def _volume(
-    host: Host,
     pool: Pool,
     name: str,
     target: Target,
@@ -671,7 +668,8 @@ def _volume(
         format=target.format if pool.type not in ("logical", "disk", "zfs") else None,
         permissions=target.permissions,
         encryption=target.encryption,
-        compat=_compat(host, target),
+        # left out, libvirt before 10.2 makes 0.10, without bitmaps and features
+        compat="1.1" if target.format == "qcow2" else None,
         nocow=target.nocow,
         cluster_size=target.cluster_size,
         features=_features(target),
