@@ -453,6 +453,15 @@ def test_a_source_that_is_not_observed_or_agrees_is_taken() -> None:
         assert "v" == copy(host, DIR, "v", RAW, pool, "other", "raw", MIB).name
 
 
+def test_an_observed_rbd_image_is_copied_within_its_pool_only() -> None:
+    """It is no file, so only libvirt can read it."""
+    volume = Volume("ceph", "base", "vms/base", type="network", format="raw", capacity=8 * MIB)
+    pool = replace(RBD, volumes=(volume,))
+
+    assert ("ceph", "base") == copy(HOST, pool, "v", RAW, pool, "base", "raw").source
+    assert "volume-copy" == refusal(lambda: copy(HOST, DIR, "v", RAW, pool, "base", "raw"))
+
+
 def test_nothing_is_smaller_than_what_it_is_made_from() -> None:
     """Where the size of the source is known."""
     pool = observed(format="raw")

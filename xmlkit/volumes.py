@@ -266,7 +266,7 @@ def copy(
     if pool.name == source_pool.name and name == source:
         raise VolumeError("volume-copy", f"{pool.name}/{name} cannot be copied to itself")
     observed = _agreeing(
-        source_pool.by_name.get(source), source_format, "the source", encrypted=True
+        source_pool.by_name.get(source), source_format, "the source", by_libvirt=True
     )
     if observed is not None and observed.backing:
         raise VolumeError(
@@ -610,9 +610,12 @@ def _fault_of_name(pool: Pool, name: str) -> str | None:
 
 
 def _agreeing(
-    observed: Volume | None, format: str, what: str, *, encrypted: bool = False
+    observed: Volume | None, format: str, what: str, *, by_libvirt: bool = False
 ) -> Volume | None:
-    """The observed volume, if the pool's word for it is no other than what is said."""
+    """The observed volume, if the pool's word for it is no other than what is said.
+
+    by_libvirt: it reads the volume, and so has the key of one that is encrypted, and Ceph's.
+    """
     if format not in ("raw", "qcow2"):
         raise VolumeError(
             "volume-format",
@@ -622,9 +625,9 @@ def _agreeing(
         return None
     if observed.link:
         raise VolumeError("volume-path", f"{observed.path} is a symbolic link: name the file")
-    if observed.type not in ("file", "block"):
+    if observed.type not in ("file", "block") and not (by_libvirt and observed.type == "network"):
         raise VolumeError("volume-path", f"{observed.path} is a {observed.type}, not an image")
-    if observed.encryption and not encrypted:
+    if observed.encryption and not by_libvirt:
         raise VolumeError(
             "volume-option", f"{observed.path} is encrypted: it cannot be {what.partition(' ')[2]}"
         )
