@@ -225,7 +225,7 @@ def without_volumes(logical: libvirt.virStoragePool) -> Iterator[None]:
 
 def in_group(machine: Machine, name: str) -> dict[str, Any]:
     """What LVM says of a logical volume."""
-    words = "--reportformat json --units b --nosuffix -o lv_size,lv_attr,origin,lv_active"
+    words = "--reportformat json --units b --nosuffix -o lv_size,origin"
     found = json.loads(machine.run(f"lvs {words} {VG}/{name}"))
     (row,) = found["report"][0]["lv"]
     return dict(row)
@@ -256,7 +256,7 @@ def test_a_logical_pool_is_taken_the_second_time(
 
 @in_machine
 @pytest.mark.usefixtures("without_volumes")
-@pytest.mark.parametrize("name", [f"{UUID}_disk.swap", "a+b_c.d-e", "A" * 100])
+@pytest.mark.parametrize("name", [f"{UUID}_disk.swap", "a+b_c.d-e"])
 def test_a_blank_logical_volume_is_as_asked_for(
     machine: Machine, logical: libvirt.virStoragePool, tmp_path: Path, name: str
 ) -> None:
@@ -305,13 +305,12 @@ def test_a_copy_into_a_volume_group(
 
 @in_machine
 @pytest.mark.usefixtures("without_volumes")
-@pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_a_snapshot_into_a_volume_group(
-    machine: Machine, logical: libvirt.virStoragePool, files: str, tmp_path: Path, format_: str
+    machine: Machine, logical: libvirt.virStoragePool, files: str, tmp_path: Path
 ) -> None:
     """By the script, which runs where the pool is: filled by qemu-img, told the format."""
     host = observed(machine, tmp_path)
-    made = snapshot(host, host.by_name[VG], "s", RAW, f"{files}/{format_}", format_, 8 * MIB)
+    made = snapshot(host, host.by_name[VG], "s", RAW, f"{files}/qcow2", "qcow2", 8 * MIB)
     machine.run(f"export LIBVIRT_DEFAULT_URI=qemu:///system\n{script(commands(made))}")
 
     assert str(8 * MIB) == in_group(machine, "s")["lv_size"]
@@ -320,7 +319,7 @@ def test_a_snapshot_into_a_volume_group(
 
 @in_machine
 @pytest.mark.usefixtures("without_volumes")
-@pytest.mark.parametrize("compress", [None, "zlib", "zstd"])
+@pytest.mark.parametrize("compress", [None, "zstd"])
 def test_a_snapshot_out_of_a_volume_group(
     machine: Machine, logical: libvirt.virStoragePool, files: str, tmp_path: Path, compress: Any
 ) -> None:

@@ -338,7 +338,7 @@ def snapshot(
 
     source: the absolute path of the disk, which no guest has open. source_format: its `<driver
     type>`. capacity: bytes, the source's. compress: zlib (slow, read by every QEMU) or zstd
-    (QEMU 5.1 and newer).
+    (QEMU 5.1 and newer, if it was built with it: Debian 11's was not).
     Raises VolumeError.
     """
     _check(host, pool, name, target)
