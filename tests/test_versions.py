@@ -31,7 +31,17 @@ from xmlkit.observe import observe
 from xmlkit.plan import plan
 from xmlkit.shell import script
 from xmlkit.testing import boot_sector
-from xmlkit.volumes import Creation, Target, blank, commands, copy, overlay, snapshot
+from xmlkit.volumes import (
+    Creation,
+    Target,
+    VolumeError,
+    blank,
+    commands,
+    copy,
+    domain_snapshot,
+    overlay,
+    snapshot,
+)
 
 VOLUME = """\
     <disk type='volume' device='disk'>
@@ -578,6 +588,72 @@ def test_snapshots(scene: Scene, release: Release) -> None:
             assert ("1.1", compress or "zlib") == (found["compat"], found["compression-type"])
             run("qemu-img", "check", "-f", "qcow2", path)
     assert max(sizes["zlib"], sizes.get("zstd", 0)) < MIB < 4 * MIB <= sizes["flat"]
+
+
+def taken(scene: Scene, release: Release, domain: Any, files: dict[str, str]) -> Any:
+    """The snapshot `s1` of a domain, taken as xmlkit asks for it."""
+    document = domain_snapshot(
+        *(observed(scene), scene.document(domain), "s1", files), running=bool(domain.isActive())
+    )
+    assert () == validate(document, release.schemas)
+    return domain.snapshotCreateXML(document.text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_domain_snapshots_of_files(scene: Scene, release: Release, running: bool) -> None:
+    """The guest goes on in a new image over its disk, the other disk takes no part; it boots."""
+    domain = scene.nova_guest("guest", kinds=("disk", "disk.swap"))
+    before = scene.addresses(domain)
+    disk = Path(before[0][1])
+    if running:
+        scene.start(domain)
+    new = disk.with_name("disk.s1")
+    taken(scene, release, domain, {"vda": str(new)})
+
+    assert [("file", str(new)), before[1]] == scene.addresses(domain)
+    scene.stop(domain)
+    found = info(new)
+    assert (str(disk), "qcow2") == (found["backing-filename"], found["backing-filename-format"])
+    content = disk.read_bytes()
+    scene.boots(domain)
+    assert content == disk.read_bytes()
+
+
+def test_domain_snapshots_of_volumes(scene: Scene, release: Release) -> None:
+    """Running, where no data is lost by it: then deleting it makes the disk a volume again.
+
+    Off it is refused everywhere, since libvirt could not delete it.
+    """
+    path = with_volume(scene)
+    domain = scene.define("guest", [volume_xml("v")])
+    new = path.with_name("v.s1")
+    with pytest.raises(VolumeError, match=r"shut off.*snapshot-disk|lose.*snapshot-disk"):
+        taken(scene, release, domain, {"vda": str(new)})
+    scene.start(domain)
+    if not observed(scene).can("snapshot-volume-disks"):
+        with pytest.raises(VolumeError, match=r"lose what is written.*snapshot-disk"):
+            taken(scene, release, domain, {"vda": str(new)})
+        assert [("volume", POOL, "v")] == scene.addresses(domain)
+        return
+    snapshot_ = taken(scene, release, domain, {"vda": str(new)})
+
+    assert [("file", str(new))] == scene.addresses(domain)
+    assert (str(path), "raw") == (
+        *(info_of_open(new)["backing-filename"], info_of_open(new)["backing-filename-format"]),
+    )
+    snapshot_.delete()
+    assert [("volume", POOL, "v")] == scene.addresses(domain)
+    assert not new.exists()
+    scene.stop(domain)
+    scene.boots(domain)
+
+
+def info_of_open(path: Path) -> dict[str, Any]:
+    """What qemu-img says of a qcow2 image that a guest has open."""
+    found: dict[str, Any] = json.loads(
+        run("qemu-img", "info", "-U", "-f", "qcow2", "--output=json", path)
+    )
+    return found
 
 
 def test_snapshot_volume_disks(scene: Scene) -> None:
