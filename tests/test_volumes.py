@@ -563,7 +563,10 @@ def test_commands_of_a_snapshot() -> None:
 def test_commands_of_a_copy_that_grows() -> None:
     """createXMLFrom ignores a larger size."""
     made = copy(HOST, DIR, "v", QCOW2, IMAGES, "base", "raw", MIB)
-    create, resize = commands(made)
+    refresh, look, create, resize = commands(made)
+
+    assert "virsh pool-refresh --pool images" == str(refresh)
+    assert ("sh", "-c", ("sh", "images", "base", "raw")) == (*look.words[:2], look.words[3:])
 
     assert (
         "virsh vol-create-from --pool disks --file /dev/stdin --inputpool images --vol base"

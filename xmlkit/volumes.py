@@ -63,6 +63,20 @@ _LV_RESERVED = re.compile(
     r"|tmeta|vdata|vorigin|wcorig).*"
 )
 
+# For a shell: whether libvirt would read a volume as what it is said to be; "?" is a quote. What is
+# on a block device or in Ceph libvirt takes for raw, without looking.
+_GUARD = (
+    'case $(virsh vol-dumpxml --pool "$1" --vol "$2") in *"<backingStore>"*) ;; {fitting}) exit ;; '
+    'esac; echo "$1/$2 is not what it is said to be, $3 without a backing file" >&2; exit 1'
+)
+_FITTING = {
+    "qcow2": ('"<format type="?qcow2?"/>"',),
+    "raw": (
+        *('"<format type="?raw?"/>"', '"<format type="?iso?"/>"', '"<format type="?luks?"/>"'),
+        *('"<volume type="?block?">"', '"<volume type="?network?">"'),
+    ),
+}
+
 Preallocation = Literal["no", "metadata", "full"]
 Compression = Literal["zlib", "zstd"]
 Flag = Literal["prealloc-metadata", "reflink"]
@@ -465,7 +479,7 @@ def commands(creation: Creation) -> tuple[Command, ...]:
         words = ("virsh", "vol-create-from", "--pool", pool, "--file", "/dev/stdin")
         words += ("--inputpool", creation.source[0], "--vol", creation.source[1])
     delete = ("virsh", "vol-delete", "--pool", pool, "--vol", name)
-    found = [Command(words + flags, creation.document)]
+    found = [*_guard(creation), Command(words + flags, creation.document)]
     if creation.capacity is not None:
         resize = ("virsh", "vol-resize", "--pool", pool, "--vol", name)
         found.append(Command((*resize, "--capacity", str(creation.capacity)), undo=delete))
@@ -475,6 +489,17 @@ def commands(creation: Creation) -> tuple[Command, ...]:
             # libvirt keeps what it knew of the image that was replaced
             found.append(Command(("virsh", "pool-refresh", "--pool", pool)))
     return tuple(found)
+
+
+def _guard(creation: Creation) -> tuple[Command, ...]:
+    """What is looked at before libvirt copies: it probes the source's bytes."""
+    if creation.source is None:
+        return ()
+    fitting = "|".join(f"*{each}*" for each in _FITTING[creation.source_format])
+    look = ("sh", "-c", _GUARD.format(fitting=fitting), "sh", *creation.source)
+    # what libvirt knows of a file may be old; what it knows after this is what it will use
+    refresh = Command(("virsh", "pool-refresh", "--pool", creation.source[0]))
+    return refresh, Command((*look, creation.source_format))
 
 
 def _check(host: Host, pool: Pool, name: str, target: Target) -> None:
