@@ -19,7 +19,8 @@ from strategies import LAWS
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension
 
-from xmlkit.document import Document
+from xmlkit import names
+from xmlkit.document import Document, DocumentError
 from xmlkit.host import POOL_DISK_TYPES, Host, Pool, Volume, version_of
 from xmlkit.rules import RULES
 from xmlkit.validation.policy import policy
@@ -115,6 +116,8 @@ def judged(host: Host, make: Callable[[], Creation]) -> Creation | None:
         return None
     assert () == validate(made.document)
     assert () == policy(made.document, "storage")
+    nova = policy(made.document, "nova")
+    assert (names.split_volume_name(made.name) is None) == bool(nova), nova
     assert made.document.source == Document.parse(made.document.source).source
     for command in commands(made):
         assert all(word.isprintable() for word in command.words)
@@ -271,6 +274,48 @@ def test_a_snapshot_is_valid_or_refused(
     assert not {"-U", "--force-share"} & set(words)
     assert ("compression_type=zstd" in " ".join(words)) == (compress == "zstd")
     assert size <= int(said(made.document, "capacity") or 0) < size + 1024
+
+
+@LAWS
+@given(
+    HOSTS,
+    NAMES,
+    st.dictionaries(st.sampled_from(["vda", "vdb", "vdc", "hda", "vdx"]), PATHS, max_size=3),
+    st.text(max_size=12),
+    st.booleans(),
+)
+@example(HOST, "s", {"vda": "/srv/new", "vdb": "/srv/newer"}, "why & what for", True)
+def test_a_domain_snapshot_is_valid_or_refused(
+    host: Host, name: str, files: dict[str, str], description: str, running: bool
+) -> None:
+    """Each disk is said, those that take part with the new file and its format."""
+    refused = None
+    try:
+        made = domain_snapshot(
+            *(host, Document.parse(DOMAIN), name, files), description=description, running=running
+        )
+    except DocumentError:
+        return  # what no XML can have
+    except VolumeError as error:
+        refused = error
+    if refused is not None:
+        assert refused.id in RULES
+        assert "\n" not in str(refused)
+        return
+    assert () == validate(made) == policy(made, "storage")
+    assert name == made.name
+    disks = {disk.get("name"): disk for disk in made.root.iterfind("disks/disk")}
+    assert ["vda", "vdb", "hda", "vdc"] == list(disks)
+    for target, disk in disks.items():
+        source, driver = disk.find("source"), disk.find("driver")
+        if target not in files:
+            assert ("no", None, None) == (disk.get("snapshot"), source, driver)
+            continue
+        assert source is not None
+        assert driver is not None
+        assert ("external", files[target], "qcow2") == (
+            *(disk.get("snapshot"), source.get("file"), driver.get("type")),
+        )
 
 
 # Whole documents.

@@ -59,8 +59,8 @@ _LONGEST_BACKING = 1023  # bytes; docs/interop/qcow2.txt of QEMU
 # Source: lvm(8), VALID NAMES.
 _LV_NAME = re.compile(r"(?!-)(?!\.{1,2}$)[A-Za-z0-9+_.-]{1,127}")
 _LV_RESERVED = re.compile(
-    r"(snapshot|pvmove).*|.*_(cdata|cmeta|corig|cvol|iorig|mimage|mlog|pmspare|rimage|rmeta|tdata"
-    r"|tmeta|vdata|vorigin|wcorig).*"
+    r"(snapshot|pvmove).*|.*_(cdata|cmeta|corig|cpool|cvol|imeta|iorig|mimage|mlog|pmspare|rimage"
+    r"|rmeta|tdata|tmeta|vdata|vorigin|wcorig).*"
 )
 
 # For a shell: whether libvirt would read a volume as what it is said to be; "?" is a quote. What is
