@@ -26,6 +26,7 @@ from loops import loop_device, mounted
 from scene import POOL, Scene, disk_xml, run
 
 from xmlkit import Document, Host, parse_host, transform, validate
+from xmlkit.compare import lost
 from xmlkit.host import CAPABILITIES, version_text
 from xmlkit.observe import observe
 from xmlkit.plan import plan
@@ -480,8 +481,10 @@ def made(scene: Scene, release: Release, creation: Creation) -> Path:
     path = Path(volume.path())
     format = creation.document.root.find("target/format")
     assert format is not None
-    # libvirt knows it as it is
+    # libvirt knows it as it is, and nothing that was said is lost, but what grows
     assert info(path, format.attrib["type"])["virtual-size"] == volume.info()[1]
+    dropped = {each.where for each in lost(creation.document, Document.parse(volume.XMLDesc()))}
+    assert dropped <= {"/volume/allocation"}
     return path
 
 
