@@ -252,8 +252,9 @@ def copy(
     libvirt finds out the source's format by probing its bytes, and follows the backing file that
     they name: a guest's disk is copied by `snapshot`, which is told the format. A copy has no
     backing file, whatever is asked for, and is never compressed. Unless both are raw, a larger
-    capacity is ignored: growing is a step of its own. From raw to raw libvirt takes four to ten
-    times as long as `snapshot` or a reflink.
+    capacity is ignored: growing is a step of its own. Within an rbd pool it is a clone, whose
+    parent is a snapshot of the source. From raw to raw libvirt takes four to ten times as long as
+    `snapshot` or a reflink.
 
     source_pool, source: the volume. source_format: what it must be. capacity: bytes, not less
     than the source's; needed unless that was observed. preallocate: as in `blank`. reflink: share
