@@ -38,7 +38,8 @@ validation.grammar
 validation.verdict
 validation.policy
 diff hook observe script testing
-actions executor leisure survey
+leisure survey
+actions executor
 preflight
 service status
 .
