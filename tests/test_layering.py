@@ -37,8 +37,9 @@ validation validation.schemas validation.profiles
 validation.grammar
 validation.verdict
 validation.policy
-diff hook leisure observe script testing
-actions executor survey
+diff hook observe script testing
+leisure survey
+actions executor
 preflight snapshot
 service status
 .

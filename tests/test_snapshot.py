@@ -582,7 +582,8 @@ def recovered(scene: Scene, directory: Path) -> Any:
     """What recover makes of it, as soon as what xmlkit left has ended."""
 
     def recover() -> Any:
-        found = service.recover_all(lambda _: scene.connection, directory)
+        found, errors = service.recover_all(lambda _: scene.connection, directory)
+        assert [] == errors
         states = {each.state for _, outcomes in found for each in outcomes.values()}
         return None if "pending" in states else [found]
 
