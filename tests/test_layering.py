@@ -28,7 +28,7 @@ markup
 laying
 document
 redaction names host rules meaning images state
-disk_info
+disk_info chain
 compare disks shell templates
 plan volumes
 steps transformers pools
@@ -38,8 +38,9 @@ validation.grammar
 validation.verdict
 validation.policy
 diff hook observe script testing
-actions executor leisure survey
-preflight
+leisure survey
+actions executor
+preflight snapshot
 service status
 .
 cli
@@ -66,12 +67,13 @@ OTHERS = {
             "xmlkit.leisure",
             "xmlkit.metadata",
             "xmlkit.observe",
+            "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

@@ -1,4 +1,4 @@
-"""Waiting for guests to be shut off, at their own leisure.
+"""Waiting for libvirt: for guests to be shut off, at their own leisure, and for busy pools.
 
 Laws
 - libvirt's events say when; its list of active domains is asked as well, since libvirtd ends a
@@ -6,6 +6,7 @@ Laws
 - Nothing is held while it waits but a connection: no lock, no image. One that is lost, as when
   libvirtd is restarted, is opened again.
 - It ends when all have been told, when the time is over, or by an exception of the caller.
+- Only a pool that may be busy is asked again; any other error comes through at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import libvirt
 
 from xmlkit.observe import LibvirtError, opened
 
-__all__ = ["shut_off"]
+__all__ = ["refresh", "shut_off"]
 
 ASK_EVERY = 5.0  # seconds between two looks at the list
 AWAY = 300.0  # seconds that libvirtd may take to come back
@@ -79,6 +80,34 @@ def _told(connection: Any, waiting: set[str], deadline: float) -> Iterator[set[s
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.domainEventDeregisterAny(callback)
+
+
+def refresh(pool: Any, *, seconds: float) -> None:
+    """Have libvirt look at a pool anew; again while it builds volumes there, for it does not wait.
+
+    pool: of libvirt-python. seconds: how long it is asked again.
+    Raises libvirtError: it is still busy, or something else is wrong.
+    Source: storagePoolRefresh, libvirt 9.0.0. Busy is code 1, which is much else too; its words
+    may be translated, so they are not looked at. Seen on 7.0 to 12.8.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            pool.refresh(0)
+            return
+        except libvirt.libvirtError as error:
+            # a connection that is lost says so with code 1 too
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or not _is_alive(pool):
+                raise
+            if time.monotonic() - started > seconds:
+                raise
+        time.sleep(0.1)
+
+
+def _is_alive(pool: Any) -> bool:
+    with contextlib.suppress(libvirt.libvirtError):
+        return bool(pool.connect().isAlive())
+    return False
 
 
 def _note(fired: set[str], domain: Any, event: int) -> None:

@@ -831,6 +831,31 @@ RULES: dict[str, Rule] = {
             "--to path).",
             "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
         ),
+        # Why xmlkit snapshot makes none.
+        Rule(
+            "snapshot-running",
+            "the domain is running, and its disk changes",
+            "What a program reads from a disk that is written to is no state that the disk ever "
+            "had. QEMU itself can copy it as it is at one moment while the guest goes on.",
+            "Say --live, or shut the domain down (virsh shutdown DOMAIN).",
+        ),
+        Rule(
+            "snapshot-source",
+            "this disk cannot be copied",
+            "Snapshots are made of raw and qcow2 disks that are files, block devices or volumes. A "
+            "drive has no content of its own, a network disk is the network's to snapshot, and an "
+            "encrypted disk would come out in clear.",
+            "Name another disk, or use the storage's own snapshots.",
+        ),
+        Rule(
+            "snapshot-failed",
+            "QEMU or qemu-img did not complete the copy",
+            "The message has their words. Often the file system is full, the guest ended, or its "
+            "QEMU may not enter the directory that the snapshot is to go to. What was made is "
+            "removed and the guest goes on.",
+            "Look at the message and at the guest's log (/var/log/libvirt/qemu), make room, or "
+            "choose another place, then start again.",
+        ),
         Rule(
             "pool-name",
             "a pool cannot have this name",

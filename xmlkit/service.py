@@ -385,7 +385,7 @@ def recover_all(
     connections: a function from a journal to a connection that may write. Returns each journal
     with the outcome for each UUID, and what kept others from being read or brought to an end.
     """
-    from xmlkit import executor
+    from xmlkit import executor, snapshot
 
     journals, unread = journal.read_all(str(directory))
     errors: list[XmlkitError] = [*unread]
@@ -393,7 +393,10 @@ def recover_all(
     for each in journals:
         if each.pending:
             try:
-                outcomes = executor.recover(connections(each), each, listener=listener)
+                if each.kind == "snapshot":
+                    outcomes = snapshot.recover(connections(each), each)
+                else:
+                    outcomes = executor.recover(connections(each), each, listener=listener)
                 found.append((each, outcomes))
             except (JournalError, LibvirtError) as error:
                 errors.append(error)

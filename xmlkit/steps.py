@@ -21,9 +21,12 @@ from xmlkit.plan import Plan, Transition
 
 __all__ = [
     "SHUTDOWN_SECONDS",
+    "Backup",
+    "Convert",
     "Copy",
     "Define",
     "Link",
+    "Publish",
     "Redefine",
     "Refresh",
     "Start",
@@ -133,11 +136,57 @@ class Unlink:
         return shlex.join(("rm", "--", self.path))
 
 
-Step = Stop | Link | Copy | Refresh | Redefine | Define | Start | Unlink
+@dataclass(frozen=True)
+class Backup:
+    """The disk of a running guest, as it is at one moment, is copied by its QEMU to a new file."""
+
+    domain: str
+    disk: str
+    path: str
+
+    def __str__(self) -> str:
+        return shlex.join(
+            ("virsh", "backup-begin", "--reuse-external", "--", self.domain, "backup.xml")
+        )
+
+
+@dataclass(frozen=True)
+class Convert:
+    """An image is copied, flat, to a new one. options: of qemu-img, as one word each."""
+
+    source: str
+    source_format: str
+    target: str
+    target_format: str
+    options: str
+
+    def __str__(self) -> str:
+        formats = ("-f", self.source_format, "-O", self.target_format)
+        words = ("qemu-img", "convert", *formats, *self.options.split())
+        return shlex.join((*words, "--", self.source, self.target))
+
+
+@dataclass(frozen=True)
+class Publish:
+    """An image that is complete gets its name."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return shlex.join(("mv", "-n", "-T", "--", self.source, self.target))
+
+
+Step = (
+    Stop | Link | Copy | Refresh | Redefine | Define | Start | Unlink | Backup | Convert | Publish
+)
 
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
-    for kind in (Stop, Link, Copy, Refresh, Redefine, Define, Start, Unlink)
+    for kind in (
+        *(Stop, Link, Copy, Refresh, Redefine, Define, Start, Unlink),
+        *(Backup, Convert, Publish),
+    )
 }
 
 
