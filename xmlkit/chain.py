@@ -18,7 +18,6 @@ import re
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,7 +101,7 @@ def convert(
     """
     words = ("qemu-img", "convert", "-p", "-O", format, *options)
     words += (_json(_tree(layers)), f"./{name}")
-    with tempfile.TemporaryFile() as errors:
+    with open(os.memfd_create("stderr"), "w+b") as errors:
         process = _started(
             words,
             stdout=subprocess.PIPE,
