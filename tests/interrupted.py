@@ -85,7 +85,7 @@ def points(visit: Visit, *, syncs: bool) -> Iterator[executor.Listener]:
     owners: list[tuple[Any, Sequence[str]]] = [
         (os, ("link", "unlink", "replace", "write", "copy_file_range")),
         (os, ("fsync", "fdatasync", "sync") if syncs else ()),
-        (images, ("_rename",)),
+        (images, ("rename",)),
         (libvirt.virConnect, ("defineXML",)),
         (libvirt.virDomain, ("snapshotCreateXML", "shutdown", "create")),
         (libvirt.virStoragePool, ("refresh",)),
