@@ -70,8 +70,12 @@ class Shell:
     def start(self, *arguments: object, code: str = CODE, **options: Any) -> subprocess.Popen[str]:
         """A command that runs on."""
         words = [sys.executable, "-c", code, *map(str, arguments)]
+        environment = self.environment
+        if code != CODE:
+            # what another user runs cannot write down what it covers
+            environment = {k: v for k, v in environment.items() if not k.startswith("COV")}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(words, text=True, env=self.environment, **(pipes | options))
+        return subprocess.Popen(words, text=True, env=environment, **(pipes | options))
 
     def end(self, process: subprocess.Popen[str]) -> Done:
         """A command that was started, when it has ended."""
