@@ -40,6 +40,7 @@ validation.policy
 diff hook leisure observe script testing
 actions executor survey
 preflight
+migrate
 service status
 .
 cli
@@ -65,6 +66,7 @@ OTHERS = {
             "xmlkit.executor",
             "xmlkit.leisure",
             "xmlkit.metadata",
+            "xmlkit.migrate",
             "xmlkit.observe",
         ),
         *("xmlkit.survey", "xmlkit.testing"),

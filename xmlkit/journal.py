@@ -63,9 +63,10 @@ class Outcome(NamedTuple):
 class Journal:
     """A journal that was read.
 
-    kind: "apply" or "rollback"; of: the transition that a rollback takes back. tasks by the
-    domain's UUID. begun, done: numbers of steps, by UUID. facts: what a step had to remember, by
-    UUID and step. outcomes by UUID; a domain without one is pending.
+    kind: "apply", "rollback" or "migrate"; of: the transition that a rollback takes back; to: the
+    URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
+    UUID. facts: what a step had to remember, by UUID and step. outcomes by UUID; a domain without
+    one is pending.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Journal:
     done: dict[str, set[int]] = field(default_factory=dict)
     facts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    to: str | None = None
 
     @property
     def pending(self) -> tuple[Task, ...]:
@@ -119,6 +121,7 @@ class Writer:
         uri: str,
         kind: str = "apply",
         of: str | None = None,
+        to: str | None = None,
     ) -> Writer:
         """A new journal that says what is meant. Raises JournalError."""
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
@@ -130,6 +133,8 @@ class Writer:
             "uri": uri,
             "at": now(),
         }
+        if to is not None:
+            head["to"] = to
         writer.write(head, *({"task": task.as_data()} for task in tasks))
         fsync_directory(directory)
         return writer
@@ -247,6 +252,7 @@ def as_data(journal: Journal) -> dict[str, Any]:
         "kind": journal.kind,
         "of": journal.of,
         "uri": journal.uri,
+        **({} if journal.to is None else {"to": journal.to}),
         "started": journal.started,
         "state": journal.state,
         "domains": domains,
@@ -301,7 +307,10 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
             data = record["task"]
             plan = Plan.from_data(data["plan"])
             tasks[plan.uuid] = Task(plan, tuple(map(steps.from_data, data["steps"])))
-    journal = Journal(head["id"], path, head["kind"], head["of"], head["uri"], head["at"], tasks)
+    journal = Journal(
+        *(head["id"], path, head["kind"], head["of"], head["uri"], head["at"], tasks),
+        to=head.get("to"),
+    )
     for record in records:
         if "begin" in record:
             journal.begun.setdefault(record["domain"], set()).add(record["begin"])

@@ -18,8 +18,10 @@ from xmlkit.plan import Plan, Transition
 
 __all__ = [
     "Copy",
+    "Create",
     "Define",
     "Link",
+    "Migrate",
     "Redefine",
     "Refresh",
     "Step",
@@ -51,12 +53,50 @@ class Copy(NamedTuple):
 
 
 class Refresh(NamedTuple):
-    """libvirt reads the pool's directory again."""
+    """libvirt reads the pool's directory again. uri: of the libvirt, "" for the one here."""
 
     pool: str
+    uri: str = ""
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "pool-refresh", "--", self.pool))
+        return shlex.join((*_virsh(self.uri), "pool-refresh", "--", self.pool))
+
+
+class Create(NamedTuple):
+    """A volume for the disk `target`, at the destination of a migration, that QEMU fills.
+
+    capacity: bytes. backing, backing_format: what it is laid over, "" for an empty volume.
+    """
+
+    target: str
+    pool: str
+    volume: str
+    format: str
+    capacity: int
+    backing: str
+    backing_format: str
+    uri: str
+
+    def __str__(self) -> str:
+        words = [*_virsh(self.uri), "vol-create-as", "--format", self.format, "--allocation", "0"]
+        if self.backing:
+            words += ["--backing-vol", self.backing, "--backing-vol-format", self.backing_format]
+        return shlex.join((*words, "--", self.pool, self.volume, str(self.capacity)))
+
+
+class Migrate(NamedTuple):
+    """The running domain goes to the libvirt at `to`. storage: "shared", "full", "incremental"."""
+
+    domain: str
+    to: str
+    storage: str
+
+    def __str__(self) -> str:
+        words = ["virsh", "migrate", "--live", "--persistent", "--undefinesource"]
+        copied = {"full": "--copy-storage-all", "incremental": "--copy-storage-inc"}
+        words += [copied[self.storage]] if self.storage in copied else []
+        files = ("--xml", f"{self.domain}-live.xml", "--persistent-xml", f"{self.domain}.xml")
+        return shlex.join((*words, *files, "--", self.domain, self.to))
 
 
 class Redefine(NamedTuple):
@@ -98,10 +138,11 @@ class Unlink(NamedTuple):
         return shlex.join(("rm", "--", self.path))
 
 
-Step = Link | Copy | Refresh | Redefine | Define | Unlink
+Step = Link | Copy | Create | Refresh | Redefine | Define | Migrate | Unlink
 
 _KINDS: dict[str, type[Step]] = {
-    kind.__name__.lower(): kind for kind in (Link, Copy, Refresh, Redefine, Define, Unlink)
+    kind.__name__.lower(): kind
+    for kind in (Link, Copy, Create, Refresh, Redefine, Define, Migrate, Unlink)
 }
 
 
@@ -149,15 +190,21 @@ def _refreshes(transitions: list[Transition], side: str) -> tuple[Refresh, ...]:
     return tuple(map(Refresh, found))
 
 
-def as_data(step: Step) -> dict[str, str]:
-    """The step as it stands in a journal."""
-    return {"step": type(step).__name__.lower(), **step._asdict()}
+def _virsh(uri: str) -> tuple[str, ...]:
+    return ("virsh", "--connect", uri) if uri else ("virsh",)
+
+
+def as_data(step: Step) -> dict[str, Any]:
+    """The step as it stands in a journal; a field that says nothing but its default is left out."""
+    fields = step._asdict()
+    kept = {k: v for k, v in fields.items() if step._field_defaults.get(k) != v}
+    return {"step": type(step).__name__.lower(), **kept}
 
 
 def from_data(data: Mapping[str, Any]) -> Step:
     """The step that `as_data` gave. Raises XmlkitError for anything else."""
     fields = dict(data)
     kind = _KINDS.get(fields.pop("step", ""))
-    if kind is None or set(fields) != set(kind._fields):
+    if kind is None or set(kind._field_defaults | fields) != set(kind._fields):
         raise XmlkitError(f"not a step: {data!r}")
     return kind(**fields)
