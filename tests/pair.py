@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from scene import POOL, SECURE, quiet, run, until
+from scene import POOL, SECURE, UP, quiet, run, until
 
 from xmlkit.document import Document
 from xmlkit.testing import Libvirtd, boot_sector
@@ -42,6 +42,7 @@ DOMAIN = """\
       <target dev='vda' bus='virtio'/>
     </disk>
     <controller type='usb' model='none'/>
+    <serial type='file'><source path='{log}'/></serial>
     <graphics type='vnc' port='-1' autoport='yes' passwd='geheim'/>
     <memballoon model='none'/>
   </devices>
@@ -54,7 +55,8 @@ class Pair:
     """Two hosts: each its libvirtd, its storage as this process sees it, and a connection.
 
     Fields: `here` and `there` are the libvirtds, `root` is where both see their storage, this
-    process sees it as `here` does; `storages` is where it sees those: twice the same if shared.
+    process sees it as `here` does; `storages` is where it sees those: twice the same if shared;
+    `consoles` has for each host what its guests print.
     """
 
     here: Libvirtd
@@ -62,6 +64,7 @@ class Pair:
     root: Path
     storages: tuple[Path, Path]
     sockets: Path
+    consoles: tuple[Path, Path]
     machine: str = "pc"
 
     def __post_init__(self) -> None:
@@ -115,8 +118,12 @@ class Pair:
         else:
             options = ("-q", "-u", "-f", "qcow2", "-F", "raw", "-b", self.base)
             run("qemu-img", "create", *options, image, SIZE)
+        for log in self.logs(name):
+            log.unlink(missing_ok=True)
+        log = self.root / "console" / f"{name}.log"
         domain = self.source.defineXML(
             DOMAIN.format(
+                log=log,
                 **{"name": name, "uuid": own, "memory": memory, "machine": self.machine},
                 **{"format": format, "cache": cache, "path": at},
             )
@@ -125,6 +132,32 @@ class Pair:
             domain.create()
             until(lambda: self.written(domain) > 2)
         return domain
+
+    def logs(self, name: str = "guest") -> tuple[Path, Path]:
+        """What the guest prints here and there: a W for each write, by no word of libvirt."""
+        return (self.consoles[0] / f"{name}.log", self.consoles[1] / f"{name}.log")
+
+    def writers(self, name: str = "guest", seconds: float = 0.5) -> tuple[str, ...]:
+        """On which hosts the guest writes now, by what it prints; fails if it is on both.
+
+        It may go over from one to the other while we look, so once is no proof.
+        """
+        for _ in range(3):
+            before = [_size(log) for log in self.logs(name)]
+            time.sleep(seconds)
+            after = [_size(log) for log in self.logs(name)]
+            grown = [b > a for a, b in zip(before, after, strict=True)]
+            if not all(grown):
+                return tuple(
+                    side for side, grew in zip(("here", "there"), grown, strict=True) if grew
+                )
+        raise AssertionError("two guests write")
+
+    def prints(self, name: str = "guest") -> int:
+        """How often the guest said W since it booted, on both hosts together, and never E."""
+        said = b"".join(log.read_bytes() for log in self.logs(name) if log.exists())
+        assert b"E" not in said.replace(UP, b""), "the guest could not write"
+        return said.rpartition(UP)[2].count(b"W")
 
     def written(self, domain: Any) -> int:
         """How many writes QEMU has counted since it was started."""
@@ -146,16 +179,10 @@ class Pair:
             data = raw.read_bytes()
         finally:
             raw.unlink(missing_ok=True)
-        written = [
-            struct.unpack("<I", data[at + 4 : at + 8])[0]
-            for at in range(9 * 512, len(data), 512)
-            if data[at : at + 4] == b"TICK"
-        ]
-        where = [
-            at // 512 - 8 for at in range(9 * 512, len(data), 512) if data[at : at + 4] == b"TICK"
-        ]
-        assert list(range(1, len(written) + 1)) == where, "a block was lost"
-        assert where == written, "a block was written by another"
+        blocks = [at for at in range(9 * 512, len(data), 512) if data[at : at + 4] == b"TICK"]
+        written = [struct.unpack("<I", data[at + 4 : at + 8])[0] for at in blocks]
+        assert list(range(1, len(written) + 1)) == [at // 512 - 8 for at in blocks], "a gap"
+        assert list(range(1, len(written) + 1)) == written, "another's number"
         return len(written)
 
     def addresses(self, domain: Any, flags: int = SECURE) -> list[tuple[str, ...]]:
@@ -222,11 +249,15 @@ def make_pair(
     storages = (root, directory / "elsewhere" if separate else root)
     for each in dict.fromkeys(storages):
         each.mkdir(mode=0o755, exist_ok=True)
-        for path in ("instances", "instances/disks", "instances/_base"):
+        for path in ("console", "instances", "instances/disks", "instances/_base"):
             (each / path).mkdir(mode=0o755)
         base = each / "instances/_base/0123456789abcdef0123456789abcdef01234567"
         base.write_bytes(boot_sector(step=1, ticks=1))
         os.truncate(base, 1 << 20)
+    consoles = (directory / "console-here", directory / "console-there")
+    for each in consoles:
+        each.mkdir()
+        each.chmod(0o777)
     libvirtds = []
     for number, name in enumerate(("here", "there")):
         libvirtds.append(
@@ -235,21 +266,11 @@ def make_pair(
                 remember_owner=False,
                 private_network=False,
                 shared=[sockets],
-                places={root: storages[number]},
+                places={root: storages[number], root / "console": consoles[number]},
             )
         )
-    return Pair(libvirtds[0], libvirtds[1], root, (storages[0], storages[1]), sockets, machine)
+    return Pair(libvirtds[0], libvirtds[1], root, storages, sockets, consoles, machine)
 
 
-def qemus(libvirtd: Libvirtd) -> int:
-    """How many QEMUs a host has, by its processes alone."""
-    found = 0
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = status.read_bytes()
-        except OSError:
-            continue
-        found += b"qemu-system" in line.partition(b"\0")[0] and (
-            str(libvirtd.directory).encode() in line
-        )
-    return found
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
