@@ -25,7 +25,7 @@ from scene import POOL, SECURE, UP, quiet, run, until
 from xmlkit.document import Document
 from xmlkit.testing import Libvirtd, boot_sector
 
-SIZE = 64 << 20  # bytes of a guest's disk: two hours of ticks
+SIZE = 8 << 20  # bytes of a guest's disk: a quarter of an hour of ticks
 
 DOMAIN = """\
 <domain type='qemu'>

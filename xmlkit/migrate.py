@@ -57,6 +57,7 @@ MIGRATABLE = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
 POLL = 0.2  # seconds
 SHOWING = 10.0  # seconds in which a name that we have made must show there (NFS keeps attributes)
 SETTLING = 30.0  # seconds that libvirt has to cancel what its client has left
+EMPTY = 1 << 20  # bytes that an image takes in which nothing was written yet
 REFRESHING = 30.0  # seconds to wait for a pool that is busy
 
 # Caches under which no host keeps what the other one has written (virsh(1), migrate --unsafe).
@@ -580,14 +581,16 @@ class _Mover:
         for number, step in enumerate(self.task.steps):
             if isinstance(step, Unlink):
                 return
+            self._refuse_taken(step)
             with self._journalled(number, step):
                 match step:
                     case Link(source, target):
-                        self._link(source, target)
+                        images.link(source, target)
+                        disk_info.add(source, target)
                     case Refresh(pool):
                         _refresh(self.there, pool)
                     case Create(target=target):
-                        self._create(migration.creations[target])
+                        create_volume(self.there, migration.creations[target])
                     case Migrate():
                         if step.storage == "shared":
                             self._show()
@@ -603,24 +606,22 @@ class _Mover:
         self.writer.done((self.uuid, number, {}))
         self.done.add(number)
 
-    def _link(self, source: str, target: str) -> None:
-        pool, name = self._volume_at(target)
+    def _refuse_taken(self, step: Step) -> None:
+        """Raise _Failure if the destination has the volume that a step would make."""
+        if isinstance(step, Link):
+            pool, name = self._volume_at(step.target)
+        elif isinstance(step, Create):
+            pool, name = step.pool, step.volume
+        else:
+            return
         if _volume(self.there, pool, name) is not None:
             raise _Failure("volume-taken", f"pool {pool} of the destination has a volume {name}")
-        images.link(source, target)
-        disk_info.add(source, target)
 
     def _volume_at(self, path: str) -> tuple[str, str]:
         for each in self.task.plan.transitions:
             if each.after.path == path:
                 return str(each.after.pool), str(each.after.volume)
         raise _Failure("disk-changed", f"no disk of the plan is at {path}")
-
-    def _create(self, creation: Creation) -> None:
-        if _volume(self.there, creation.pool, creation.name) is not None:
-            where = f"{creation.pool} of the destination has a volume {creation.name}"
-            raise _Failure("volume-taken", f"pool {where}")
-        create_volume(self.there, creation)
 
     def _show(self) -> None:
         """Show that the destination's volumes are the files here. Raises _Failure."""
@@ -923,7 +924,8 @@ class _Mover:
         if volume is None:
             return []
         where = f"volume {step.pool}/{step.volume} of the destination stays"
-        if not ours:
+        # of one that was only begun it is not known who made it, but it was not there before
+        if not ours and volume.info()[2] > EMPTY:
             return [f"{where}, since nobody knows who made it (virsh vol-delete)"]
         if users := self._users(step.pool, step.volume, volume.path()):
             return [f"{where}, since {users} uses it"]
