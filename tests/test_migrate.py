@@ -16,6 +16,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from chroots import Release
 from click.testing import CliRunner, Result
 from pair import Pair, make_pair
 from scene import POOL, SECURE, run
@@ -358,6 +359,37 @@ def test_what_the_destination_refuses_is_taken_back(pair: Pair, place: Path) -> 
     stays(pair, domain)
 
 
+def test_two_names_of_an_image_do_no_harm(
+    pair: Pair, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No second guest gets in by the new name; and to delete one name takes nothing away."""
+    monkeypatch.setattr(migrate, "SHOWING", 2.0)
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+    old, new = pair.instances / uuid / "disk", pair.instances / "disks" / f"{uuid}_disk"
+    seen = []
+
+    def meddle(what: str, _: str, step: Any, *rest: Any) -> None:
+        if (what, type(step).__name__) != ("begin", "Migrate"):
+            return
+        assert 2 == old.stat().st_nlink
+        text = Document.parse(domain.XMLDesc(SECURE)).text
+        text = text.replace(str(old), str(new)).replace(uuid, f"{uuid[:-1]}{'01'[uuid[-1] == '0']}")
+        with pytest.raises(libvirt.libvirtError, match='Failed to get "write" lock'):
+            pair.destination.createXML(text.replace("guest.log", "other.log"))
+        pair.goes_on(domain)
+        pool = pair.destination.storagePoolLookupByName(POOL)
+        pool.storageVolLookupByName(new.name).delete()
+        pair.goes_on(domain)
+        seen.append(old.stat().st_nlink)
+
+    outcome = moved(pair, place, meddle)
+
+    assert [1] == seen
+    assert ("undone", "no-shared-storage") == (outcome.state, outcome.id)
+    stays(pair, domain)
+
+
 def test_a_guest_on_both_hosts_is_left_alone(
     pair: Pair, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +433,81 @@ def test_a_guest_on_both_hosts_is_left_alone(
 
     pair.source.defineXML(document)
     assert [Outcome("undone", "", "it is shut off here")] == recovered(pair, directory)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("suite", ["bullseye", "bookworm", "trixie", "sid"])
+def test_dest_xml_alone_leaves_the_old_address(
+    suite: str, place: Path, releases: Callable[[str], Release]
+) -> None:
+    """What libvirt defines at the destination is the source's, unless PERSIST_XML is given too.
+
+    This is why both are always sent: the guest would not start again once the old name has gone.
+    """
+    start = releases(suite)
+    pair = make_pair(start, place)
+    domain = pair.guest()
+    made = judged(pair)
+    assert made.task is not None
+    assert made.live is not None
+    os.link(*made.task.steps[0])
+    pair.destination.storagePoolLookupByName(POOL).refresh()
+    live = transform(Document.parse(domain.XMLDesc(migrate.MIGRATABLE)), made.live)
+
+    domain.migrate3(
+        pair.destination,
+        {
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: live.text,
+            libvirt.VIR_MIGRATE_PARAM_URI: pair.unix(),
+        },
+        libvirt.VIR_MIGRATE_LIVE
+        | libvirt.VIR_MIGRATE_PERSIST_DEST
+        | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        | libvirt.VIR_MIGRATE_UNSAFE,
+    )
+
+    there = pair.destination.lookupByName("guest")
+    assert [("volume", POOL, f"{made.uuid}_disk")] == pair.addresses(there, 0)
+    assert [("file", f"{pair.instances}/{made.uuid}/disk")] == pair.addresses(there)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("storage", ["shared", "incremental"])
+@pytest.mark.parametrize(
+    ("here", "there", "machine"),
+    [
+        ("bookworm", "sid", "pc-i440fx-7.2"),
+        ("sid", "bookworm", "pc-i440fx-7.2"),
+        ("bullseye", "bookworm", "pc-i440fx-5.2"),
+        ("bookworm", "trixie", "pc-i440fx-7.2"),
+    ],
+)
+def test_between_versions(
+    *,
+    here: str,
+    there: str,
+    machine: str,
+    storage: str,
+    place: Path,
+    releases: Callable[[str], Release],
+) -> None:
+    """Links and incremental copies, also to an older libvirt, which is warned of."""
+    pair = make_pair(
+        *(releases(here), place),
+        separate=storage != "shared",
+        starts=(releases(here), releases(there)),
+        machine=machine,
+    )
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+    warned = [each.id for each in judged(pair, storage=storage).concerns if each.severity == "warn"]
+    assert (here == "sid") == ("older-libvirt" in warned)
+
+    outcome = moved(pair, place, storage=storage, accept=("base-unverified", "old-snapshots"))
+
+    assert Outcome("done") == outcome
+    apart = storage != "shared"
+    arrived(pair, uuid, live="path" if apart else "volume", side=int(apart))
 
 
 def recovered(pair: Pair, directory: Path) -> list[Outcome]:
