@@ -43,7 +43,7 @@ DOMAIN = """\
     </disk>
     <controller type='usb' model='none'/>
     <serial type='file'><source path='{log}'/></serial>
-    <graphics type='vnc' port='-1' autoport='yes' passwd='geheim'/>
+    <graphics type='vnc' passwd='geheim'><listen type='socket'/></graphics>
     <memballoon model='none'/>
   </devices>
 </domain>

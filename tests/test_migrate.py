@@ -374,7 +374,8 @@ def test_two_names_of_an_image_do_no_harm(
             return
         assert 2 == old.stat().st_nlink
         text = Document.parse(domain.XMLDesc(SECURE)).text
-        text = text.replace(str(old), str(new)).replace(uuid, f"{uuid[:-1]}{'01'[uuid[-1] == '0']}")
+        text = text.replace(f"<uuid>{uuid}", f"<uuid>{uuid[:-1]}{'01'[uuid[-1] == '0']}")
+        text = text.replace(str(old), str(new)).replace("<name>guest<", "<name>other<")
         with pytest.raises(libvirt.libvirtError, match='Failed to get "write" lock'):
             pair.destination.createXML(text.replace("guest.log", "other.log"))
         pair.goes_on(domain)

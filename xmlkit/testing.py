@@ -48,6 +48,8 @@ ip link set lo up
 # No kvm: where QEMU may not open it, libvirt probes QEMU anew, for seconds, at each define.
 mount -t tmpfs -o mode=755 dev "$directory/dev"
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$directory/dev"
+# whatever mode they have here: without its /dev/null QEMU takes no locks on images
+chmod 666 "$directory"/dev/*
 mkdir -m 1777 "$directory/dev/shm" "$directory/dev/pts"
 mount -t devpts -o ptmxmode=666 devpts "$directory/dev/pts"
 ln -s pts/ptmx "$directory/dev/ptmx"
