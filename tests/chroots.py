@@ -32,7 +32,10 @@ TIMEOUT = 900  # seconds for one tree, on the busiest machine
 LIBVIRTD = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 QEMU = ("qemu-system-x86", "qemu-utils")
 # Packages of their own since Debian 13.
-STORAGE = ("libvirt-daemon-driver-storage", "libvirt-daemon-driver-storage-disk")
+STORAGE = (
+    *("libvirt-daemon-driver-storage", "libvirt-daemon-driver-storage-disk"),
+    "libvirt-daemon-driver-secret",
+)
 LINUX = ("linux-image-cloud-amd64", "busybox-static", "lvm2", "qemu-utils", *LIBVIRTD)
 
 

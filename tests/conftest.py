@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -121,3 +122,18 @@ def quick_luks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script.write_text(QUICK_LUKS.replace("{qemu_img}", shutil.which("qemu-img") or "qemu-img"))
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests of interrupted transitions have tried, as they recorded it for the report."""
+    rows = []
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        numbers = dict(getattr(report, "user_properties", ()))
+        if "states" in numbers and report.when == "teardown":
+            rows.append((report.nodeid.rpartition("::")[2], numbers["states"], numbers["lost"]))
+    if rows:
+        terminalreporter.section("interrupted transitions")
+        for name, tried, lost in sorted(rows):
+            terminalreporter.line(f"{tried:6} states tried, {lost} lost: {name}")
+        tried, lost = (sum(row[number] for row in rows) for number in (1, 2))
+        terminalreporter.line(f"interrupted transitions: {tried} states tried, {lost} lost")

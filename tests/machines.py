@@ -100,6 +100,7 @@ MACHINE_FILES = {
         listen_tcp = 1
         auth_tcp = "none"
         auth_unix_rw = "none"
+        keepalive_interval = -1
         """,
     "etc/libvirt/qemu.conf": b"""
         stdio_handler = "file"

@@ -345,7 +345,9 @@ def test_a_copy_is_the_source_grown(
     raw = node.file("raw", base())
     if source_format == "qcow2":
         run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, str(node.directory / "qcow2"))
-    made = copy(HOST, node.pool, "v", target, node.pool, source_format, source_format, capacity)
+    made = copy(
+        HOST, node.pool, "v", target, node.pool, source_format, source_format, capacity or 8 * MIB
+    )
     path = create_volume(node.connection, made).path()
     found = info(path, target.format)
 
@@ -373,7 +375,7 @@ def test_reflink_shares_the_blocks_on_xfs(start_libvirtd: Callable[..., Libvirtd
         node.file("base", os.urandom(32 * MIB))
         os.sync()
         before = os.statvfs(directory)
-        made = copy(HOST, node.pool, "v", RAW, node.pool, "base", "raw", reflink=True)
+        made = copy(HOST, node.pool, "v", RAW, node.pool, "base", "raw", 32 * MIB, reflink=True)
         path = create_volume(node.connection, made).path()
         os.sync()
         after = os.statvfs(directory)
@@ -391,7 +393,7 @@ def test_where_there_is_no_reflink_nothing_is_left(
     with mounted("ext4", 64 * MIB) as directory:
         node = Node(start_libvirtd(), directory, "ext")
         node.file("base", base(MIB))
-        made = copy(HOST, node.pool, "v", RAW, node.pool, "base", "raw", reflink=True)
+        made = copy(HOST, node.pool, "v", RAW, node.pool, "base", "raw", MIB, reflink=True)
         with pytest.raises(LibvirtError, match="failed to clone"):
             create_volume(node.connection, made)
 
@@ -644,7 +646,7 @@ def test_a_copy_never_follows_a_header_that_a_guest_wrote(
     (node.directory / "disk").write_bytes(guest_written(node.libvirtd))
     if refreshed:
         node.handle.refresh()
-    made = copy(HOST, node.pool, "v", target, node.pool, "disk", "raw")
+    made = copy(HOST, node.pool, "v", target, node.pool, "disk", "raw", MIB)
     with pytest.raises(VolumeError, match="format-disagrees"):
         create_volume(node.connection, made)
 
@@ -654,7 +656,7 @@ def test_a_copy_never_follows_a_header_that_a_guest_wrote(
 def test_a_copy_of_what_has_a_backing_file_is_refused(node: Node) -> None:
     """Also where qcow2 is what was said: only images that stand alone are copied."""
     node.file("disk", guest_written(node.libvirtd))
-    made = copy(HOST, node.pool, "v", RAW, node.pool, "disk", "qcow2")
+    made = copy(HOST, node.pool, "v", RAW, node.pool, "disk", "qcow2", MIB)
     with pytest.raises(VolumeError, match="volume-copy"):
         create_volume(node.connection, made)
 

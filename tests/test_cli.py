@@ -94,10 +94,12 @@ def test_help_names_every_command(option: str) -> None:
         assert re.search(rf"^  {name} +{re.escape(text[:40])}", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, "volume create", "volume copy", "volume snapshot", "pool create"]
+)
 def test_a_commands_help_has_its_exit_codes_and_an_example(name: str) -> None:
     """And each of its options says what it does, within 80 columns."""
-    result = xmlkit(name, "--help")
+    result = xmlkit(*name.split(), "--help")
 
     assert 0 == result.exit_code
     assert "Exit code: 0" in result.stdout
@@ -483,6 +485,7 @@ LONG = {
     "validate": ("validate", "--format", "json", *[DOMAIN] * 300),
     "explain": ("explain",),
     "observe": ("observe", "--connect", NODE),
+    "status": ("status", "--connect", NODE),
 }
 
 
@@ -617,6 +620,7 @@ def test_without_libvirt_python_the_commands_work(name: str, tmp_path: Path) -> 
     "arguments",
     [
         ("observe", "--connect", NODE),
+        ("status", "--connect", NODE),
         ("diff", "--connect", NODE, "guest"),
         ("plan", "--connect", NODE, DOMAIN),
         ("transform", "--connect", NODE, DOMAIN),

@@ -186,3 +186,25 @@ def test_what_is_written_survives_a_power_cut() -> None:
             assert {f"{here}/disk": "raw", f"{here}/new": "raw"} == json.loads(
                 (then / "disk.info").read_text()
             )
+
+
+def test_what_a_killed_one_has_left_goes(file: Path) -> None:
+    """Also where nothing is left to be changed."""
+    (file.parent / ".xmlkit-disk.info").write_text("{")
+    disk_info.remove(f"{file.parents[1]}/disks/uuid_disk", beside=str(file.parent / "disk"))
+    assert ["disk.info"] == os.listdir(file.parent)
+
+
+def test_an_entry_goes_from_both_directories(file: Path) -> None:
+    """A disk that was to come back, and did not: its entry is where it was to be."""
+    elsewhere = f"{file.parents[1]}/disks/uuid_disk"
+    disk_info.remove(str(file.parent / "disk"), beside=elsewhere)
+    assert {"instance/disk.swap": "qcow2"} == entries(file)
+
+
+def test_no_directory_no_entry(file: Path) -> None:
+    """Where the other directory is not, or is a link, nothing was added and nothing is removed."""
+    (file.parents[1] / "link").symlink_to(file.parent)
+    for there in ("nowhere", "link"):
+        disk_info.remove(f"{file.parents[1]}/{there}/disk", beside=str(file.parent / "disk"))
+    assert 2 == len(entries(file))

@@ -41,8 +41,8 @@ def test_shown_output_is_real(page: Path) -> None:
 
 
 def test_examples_are_found() -> None:
-    """README and the pages of compare, diff and explain do have such examples."""
-    assert {"README.md", "compare.md", "diff.md", "explain.md"} == {
+    """README and the pages of some commands do have such examples."""
+    assert {"README.md", "compare.md", "diff.md", "explain.md", "pool.md", "volume.md"} == {
         p.name for p in PAGES if _shown(p)
     }
 

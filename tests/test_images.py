@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def data_map(path: Path) -> list[tuple[int, int]]:
     return found
 
 
-def copied(source: Path, target: Path, **more: Callable[[int, int], None]) -> Identity:
+def copied(source: Path, target: Path, **more: Any) -> Identity:
     return images.copy(str(source), str(target), expected=images.identity(str(source)), **more)
 
 
@@ -915,3 +916,22 @@ def test_a_lock_goes_with_its_block_and_its_errors_stay_the_callers(tmp_path: Pa
     with pytest.raises(BrokenPipeError), images.locked(str(disk), write=True):
         raise BrokenPipeError
     assert "wrote 512/512" in qemu_io(disk, command="write 0 512")
+
+
+def test_a_copys_identity_is_told_before_it_has_its_name(tmp_path: Path) -> None:
+    """Who is killed right then can know the copy by it; who cannot note it down gets no copy."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"content")
+    told: list[tuple[Identity, bool]] = []
+
+    made = copied(source, target, ready=lambda known: told.append((known, target.exists())))
+    assert [(made, False)] == told
+    assert made == images.identity(str(target))
+    target.unlink()
+
+    def fails(_: Identity) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        copied(source, target, ready=fails)
+    assert [source] == list(tmp_path.iterdir())

@@ -52,6 +52,11 @@ COMMANDS = {
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},
     ),
+    "volume": ((0, "volume", "--help"), {"libvirt", "tempfile", "xmlkit.actions"}),
+    "status": (
+        (1, "status", "--connect", "test:///default"),
+        {"json", "tempfile", "subprocess", "xmlkit.diff", "xmlkit.testing", "xmlkit.transformers"},
+    ),
     "transform": (
         (0, "transform", "--pool", "p=/elsewhere", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe", "xmlkit.diff", "xmlkit.validation"},

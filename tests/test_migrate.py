@@ -28,6 +28,7 @@ from xmlkit.journal import Outcome, Writer, read_all
 from xmlkit.migrate import Migration, Options
 from xmlkit.plan import PlanError, Transition, plan
 from xmlkit.preflight import refusals
+from xmlkit.steps import Link
 from xmlkit.testing import Libvirtd
 from xmlkit.transformers import transform
 
@@ -451,7 +452,8 @@ def test_dest_xml_alone_leaves_the_old_address(
     made = judged(pair)
     assert made.task is not None
     assert made.live is not None
-    os.link(*made.task.steps[0])
+    (link,) = (step for step in made.task.steps if isinstance(step, Link))
+    os.link(link.source, link.target)
     pair.destination.storagePoolLookupByName(POOL).refresh()
     live = transform(Document.parse(domain.XMLDesc(migrate.MIGRATABLE)), made.live)
 

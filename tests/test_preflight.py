@@ -463,6 +463,45 @@ def test_all_concerns_are_told_refusals_first() -> None:
     assert found[:3] == refusals(found)
 
 
+def test_what_is_no_image_is_told_once() -> None:
+    """A pipe is not accused of a missing header as well."""
+    scene = ADOPT.file_with(kind="other", header=None)
+
+    assert ["no-image"] == [each.id for each in refusals(scene.judged())]
+
+
+def test_what_is_no_path_is_not_relative() -> None:
+    """A backing file behind a protocol is where it was, wherever the overlay lies."""
+    scene = READY.file_with(header=Backing("nbd://host/base", "raw"))
+
+    assert () == refusals(scene.judged())
+
+
+def test_nova_is_no_matter_where_disks_get_their_paths_back() -> None:
+    """They are those that it knows."""
+    adopted = READY.guest_with(document=domain(metadata=NOVA)).adopting()
+    back = replace(adopted, planned=adopted.plan.inverse())
+
+    assert ["nova-unaware", "volume-limits"] == [each.id for each in adopted.judged()]
+    assert () == back.judged()
+
+
+@pytest.mark.parametrize(
+    ("scene", "evidence"),
+    [
+        (READY.survey_with(local=False), f"{DISK}: its files are another machine's"),
+        (replace(READY, files=()), f"{DISK}: not looked at"),
+        (READY.file_with(kind="unseen", error="Permission denied"), f"{DISK}: Permission denied"),
+        (READY.file_with(kind="block"), f"{DISK} is no file"),
+        (ADOPT.file_with(kind="other"), f"{DISKS}/x is no image"),
+        (READY.guest_with(snapshots=snapshot(INTERNAL)), "internal snapshots: s"),
+    ],
+)
+def test_the_evidence_says_what_is_so(scene: Scene, evidence: str) -> None:
+    """What was found, and where."""
+    assert [evidence] == [each.message for each in refusals(scene.judged())]
+
+
 def test_without_a_change_there_is_no_concern() -> None:
     """A plan that changes nothing can be carried out anywhere."""
     scene = READY.guest_with(state="running", live=LIVE, persistent=False)

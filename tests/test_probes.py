@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import libvirt
 import pytest
+from chroots import Release
 from probes import PROBES
 
 from xmlkit.host import version_of
@@ -37,6 +38,18 @@ def test_libvirt_is_as_the_rule_says(id: str, libvirtd: Libvirtd) -> None:
     said = expected(id, connection.getLibVersion())
     assert said is not None
     assert said == PROBES[id](libvirtd)
+
+
+@pytest.mark.parametrize("id", PROBES)
+def test_each_release_is_as_the_rule_says(id: str, release: Release) -> None:
+    """The same on each of the versions; where a rule says nothing, libvirt cannot do the thing."""
+    libvirtd = release()
+    said = expected(id, libvirt.open(libvirtd.uri).getLibVersion())
+    if said is None:
+        with pytest.raises(libvirt.libvirtError, match="not supported"):
+            PROBES[id](libvirtd)
+    else:
+        assert said == PROBES[id](libvirtd)
 
 
 @pytest.mark.parametrize(

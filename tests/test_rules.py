@@ -29,14 +29,14 @@ def ids_in_the_code() -> set[str]:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in GIVE_IDS
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
-                found.add(str(node.args[0].value))
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "_fail":
+                given = node.args[2:3]  # of the executor, after what it is about
+            else:
+                given = node.args[:1] if name in GIVE_IDS else []
+            found |= {str(each.value) for each in given if isinstance(each, ast.Constant)}
     return found
 
 

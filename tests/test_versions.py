@@ -3,158 +3,88 @@
 - The table of capabilities is not believed: each entry is tried on each version, and one that is
   not tried fails a test here.
 - The core: a guest that boots from its disk is moved onto a pool and back, by xmlkit's own plan and
-  transformation, and boots at every instant in between.
+  transformation, and boots at every instant in between; and by `xmlkit apply` and `rollback`.
 - A libvirt that gains or loses an ability makes these tests fail: then the table is to be changed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import re
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 from chroots import Release, version
-from lxml import etree
+from loops import loop_device, mounted
+from scene import POOL, Scene, disk_xml, run
 
-from xmlkit import Document, Host, Plan, parse_host, transform
+from xmlkit import Document, Host, parse_host, transform, validate
 from xmlkit.host import CAPABILITIES, version_text
 from xmlkit.observe import observe
 from xmlkit.plan import plan
-from xmlkit.testing import Libvirtd, boot_sector
-from xmlkit.validation.verdict import validate
+from xmlkit.testing import boot_sector
 
-PATIENCE = 60.0  # seconds for a guest to boot, on the busiest machine
-UUID = "3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
-AS_DEFINED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-MIB = 1 << 20
-
-GUEST = """
-<domain type='qemu'>
-  <name>guest</name>
-  <uuid>{uuid}</uuid>
-  <memory unit='MiB'>32</memory>
-  <os><type machine='pc'>hvm</type></os>
-  <devices>
-    {disk}
-    <serial type='file'><source path='{serial}'/></serial>
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
-FILE = """
-<disk type='file' device='disk'>
-  <driver name='qemu' type='{format}'/><source file='{path}'/><target dev='vda' bus='virtio'/>
-</disk>
-"""
-VOLUME = """
-<disk type='volume' device='disk'>
-  <driver name='qemu' type='raw'/><source pool='{pool}' volume='{volume}'>{inside}</source>
-  <target dev='vda' bus='virtio'/>
-</disk>
-"""
+VOLUME = """\
+    <disk type='volume' device='disk'>
+      <driver name='qemu' type='{format}'/>
+      <source pool='{pool}' volume='{volume}'>{inside}</source>
+      <target dev='vda' bus='virtio'/>
+    </disk>"""
 SLICES = "<slices><slice type='storage' offset='0' size='1048576'/></slices>"
-DIR = "<pool type='dir'><name>disks</name><target><path>{path}</path></target></pool>"
 
 
-class Node:
-    """A libvirtd of a release, with a place for disks and what the tests do there."""
-
-    def __init__(self, release: Release, **parameters: object) -> None:
-        self.release = release
-        self.libvirtd: Libvirtd = release(**parameters)
-        self.directory = self.libvirtd.directory
-        self.serial = self.directory / "serial.log"
-        self.connection = libvirt.open(self.libvirtd.uri)
-
-    @property
-    def host(self) -> Host:
-        """What xmlkit observes."""
-        return parse_host(observe(self.connection))
-
-    def guest(self, disk: str) -> str:
-        """The XML of a guest with one disk."""
-        return GUEST.format(uuid=UUID, disk=disk, serial=self.serial)
-
-    def pool(self, path: Path, name: str = "disks") -> libvirt.virStoragePool:
-        """An active directory pool."""
-        path.mkdir(exist_ok=True)
-        pool = self.connection.storagePoolDefineXML(DIR.format(path=path).replace("disks", name, 1))
-        pool.create()
-        pool.setAutostart(True)
-        return pool
-
-    @contextlib.contextmanager
-    def booted(self) -> Iterator[None]:
-        """Start the guest, wait until it wrote to its disk, and turn it off at the end."""
-        domain = self.connection.lookupByUUIDString(UUID)
-        self.serial.unlink(missing_ok=True)
-        domain.create()
-        deadline = time.monotonic() + PATIENCE
-        while not (said := self._said()).endswith((b"W", b"E")):
-            assert domain.isActive()
-            assert time.monotonic() < deadline, f"it said only {said!r}"
-            time.sleep(0.05)
-        assert said.endswith(b"W")
-        yield
-        domain.destroy()
-
-    def boot(self) -> None:
-        """Have the guest boot, write to its disk and end."""
-        with self.booted():
-            pass
-
-    def _said(self) -> bytes:
-        try:
-            return self.serial.read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def boots(self, disk: str) -> bool:
-        """Whether a guest with this disk boots; False if libvirt refuses to define or start it."""
-        try:
-            self.connection.defineXML(self.guest(disk))
-            self.boot()
-        except libvirt.libvirtError:
-            return False
-        return True
-
-    def inside(self, *command: str | Path) -> str:
-        """Run a command of this machine where libvirtd's mounts are; return its output."""
-        enter = ("nsenter", "--target", str(self.libvirtd.pid), "--mount")
-        done = subprocess.run([*enter, *command], check=True, capture_output=True, text=True)
-        return done.stdout
+def volume_xml(volume: str, pool: str = POOL, format: str = "raw", inside: str = "") -> str:
+    """A volume disk."""
+    return VOLUME.format(pool=pool, volume=volume, format=format, inside=inside)
 
 
-def bootable(path: Path, size: int = 4 * MIB) -> Path:
-    """A raw image that boots."""
-    path.write_bytes(boot_sector())
-    os.truncate(path, size)
+def observed(scene: Scene) -> Host:
+    """The host as xmlkit observes it."""
+    return parse_host(observe(scene.connection))
+
+
+def with_volume(scene: Scene) -> Path:
+    """Make a volume `v` in the pool, raw, that boots; return its path."""
+    path = scene.flat(scene.instances / "disks/v")
+    scene.connection.storagePoolLookupByName(POOL).refresh()
     return path
 
 
-def overlay(path: Path, base: Path) -> Path:
-    """A qcow2 image on a raw one."""
-    create = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path)
-    subprocess.run(create, check=True)
-    return path
+def boots(scene: Scene, disk: str) -> bool:
+    """Whether a guest with this disk boots; False if libvirt refuses to define or start it."""
+    try:
+        domain = scene.define("guest", [disk])
+        scene.boots(domain)
+    except libvirt.libvirtError:
+        return False
+    domain.undefine()
+    return True
 
 
-def valid(node: Node, text: str) -> bool:
-    """Whether the release's own schema takes a domain; libvirtd itself must agree."""
-    verdict = not validate(Document.parse(text), node.release.schemas)
+def valid(scene: Scene, release: Release, disk: str) -> bool:
+    """Whether the release's own schema takes a guest with this disk; its libvirtd must agree."""
+    domain = scene.define("guest", [disk])
+    text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    domain.undefine()
+    verdict = not validate(Document.parse(text), release.schemas)
     code = 0
     try:
-        node.connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        scene.connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).undefine()
     except libvirt.libvirtError as error:
         code = error.get_error_code()
     assert code == (0 if verdict else libvirt.VIR_ERR_XML_INVALID_SCHEMA)
     return verdict
+
+
+def inside(scene: Scene, *command: object) -> None:
+    """Run a command of this machine where libvirtd's mounts are."""
+    run("nsenter", "--target", scene.libvirtd.pid, "--mount", *command)
 
 
 # The releases.
@@ -164,69 +94,78 @@ def test_each_release_is_the_version_that_it_stands_for(
     release: Release, record_property: Callable[[str, object], None]
 ) -> None:
     """Its libvirtd is its package's; sid is newer than the others, and is named as it is found."""
-    node = Node(release)
-    found = version_text(node.connection.getLibVersion())
+    libversion = Scene(release()).connection.getLibVersion()
+    found = version_text(libversion)
     record_property("libvirt", found)
 
     assert found == version(release.root, "libvirt-daemon").partition("-")[0]
     known = {"bullseye": "7.0.0", "bookworm": "9.0.0", "trixie": "11.3.0"}
-    if release.suite in known:
-        assert known[release.suite] == found
-    else:
-        assert node.connection.getLibVersion() > 11_003_000
+    assert known.get(release.suite, found) == found
+    assert release.suite in known or libversion > 11_003_000
 
 
 # The core.
 
 
-def decided(node: Node, text: str) -> Plan:
-    """The plan for a domain on the host as it is now, its disk moved into the pool."""
-    return plan(Document.parse(text), node.host, relocate={None: "disks"})
-
-
 def test_a_guest_moves_onto_a_pool_and_back(release: Release) -> None:
     """Link, refresh, define, unlink: it boots before and after each, and after the way back."""
-    node = Node(release)
-    instance = node.directory / "instances" / UUID
-    instance.mkdir(parents=True)
-    path = overlay(instance / "disk", bootable(node.directory / "base"))
-    node.connection.defineXML(node.guest(FILE.format(format="qcow2", path=path)))
-    node.boot()
-    pool = node.pool(node.directory / "disks")
-    before = node.connection.lookupByUUIDString(UUID).XMLDesc(AS_DEFINED)
+    scene = Scene(release())
+    domain = scene.nova_guest("guest")
+    scene.boots(domain)
+    before = scene.document(domain)
 
-    made = decided(node, before)
+    made = plan(before, observed(scene), relocate={None: POOL})
     (transition,) = made.transitions
     assert ("move", "volume", "qcow2", True) == (
         *(transition.action, transition.disk_type, transition.format, transition.verified),
     )
-    after = transform(Document.parse(before), made)
-    assert ((), ()) == tuple(
-        validate(Document.parse(each), node.release.schemas) for each in (before, after.text)
-    )
+    after = transform(before, made)
+    assert ((), ()) == (validate(before, release.schemas), validate(after, release.schemas))
 
-    volume = Path(transition.after.path or "")
+    path, volume = Path(transition.before.path or ""), Path(transition.after.path or "")
     os.link(path, volume)
-    node.boot()
-    pool.refresh()
-    node.boot()
-    node.connection.defineXML(after.text)
-    node.boot()
+    scene.boots(domain)
+    scene.connection.storagePoolLookupByName(POOL).refresh()
+    scene.boots(domain)
+    scene.connection.defineXML(after.text)
+    scene.boots(domain)
     path.unlink()
-    node.boot()
-
-    read = node.connection.lookupByUUIDString(UUID).XMLDesc(AS_DEFINED)
-    source = etree.fromstring(read).find("devices/disk/source")
-    assert source is not None
-    assert {"pool": "disks", "volume": f"{UUID}_disk"} == dict(source.attrib)
+    scene.boots(domain)
+    assert [("volume", POOL, volume.name)] == scene.addresses(domain)
 
     os.link(volume, path)
-    node.boot()
-    node.connection.defineXML(transform(Document.parse(read), made.inverse()).text)
-    node.boot()
+    scene.boots(domain)
+    scene.connection.defineXML(transform(scene.document(domain), made.inverse()).text)
+    scene.boots(domain)
     volume.unlink()
-    node.boot()
-    assert before == node.connection.lookupByUUIDString(UUID).XMLDesc(AS_DEFINED)
+    scene.boots(domain)
+    assert before.text == scene.document(domain).text
+
+
+def xmlkit(scene: Scene, command: str, *arguments: str) -> Any:
+    """What a command says as JSON; it has to succeed."""
+    program = Path(sys.executable).with_name("xmlkit")
+    options = ("--state-dir", scene.libvirtd.directory / "state", "--format", "json", "--yes")
+    connect = ("--connect", scene.libvirtd.uri)
+    return json.loads(run(program, command, *connect, *options, *arguments))
+
+
+def test_apply_and_rollback(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands do the same: two guests go into the pool and come back, and boot after each."""
+    monkeypatch.setenv("XMLKIT_SCHEMAS", str(release.schemas))
+    scene = Scene(release())
+    guests = [scene.nova_guest("overlay"), scene.nova_guest("raw", raw=True)]
+    texts = [scene.document(domain).text for domain in guests]
+    applied = xmlkit(scene, "apply", "--all", "--relocate", POOL)
+    for domain in guests:
+        scene.boots(domain)
+        assert [("volume", POOL, f"{domain.UUIDString()}_disk")] == scene.addresses(domain)
+    (id,) = {each["transition"] for each in applied["domains"]}
+    xmlkit(scene, "rollback", id)
+    for domain in guests:
+        scene.boots(domain)
+
+    assert texts == [scene.document(domain).text for domain in guests]
 
 
 # The table of capabilities.
@@ -240,97 +179,282 @@ def test_each_capability_is_tried(capability: str) -> None:
 
 def test_volume_disks(release: Release) -> None:
     """Where the table has volume disks, the schema has, and a guest boots from one."""
-    node = Node(release)
-    pool = node.pool(node.directory / "disks")
-    bootable(node.directory / "disks/v")
-    pool.refresh()
-    disk = VOLUME.format(pool="disks", volume="v", inside="")
-    can = node.host.can("volume-disks")
+    scene = Scene(release())
+    with_volume(scene)
+    disk = volume_xml("v")
+    can = observed(scene).can("volume-disks")
 
-    assert (can, can) == (valid(node, node.guest(disk)), node.boots(disk))
+    assert (can, can) == (valid(scene, release, disk), boots(scene, disk))
 
 
 def test_volume_disk_drivers(release: Release) -> None:
-    """The driver is observed as what it is, and its guests boot from a volume; lxc refuses."""
-    node = Node(release)
-    pool = node.pool(node.directory / "disks")
-    bootable(node.directory / "disks/v")
-    pool.refresh()
-    host = node.host
+    """The driver is observed as what it is, and the table says whether its guests boot."""
+    scene = Scene(release())
+    with_volume(scene)
+    host = observed(scene)
 
     assert "qemu" == host.driver
-    assert host.can("volume-disk-drivers", host.driver) is node.boots(
-        VOLUME.format(pool="disks", volume="v", inside="")
-    )
+    assert host.can("volume-disk-drivers", host.driver) is boots(scene, volume_xml("v"))
 
 
-@contextlib.contextmanager
-def loop_device(node: Node, image: Path, *partition: str) -> Iterator[str]:
-    """A loop device that a libvirtd sees too, whose /dev is its own; partition: parted's words."""
-    attach = ("losetup", "--find", "--show", "--partscan", image)
-    deadline = time.monotonic() + PATIENCE
-    while (done := subprocess.run(attach, capture_output=True, text=True)).returncode != 0:
-        assert time.monotonic() < deadline, done.stderr  # another process was faster, or has all
-        time.sleep(0.1)
-    device = done.stdout.strip()
-    try:
-        if partition:  # it tells the kernel, which need not know the kind of table
-            subprocess.run(("parted", "--script", device, *partition), check=True)
-        nodes = [device, *map(str, Path("/dev").glob(f"{Path(device).name}p*"))]
-        node.inside("cp", "-a", *nodes, node.directory / "dev")
-        yield device
-    finally:
-        node.libvirtd.stop()
-        subprocess.run(("losetup", "--detach", device), check=True)
+def with_directory(scene: Scene, target: Path) -> tuple[str, Path, str]:
+    """A directory, with what stands in a pool's source, its target and the name of a volume."""
+    scene.flat(target / "v")
+    return "", target, "v"
+
+
+def with_file_system(scene: Scene, target: Path, device: Path) -> tuple[str, Path, str]:
+    """A file system on a device, for libvirt to mount."""
+    content = scene.instances / "content"
+    scene.flat(content / "v")
+    target.mkdir()
+    run("mkfs.ext4", "-q", "-F", "-d", content, device)
+    inside(scene, "cp", "-a", device, scene.libvirtd.directory / "dev")
+    return f"<device path='{device}'/><format type='ext4'/>", target, "v"
+
+
+def with_partition(scene: Scene, device: Path) -> tuple[str, Path, str]:
+    """A device with one partition; parted tells the kernel, which need not know the table."""
+    run("parted", "--script", device, "mklabel", "gpt", "mkpart", "one", "1MiB", "3MiB")
+    partition = device.with_name(f"{device.name}p1")
+    with partition.open("wb") as file:
+        file.write(boot_sector())
+        file.flush()
+        os.fsync(file.fileno())
+    inside(scene, "cp", "-a", device, partition, scene.libvirtd.directory / "dev")
+    return f"<device path='{device}'/><format type='gpt'/>", Path("/dev"), partition.name
 
 
 @pytest.mark.parametrize("pool_type", ["dir", "fs", "disk"])
 def test_volume_disk_pools(release: Release, pool_type: str) -> None:
     """Of each type of pool that can be had here, the table says whether a guest boots from it.
 
-    Of rbd, refused, see test_cluster.py; of logical, test_machines.py.
+    Of rbd, which is refused, see test_cluster.py.
     """
-    node = Node(release)
-    image, target = node.directory / "image", node.directory / "target"
-    target.mkdir()
-    with contextlib.ExitStack() as stack:
-        source, volume = "", "v"
+    with loop_device(16 << 20) as device:
+        scene = Scene(release())
+        target = scene.libvirtd.directory / "target"
         if pool_type == "dir":
-            bootable(target / "v")
+            source, target, volume = with_directory(scene, target)
         elif pool_type == "fs":
-            (node.directory / "content").mkdir()
-            bootable(node.directory / "content/v")
-            os.truncate(bootable(image), 16 * MIB)
-            make = ("mkfs.ext4", "-q", "-F", "-d", node.directory / "content", image)
-            subprocess.run(make, check=True)
-            device = stack.enter_context(loop_device(node, image))
-            source = f"<source><device path='{device}'/><format type='ext4'/></source>"
+            source, target, volume = with_file_system(scene, target, device)
         else:
-            image.write_bytes(bytes(MIB) + boot_sector())
-            os.truncate(image, 8 * MIB)
-            one = ("mklabel", "gpt", "mkpart", "one", "1MiB", "6MiB")
-            device = stack.enter_context(loop_device(node, image, *one))
-            source = f"<source><device path='{device}'/><format type='gpt'/></source>"
-            target, volume = Path("/dev"), f"{Path(device).name}p1"
-        pool = node.connection.storagePoolDefineXML(
-            f"<pool type='{pool_type}'><name>pool</name>{source}"
+            source, target, volume = with_partition(scene, device)
+        pool = scene.connection.storagePoolDefineXML(
+            f"<pool type='{pool_type}'><name>pool</name><source>{source}</source>"
             f"<target><path>{target}</path></target></pool>"
         )
         pool.create()
         assert [volume] == [name for name in pool.listVolumes() if name != "lost+found"]
-        disk = VOLUME.format(pool="pool", volume=volume, inside="")
-        assert node.host.can("volume-disk-pools", pool_type) is node.boots(disk)
+        can = observed(scene).can("volume-disk-pools", pool_type)
+        assert can is boots(scene, volume_xml(volume, "pool"))
+        scene.libvirtd.stop()  # it has the device open, or mounted
 
 
 def test_volume_slices(release: Release) -> None:
     """Where the table has slices in a volume source, the schema has, and libvirtd's check takes."""
-    node = Node(release)
-    pool = node.pool(node.directory / "disks")
-    bootable(node.directory / "disks/v")
-    pool.refresh()
-    sliced = node.guest(VOLUME.format(pool="disks", volume="v", inside=SLICES))
+    scene = Scene(release())
+    with_volume(scene)
+    disk = volume_xml("v", inside=SLICES)
 
-    assert node.host.can("volume-slices") is valid(node, sliced)
+    assert observed(scene).can("volume-slices") is valid(scene, release, disk)
+
+
+# Volumes: what comes out is looked at by qemu-img and by the file system, not by libvirt.
+
+PLAIN = """\
+<volume>
+  <name>new</name><capacity>1048576</capacity><allocation>0</allocation>
+  <target><format type='{format}'/>{target}</target>
+  {more}
+</volume>
+"""
+PHRASE = """\
+<secret ephemeral='yes' private='yes'>
+  <uuid>6f1f9f0e-6a3c-4c0a-9d62-6a8c0f9f9a10</uuid>
+  <usage type='volume'><volume>new</volume></usage>
+</secret>
+"""
+LUKS = """\
+<encryption format='luks'>
+  <secret type='passphrase' uuid='6f1f9f0e-6a3c-4c0a-9d62-6a8c0f9f9a10'/>
+</encryption>
+"""
+QCOW2 = "<compat>1.1</compat>"
+
+
+def created(
+    scene: Scene,
+    format: str = "qcow2",
+    target: str = QCOW2,
+    more: str = "",
+    *,
+    pool: str = POOL,
+    source: str = "",
+    flags: int = 0,
+) -> Path | None:
+    """The path of a volume that libvirt made, of a volume `source` or anew; None if it refused."""
+    found = scene.connection.storagePoolLookupByName(pool)
+    xml = PLAIN.format(format=format, target=target, more=more)
+    try:
+        if source:
+            volume = found.createXMLFrom(xml, found.storageVolLookupByName(source), flags)
+        else:
+            volume = found.createXML(xml, flags)
+    except libvirt.libvirtError:
+        return None
+    return Path(volume.path())
+
+
+def info(path: Path | None) -> dict[str, Any]:
+    """What qemu-img says of a qcow2 volume; nothing if there is none."""
+    if path is None:
+        return {}
+    said = json.loads(run("qemu-img", "info", "-f", "qcow2", "--output=json", path))
+    return {**said, **said.get("format-specific", {}).get("data", {})}
+
+
+@pytest.fixture
+def scene(release: Release) -> Scene:
+    """A host of the release, with the pool of the scene."""
+    return Scene(release())
+
+
+def test_create_volumes(scene: Scene) -> None:
+    """In a directory, that is; of a file system on a device libvirt makes the same."""
+    assert observed(scene).can("create-volumes", "dir") is (created(scene) is not None)
+
+
+def test_copy_volumes(scene: Scene) -> None:
+    """Byte by byte: what was copied boots."""
+    original = with_volume(scene)
+    copy = created(scene, "raw", "", source="v")
+
+    assert observed(scene).can("copy-volumes", "dir") is (copy is not None)
+    assert copy is not None
+    assert original.read_bytes() == copy.read_bytes()
+
+
+def test_image_volumes(scene: Scene) -> None:
+    """They have a format, and a backing file with its own, as asked for."""
+    more = f"<backingStore><path>{scene.base}</path><format type='raw'/></backingStore>"
+    found = info(created(scene, more=more))
+
+    assert observed(scene).can("image-volumes", "dir")
+    assert ("qcow2", str(scene.base), "raw") == (
+        *(found["format"], found["backing-filename"], found["backing-filename-format"]),
+    )
+
+
+def test_volume_permissions(scene: Scene) -> None:
+    """Owner and mode are those of the XML."""
+    asked = "<permissions><mode>0640</mode><owner>65534</owner><group>65534</group></permissions>"
+    path = created(scene, "raw", asked)
+    assert path is not None
+    found = path.stat()
+    honoured = (0o640, 65534, 65534) == (found.st_mode & 0o777, found.st_uid, found.st_gid)
+
+    assert observed(scene).can("volume-permissions", "dir") is honoured
+
+
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+def test_volume_compat(scene: Scene, compat: str) -> None:
+    """Either is made as asked for; without it, the two oldest releases make 0.10."""
+    found = info(created(scene, target=f"<compat>{compat}</compat>"))
+
+    assert observed(scene).can("volume-compat") is (compat == found["compat"])
+
+
+def test_volume_lazy_refcounts(scene: Scene) -> None:
+    """The image has the feature."""
+    found = info(created(scene, target=f"{QCOW2}<features><lazy_refcounts/></features>"))
+
+    assert observed(scene).can("volume-lazy-refcounts") is found["lazy-refcounts"]
+
+
+def test_volume_cluster_size(scene: Scene) -> None:
+    """It is as asked for, or the usual one, without a word."""
+    found = info(created(scene, target=f"{QCOW2}<clusterSize unit='KiB'>128</clusterSize>"))
+    can = observed(scene).can("volume-cluster-size")
+
+    assert (128 << 10 if can else 64 << 10) == found["cluster-size"]
+
+
+def test_volume_extended_l2(scene: Scene) -> None:
+    """The image has the feature, or libvirt refuses."""
+    found = info(created(scene, target=f"{QCOW2}<features><extended_l2/></features>"))
+
+    assert observed(scene).can("volume-extended-l2") is found.get("extended-l2", False)
+
+
+def test_volume_nocow(scene: Scene) -> None:
+    """libvirt asks qemu-img for it; only btrfs would show more."""
+    conf = scene.libvirtd.directory / "etc/libvirt/libvirtd.conf"
+    with conf.open("a") as file:
+        file.write('log_filters = "1:util.command"\nlog_outputs = "1:stderr"\n')
+    scene.libvirtd.restart()
+    scene.reopen()
+    assert created(scene, target=f"{QCOW2}<nocow/>")
+    log = (scene.libvirtd.directory / "libvirtd.log").read_text(errors="replace")
+
+    assert observed(scene).can("volume-nocow") is ("nocow=on" in log)
+
+
+def test_volume_preallocation(scene: Scene) -> None:
+    """The image is as long as its content would be, before there is any."""
+    flag = libvirt.VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
+    path = created(scene, flags=flag)
+    assert path is not None
+
+    assert observed(scene).can("volume-preallocation") is (path.stat().st_size > 1 << 20)
+
+
+def test_volume_reflink(release: Release) -> None:
+    """On XFS the copy shares the blocks of its source."""
+    with mounted("xfs", 300 << 20) as directory:
+        directory.chmod(0o755)
+        scene = Scene(release(shared=[directory]))
+        scene.flat(directory / "v")
+        scene.pool("xfs", directory)
+        flag = libvirt.VIR_STORAGE_VOL_CREATE_REFLINK
+        copy = created(scene, "raw", "", pool="xfs", source="v", flags=flag)
+        can = observed(scene).can("volume-reflink")
+        scene.libvirtd.stop()
+
+        assert can is (copy is not None)
+        assert copy is not None
+        assert (directory / "v").read_bytes() == copy.read_bytes()
+
+
+@pytest.mark.usefixtures("quick_luks")
+def test_volume_luks(release: Release, tmp_path: Path) -> None:
+    """The image is LUKS, by its first bytes."""
+    scene = Scene(release(shared=[tmp_path / "bin"]))
+    secret = scene.connection.secretDefineXML(PHRASE)
+    secret.setValue(b"a passphrase of these tests")
+    path = created(scene, "raw", LUKS)
+
+    assert observed(scene).can("volume-luks") is (
+        path is not None and path.read_bytes().startswith(b"LUKS\xba\xbe")
+    )
+
+
+def test_snapshot_volume_disks(scene: Scene) -> None:
+    """After an external snapshot the persistent XML names the new image, or still the old one."""
+    path = with_volume(scene)
+    domain = scene.define("guest", [volume_xml("v")])
+    scene.start(domain)
+    file = path.with_name("v.s1")
+    domain.snapshotCreateXML(
+        "<domainsnapshot><disks><disk name='vda' snapshot='external'>"
+        f"<source file='{file}'/></disk></disks></domainsnapshot>",
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY,
+    )
+    (address,) = scene.addresses(domain)
+    scene.stop(domain)
+
+    assert address in (("file", str(file)), ("volume", POOL, "v"))
+    assert observed(scene).can("snapshot-volume-disks") is (address[0] == "file")
 
 
 # AppArmor.  Nothing is enforced here, and no kernel with AppArmor is needed: libvirtd is told that
@@ -352,38 +476,37 @@ ENFORCED = "libvirtd (enforce)\n/usr/sbin/libvirtd (enforce)\nvirt-aa-helper (en
 SHIM = "int aa_change_profile(const char *profile) { return 0; }"
 
 
-def with_apparmor(node: Node) -> Path:
-    """Make the node's libvirtd one with the AppArmor driver; return where its profiles go."""
-    security = Path("/sys/kernel/security")
-    root = node.release.root
-    place = node.directory / "apparmor"
-    (place / "libvirt").mkdir(parents=True)
-    (place / "kernel/apparmor").mkdir(parents=True)
+def with_apparmor(scene: Scene, root: Path) -> Path:
+    """Make the scene's libvirtd one with the AppArmor driver; return where its profiles go."""
+    place = scene.libvirtd.directory / "apparmor"
+    for directory in ("libvirt", "kernel/apparmor"):
+        (place / directory).mkdir(parents=True)
     for model in ("qemu", "lxc"):
         (place / f"libvirt/TEMPLATE.{model}").write_text(TEMPLATE)
     (place / "kernel/apparmor/profiles").write_text(ENFORCED)
     (place / "parser").write_text(PARSER)
     (place / "parser").chmod(0o755)
     (place / "shim.c").write_text(SHIM)
-    compile_ = ("gcc", "-shared", "-fPIC", "-nostdlib", "-o", place / "shim.so", place / "shim.c")
-    subprocess.run(compile_, check=True)
+    run("gcc", "-shared", "-fPIC", "-nostdlib", "-o", place / "shim.so", place / "shim.c")
     (place / "preload").write_text(f"{place}/shim.so\n")
-    binds = (
-        (place / "kernel", security),
-        (place / "libvirt", Path("/etc/apparmor.d/libvirt")),
-        (place / "parser", Path("/sbin/apparmor_parser")),
-        (place / "preload", Path("/etc/ld.so.preload")),
-    )
-    for ours, theirs in binds:
-        inner = root / theirs.relative_to("/")
-        if not inner.exists():  # where something is to be mounted, as private_libvirtd does it
-            inner.parent.mkdir(parents=True, exist_ok=True)
-            inner.mkdir(exist_ok=True) if ours.is_dir() else inner.touch()
-        node.inside("mount", "--bind", ours, inner)
-    conf = node.directory / "etc/libvirt/qemu.conf"
+    for ours, theirs in (
+        ("kernel", "sys/kernel/security"),
+        ("libvirt", "etc/apparmor.d/libvirt"),
+        ("parser", "sbin/apparmor_parser"),
+        ("preload", "etc/ld.so.preload"),
+    ):
+        if not (root / theirs).exists() and not theirs.startswith("sys/"):
+            # what is mounted over has to be there, as in private_libvirtd
+            (root / theirs).parent.mkdir(parents=True, exist_ok=True)
+            if (place / ours).is_dir():
+                (root / theirs).mkdir(exist_ok=True)
+            else:
+                (root / theirs).touch()
+        inside(scene, "mount", "--bind", place / ours, root / theirs)
+    conf = scene.libvirtd.directory / "etc/libvirt/qemu.conf"
     conf.write_text(conf.read_text().replace('driver = "none"', 'driver = "apparmor"'))
-    node.libvirtd.restart()
-    node.connection = libvirt.open(node.libvirtd.uri)
+    scene.libvirtd.restart()
+    scene.reopen()
     return place / "libvirt"
 
 
@@ -392,48 +515,63 @@ def test_volume_disk_security(release: Release) -> None:
 
     A libvirt that writes the rule makes this fail: then the table may say since when.
     """
-    node = Node(release)
-    profiles = with_apparmor(node)
-    pool = node.pool(node.directory / "disks")
-    base = bootable(node.directory / "base.img")
-    image = overlay(node.directory / "disks/v.qcow2", base)
-    pool.refresh()
-    host = node.host
+    scene = Scene(release())
+    profiles = with_apparmor(scene, release.root)
+    image = scene.overlay(scene.instances / "disks/v.qcow2")
+    scene.connection.storagePoolLookupByName(POOL).refresh()
+    host = observed(scene)
     assert "apparmor" in host.security_models
-    disks = {
-        "path": FILE.format(format="qcow2", path=image),
-        "volume": VOLUME.format(pool="disks", volume="v.qcow2", inside="").replace(
-            "type='raw'", "type='qcow2'"
-        ),
-    }
+    forms = {"path": disk_xml(image), "volume": volume_xml("v.qcow2", format="qcow2")}
     ruled = {}
-    for form, disk in disks.items():
-        node.connection.defineXML(node.guest(disk))
-        with node.booted():  # the rules go when it ends
-            rules = (profiles / f"libvirt-{UUID}.files").read_text()
-        ruled[form] = {
-            name: bool(re.search(rf'^ *"{re.escape(str(path))}" r', rules, re.M))
-            for name, path in (("image", image), ("base", base))
-        }
-        node.connection.lookupByUUIDString(UUID).undefine()
-
+    for form, disk in forms.items():
+        domain = scene.define("guest", [disk])
+        scene.start(domain)  # the rules go when it ends
+        rules = (profiles / f"libvirt-{domain.UUIDString()}.files").read_text()
+        scene.stop(domain)
+        domain.undefine()
+        ruled[form] = [
+            bool(re.search(rf'^ *"{re.escape(str(path))}" r', rules, re.M))
+            for path in (image, scene.base)
+        ]
     can = host.can("volume-disk-security")
-    assert {
-        "path": {"image": True, "base": True},
-        "volume": {"image": can, "base": can},
-    } == ruled
+
+    assert {"path": [True, True], "volume": [can, can]} == ruled
 
 
 def test_a_plan_for_a_host_with_apparmor_keeps_the_path(release: Release) -> None:
     """As libvirt itself reports the host: the disk stays a file, and the reason is the model."""
-    node = Node(release)
-    with_apparmor(node)
-    pool = node.pool(node.directory / "disks")
-    image = bootable(node.directory / "disks/v.img")
-    pool.refresh()
-    document = Document.parse(node.guest(FILE.format(format="raw", path=image)))
-    (transition,) = plan(document, node.host).transitions
+    scene = Scene(release())
+    with_apparmor(scene, release.root)
+    domain = scene.define("guest", [disk_xml(with_volume(scene), format="raw")])
+    host = observed(scene)
+    (transition,) = plan(scene.document(domain), host).transitions
+    (without,) = plan(scene.document(domain), replace(host, security_models=())).transitions
 
     assert ("path", False) == (transition.disk_type, transition.changes)
     assert transition.reason is not None
     assert "apparmor" == transition.reason.id
+    assert ("volume", True, None) == (without.disk_type, without.changes, without.reason)
+
+
+# What `xmlkit.host.aa_helper_reads` knows, and the directories themselves.
+READABLE = {
+    *("/var/lib/libvirt/images/**", "/var/lib/nova/instances/_base/*", "@{HOME}/**"),
+    *("/{media,mnt,opt,srv}/**", "/{,var/}run/libvirt/**/[sv]d[a-z]", "/**/disk{,.*}"),
+    *("/**.img", "/**.raw", "/**.qcow{,2}", "/**.qed", "/**.vmdk", "/**.vhd", "/**.[iI][sS][oO]"),
+    *("@{HOME}/", "/var/lib/libvirt/images/"),
+}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("release", ["trixie", "sid"], indirect=True)
+def test_what_virt_aa_helper_may_read(release: Release) -> None:
+    """The shipped profile lets it read what the code says and no more.
+
+    In the older releases the profile is in a package that the trees have not.
+    """
+    profile = (release.root / "etc/apparmor.d/usr.lib.libvirt.virt-aa-helper").read_text()
+    lines = set(re.findall(r"^  (\S+) r,$", profile, re.M))
+
+    assert READABLE == {
+        line for line in lines if not line.startswith(("/sys/", "/dev/", "/etc/", "@{PROC}/"))
+    }

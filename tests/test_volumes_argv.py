@@ -64,7 +64,8 @@ def _copy(target: Target, source: Target, preallocate: Any = "no") -> Case:
             pool,
             "source",
             source.format,
-            preallocate=preallocate,
+            SIZE,
+            preallocate,
         ),
         source,
     )

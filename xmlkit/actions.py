@@ -249,7 +249,7 @@ def _check_chain(path: str, format: str) -> None:
 def _run(words: tuple[str, ...]) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -257,18 +257,17 @@ def _run(words: tuple[str, ...]) -> str:
             text=True,
             errors="replace",
             env=environment,
-        )
+        ) as process:
+            try:
+                out, err = process.communicate()
+            except BaseException:
+                # an interrupted call leaves no writer behind
+                process.kill()
+                raise
     except FileNotFoundError:
         raise VolumeError(
             "volume-fill", "qemu-img is not installed: apt-get install qemu-utils"
         ) from None
-    try:
-        out, err = process.communicate()
-    except BaseException:
-        # an interrupted call leaves no writer behind
-        process.kill()
-        process.wait()
-        raise
     if process.returncode:
         raise VolumeError("volume-fill", err.strip().replace("\n", "; ") or f"{words[0]} failed")
     return out

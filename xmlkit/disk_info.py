@@ -22,6 +22,7 @@ from xmlkit.images import TEMPORARY, ImageError, dress, parent_of, reported
 
 NAME = "disk.info"
 _LIMIT = 1024 * 1024  # bytes: some disks, a path each
+_NOT_WALKED = {"bad-path", "no-image", "not-an-image", "symlink"}
 
 
 def add(old: str, new: str) -> None:
@@ -48,12 +49,20 @@ def remove(path: str, *, beside: str | None = None) -> None:
     """Remove the entry of `path`.
 
     Parameters:
-        beside: a path in the directory of the disk.info, if `path` itself is elsewhere.
+        beside: another path of the disk: of the disk.info in its directory too.
 
     Raises ImageError as `add`.
     """
-    with _entries(_beside(beside or path)) as entries:
-        entries.pop(path, None)
+    if beside is not None:
+        with _entries(_beside(beside)) as entries:
+            entries.pop(path, None)
+    try:
+        with _entries(_beside(path)) as entries:
+            entries.pop(path, None)
+    except ImageError as error:
+        # where no directory can be walked to, `add` has put nothing
+        if beside is None or error.id not in _NOT_WALKED:
+            raise
 
 
 def _beside(path: str) -> str:
@@ -81,6 +90,8 @@ def _entries(file: str) -> Iterator[dict[str, str]]:
             yield entries
             if entries != before:
                 _replace(directory, name, old, json.dumps(entries).encode())
+            else:
+                _discard(directory, name)
             os.fsync(directory)  # also what was replaced before a crash
         finally:
             os.close(old)
@@ -108,11 +119,16 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _discard(directory: int, name: str) -> None:
+    """Remove what somebody who was killed has left."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(TEMPORARY + name, dir_fd=directory)
+
+
 def _replace(directory: int, name: str, old: int, text: bytes) -> None:
     """Replace the file `old` of this name, with all that it has besides its content."""
     temporary = TEMPORARY + name
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=directory)  # of somebody who was killed
+    _discard(directory, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     new = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:

@@ -3,9 +3,11 @@
 Laws
 - What has happened is read off the host, not off the journal: a domain whose persistent XML has the
   new addresses is finished, one that has the old ones is taken back, any other is left alone.
-- `settle` is the one place that does so, after a failure, an interruption and a crash alike.
+- `settle` is the one place that does so, after a failure, an interruption and a crash alike; how it
+  ended is written down after that, and after the pools that lost a name were refreshed.
 - A domain is read (INACTIVE | SECURE), defined over, read back and compared by meaning; it is never
   undefined. What libvirt dropped of it is put back.
+- What libvirt has written is on its disk before the old name of an image goes.
 - Steps of one kind are taken for many domains at once: N disks into a pool cost one refresh. Where
   an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
 """
@@ -27,7 +29,7 @@ from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.images import ImageError
-from xmlkit.journal import Journal, Outcome, Task, Writer
+from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import is_local
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink
@@ -39,7 +41,7 @@ __all__ = ["Listener", "apply", "recover"]
 # done, bytes in all) while an image is copied.
 Listener = Callable[..., None]
 
-Position = Literal["before", "after", "other", "gone"]
+Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 REFRESH_SECONDS = 10.0  # a pool may be busy: it says so with code 1, among other things
@@ -68,7 +70,8 @@ def apply(
 
     A rollback is no other thing: its tasks are the inverse. max_failures: after so many failures
     what has not been begun is skipped. A KeyboardInterrupt is not raised again: what had been
-    begun is settled, the rest skipped with the id "interrupted".
+    begun is settled, the rest skipped with the id "interrupted"; a second one is, and leaves what
+    is not settled by then to recover(). A listener that cannot write (OSError) is not listened to.
 
     Returns the outcome for each UUID. Raises JournalError if the journal cannot be written: then
     nothing more is done, and recover() settles it.
@@ -78,7 +81,7 @@ def apply(
     for batch in _batches(tasks):
         if executor.interrupted or executor.too_many:
             why = "interrupted" if executor.interrupted else "max-failures"
-            executor.end(*((task, Outcome("skipped", why, "not begun")) for task in batch))
+            executor.end({task.uuid: Outcome("skipped", why, "not begun") for task in batch})
             continue
         executor.run(batch)
     return outcomes
@@ -92,16 +95,16 @@ def recover(
     Returns the outcome for each UUID that was pending. Raises JournalError.
     """
     writer = Writer(journal.path, new=False)
+    executor = _Executor(connection, writer, listener)
     try:
-        executor = _Executor(connection, writer, listener)
-        for task in journal.pending:
-            executor.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
-            for number, step in enumerate(task.steps):
-                facts = journal.facts.get((task.uuid, number))
-                if facts and isinstance(step, Copy):
-                    for path in step:
-                        executor.copied[path] = images.Identity(*facts[path])
-            executor.end((task, executor.settle(task)))
+        try:
+            for task in journal.pending:
+                executor.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
+                for facts in journal.facts.get(task.uuid, ()):
+                    executor.copied.update((p, images.Identity(*at)) for p, at in facts.items())
+                executor.settled[task.uuid] = executor.settle(task)
+        finally:
+            executor.flush()
         return executor.outcomes
     finally:
         writer.close()
@@ -110,20 +113,25 @@ def recover(
 def position(connection: Any, plan: Plan) -> Position:
     """Where a domain's persistent XML has the planned disks.
 
-    "before": as the plan found them; "after": as it leaves them; "other": some here and some
-    there, or somewhere else; "gone": there is no such persistent domain.
+    "before": as the plan found them; "after": as it leaves them; "elsewhere": somebody has changed
+    them, and nothing of the domain is where the plan leads; "mixed": some of it is; "gone": there
+    is no such persistent domain.
     """
     domain = _lookup(connection, plan.uuid)
     if domain is None:
         return "gone"
-    disks = {disk.target: disk.address for disk in read_domain(_document(domain)).disks}
+    addresses = [(disk.target, disk.address) for disk in read_domain(_document(domain)).disks]
+    disks = dict(addresses)
     nowhere = Address("")
     changing = [each for each in plan.transitions if each.changes]
     if all(disks.get(each.target, nowhere).same(each.after) for each in changing):
         return "after"
     if all(disks.get(each.target, nowhere).same(each.before) for each in changing):
         return "before"
-    return "other"
+    # by whatever address: a name that the domain has is not taken away
+    new = {each.after.path for each in changing} | {each.after[2:] for each in changing}
+    used = any({each.path, each[2:]} & (new - {None, (None, None)}) for _, each in addresses)
+    return "mixed" if used else "elsewhere"
 
 
 def _batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
@@ -146,6 +154,8 @@ class _Executor:
         self.writer = writer
         self.listener = listener
         self.outcomes: dict[str, Outcome] = {}
+        self.settled: dict[str, Outcome] = {}  # outcomes that are not written down yet
+        self.stale: set[str] = set()  # pools whose list has names that are gone
         self.begun: dict[str, set[int]] = {}
         self.copied: dict[str, images.Identity] = {}  # originals and copies, as they were then
         self.interrupted = False
@@ -155,12 +165,27 @@ class _Executor:
     @property
     def too_many(self) -> bool:
         """Whether so many have failed that no more is to be changed."""
-        failures = sum(outcome.state != "done" for outcome in self.outcomes.values())
+        ended = (self.outcomes | self.settled).values()
+        failures = sum(outcome.state != "done" for outcome in ended)
         return self.max_failures is not None and failures >= self.max_failures
 
-    def end(self, *ends: tuple[Task, Outcome]) -> None:
-        self.writer.end(*((task.uuid, outcome) for task, outcome in ends))
-        self.outcomes.update((task.uuid, outcome) for task, outcome in ends)
+    def tell(self, *what: Any) -> None:
+        with contextlib.suppress(OSError):
+            self.listener(*what)
+
+    def end(self, ends: dict[str, Outcome]) -> None:
+        self.writer.end(*ends.items())
+        self.outcomes.update(ends)
+
+    def flush(self) -> None:
+        """Refresh the pools that lost a name, once each, and write down what was settled."""
+        for pool in sorted(self.stale):
+            with contextlib.suppress(_Failure):
+                # nothing depends on it: the list is only out of date
+                self._refresh_pool(pool)
+        self.stale.clear()
+        self.end(self.settled)
+        self.settled.clear()
 
     # Forward.
 
@@ -174,14 +199,19 @@ class _Executor:
                 self._each(live, Redefine)
                 self._each(live, Define)
                 locks.close()
+                _make_durable(*live.values())
                 self._each(live, Unlink)
                 self._refresh(live, before_definition=False)
-                self.end(*((task, Outcome("done")) for task in live.values()))
+                self.settled.update(dict.fromkeys(live, Outcome("done")))
+                self.flush()
             except KeyboardInterrupt:
                 self.interrupted = True
                 locks.close()
-                for task in [each for each in live.values() if each.uuid not in self.outcomes]:
-                    self._fail(live, task, "interrupted", "interrupted")
+                for task in batch:
+                    # also one that was interrupted while it was settled
+                    if task.uuid not in self.outcomes | self.settled:
+                        self._fail(live, task, "interrupted", "interrupted")
+                self.flush()
 
     def _images(self, live: dict[str, Task], locks: contextlib.ExitStack) -> None:
         for task in list(live.values()):
@@ -210,10 +240,11 @@ class _Executor:
                         self._fail(live, task, "max-failures", "others had failed")
                         continue
                     with self._failures(live, task):
-                        self.listener("begin", task.uuid, step)
-                        facts = self._take(task, step)
-                        self.listener("done", task.uuid, step)
-                        done.append((task.uuid, number, facts))
+                        self.tell("begin", task.uuid, step)
+                        self.begun.setdefault(task.uuid, set()).add(number)
+                        self._take(task, step)
+                        done.append((task.uuid, number))
+                        self.tell("done", task.uuid, step)
             finally:
                 if done:
                     self.writer.done(*done)
@@ -229,7 +260,9 @@ class _Executor:
         for step, those in waiting.items():
             self._begin(those)
             first = those[0][0]
-            self.listener("begin", first.uuid, step)
+            self.tell("begin", first.uuid, step)
+            for task, number, _ in those:
+                self.begun.setdefault(task.uuid, set()).add(number)
             try:
                 self._refresh_pool(step.pool)
             except _Failure as failure:
@@ -239,19 +272,18 @@ class _Executor:
                         if task.uuid in live:
                             self._fail(live, task, failure.id, str(failure))
                 continue
-            self.listener("done", first.uuid, step)
-            self.writer.done(*((task.uuid, number, {}) for task, number, _ in those))
+            self.tell("done", first.uuid, step)
+            self.writer.done(*((task.uuid, number) for task, number, _ in those))
 
     def _begin(self, steps: Iterable[tuple[Task, int, Step]]) -> None:
-        at = [(task.uuid, number) for task, number, _ in steps]
-        self.writer.begin(*at)
-        for uuid, number in at:
-            self.begun.setdefault(uuid, set()).add(number)
+        self.writer.begin(*((task.uuid, number) for task, number, _ in steps))
 
     @contextlib.contextmanager
     def _failures(self, live: dict[str, Task], task: Task) -> Iterator[None]:
         try:
             yield
+        except JournalError:
+            raise
         except (_Failure, ImageError) as failure:
             self._fail(live, task, failure.id, str(failure))
         except PlanError as error:
@@ -262,23 +294,23 @@ class _Executor:
             self._fail(live, task, "failed", str(error))
 
     def _fail(self, live: dict[str, Task], task: Task, id: str, message: str) -> None:
-        del live[task.uuid]
+        live.pop(task.uuid, None)
         outcome = self.settle(task)
         if outcome.state != "done":
-            also = f"; {outcome.message}" if outcome.message else ""
-            outcome = Outcome(outcome.state, id, message + also)
-        self.end((task, outcome))
+            if outcome.message and outcome.message != message:
+                message = f"{message}; {outcome.message}"
+            outcome = Outcome(outcome.state, id, message)
+        self.settled[task.uuid] = outcome
 
     # The steps.
 
-    def _take(self, task: Task, step: Step) -> dict[str, Any]:
-        """Take a step; what is to be remembered of it."""
+    def _take(self, task: Task, step: Step) -> None:
         match step:
             case Link(source, target):
                 images.link(source, target)
                 disk_info.add(source, target)
-            case Copy(source, target):
-                return self._copy(task, step)
+            case Copy():
+                self._copy(task, step)
             case Redefine(_, kind, name):
                 metadata.redefine(self._domain(task), kind, name, task.plan)
             case Define():
@@ -287,25 +319,35 @@ class _Executor:
                 self._unlink(task, path, kept)
             case Refresh(pool):
                 self._refresh_pool(pool)
-        return {}
 
-    def _copy(self, task: Task, step: Copy) -> dict[str, Any]:
+    def _copy(self, task: Task, step: Copy) -> None:
         original = images.identity(step.source)
-        made = images.copy(
-            step.source,
-            step.target,
-            expected=original,
-            progress=lambda done, whole: self.listener("copied", task.uuid, step, done, whole),
-        )
+
+        def remember(made: images.Identity) -> None:
+            # before it has its name: what is there without that is not ours
+            facts = {step.source: original, step.target: made}
+            self.writer.remember(task.uuid, facts)
+            self.copied.update(facts)
+
+        try:
+            images.copy(
+                step.source,
+                step.target,
+                expected=original,
+                progress=lambda done, whole: self.tell("copied", task.uuid, step, done, whole),
+                ready=remember,
+            )
+        except ImageError:
+            self.copied.pop(step.target, None)
+            raise
         disk_info.add(step.source, step.target)
-        facts = {step.source: original, step.target: made}
-        self.copied.update(facts)
-        return facts
 
     def _define(self, task: Task) -> None:
         domain = self._domain(task)
         if domain.isActive():
             raise _Failure("running", "somebody has started it since")
+        if metadata.is_saved(domain) and ("managed-save", "") not in _metadata(task):
+            raise _Failure("managed-save", "somebody has saved it since, with its old addresses")
         document = _document(domain)
         made = transform(document, task.plan)
         self._check_resolves(task)
@@ -313,8 +355,13 @@ class _Executor:
             return
         self.connection.defineXML(made.text)
         dropped = lost(made, _document(domain))
-        if dropped:
+        # libvirt has started it meanwhile by what was defined then, or will by what is now
+        started = domain.isActive() and _uses(domain, task.plan)
+        if dropped or started:
             self.connection.defineXML(document.text)
+        if started:
+            raise _Failure("running", "somebody has started it since")
+        if dropped:
             where = ", ".join(difference.where for difference in dropped[:3])
             raise _Failure("not-kept", f"libvirt did not keep what it was given: {where}")
 
@@ -342,10 +389,14 @@ class _Executor:
             found = self.connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
             return str(found.path())
         except libvirt.libvirtError as error:
-            missing = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
-            if error.get_error_code() in missing:
-                raise _Failure("no-volume", _said(error)) from None
-            raise
+            id = {
+                libvirt.VIR_ERR_NO_STORAGE_POOL: "no-volume",
+                libvirt.VIR_ERR_NO_STORAGE_VOL: "no-volume",
+                libvirt.VIR_ERR_OPERATION_INVALID: "pool-inactive",
+            }.get(error.get_error_code())
+            if id is None:
+                raise
+            raise _Failure(id, f"pool {pool}: {_said(error)}") from None
 
     def _unlink(self, task: Task, path: str, kept: str) -> None:
         if position(self.connection, task.plan) != "after":
@@ -359,6 +410,12 @@ class _Executor:
             if known is None and images.is_image(path):
                 # xmlkit ended before it could say which state it had copied
                 raise _Failure("image-changed", f"{path} may be newer than {kept}: compare them")
+            if known is not None and images.is_image(path) and images.identity(path) != known:
+                raise _Failure(
+                    "image-changed",
+                    f"{path} was changed since it was copied to {kept}, which the domain has now: "
+                    "look at both, and remove the one that is not needed",
+                )
             images.unlink(path, expected=known or images.Identity(0, 0, 0), other=None)
         else:
             images.unlink(path, expected=None, other=kept)
@@ -368,18 +425,18 @@ class _Executor:
     def _drop_copy(self, step: Copy) -> None:
         """Remove a copy that no domain names; never what somebody else has put there."""
         images.discard(step.target)
-        if not images.is_image(step.target):
-            return
         known = self.copied.get(step.target)
-        if known is None and images.is_copied(step.source, step.target):
-            # xmlkit ended before it could say that it had made it
-            known = images.identity(step.target)
-        if known is None:
+        if known is None or not images.is_image(step.target):
+            return
+        found = images.identity(step.target)
+        if found.inode == known.inode and found != known:
             raise _Failure(
                 "image-changed",
-                f"{step.target} is not the same as {step.source}: remove it if it is an old copy",
+                f"{step.target} was changed since it was copied from {step.source}, which the "
+                "domain has: look at both, and remove the one that is not needed",
             )
-        images.unlink(step.target, expected=known, other=None)
+        if found == known:
+            images.unlink(step.target, expected=known, other=None)
 
     def _refresh_pool(self, name: str) -> None:
         deadline = time.monotonic() + REFRESH_SECONDS
@@ -389,7 +446,8 @@ class _Executor:
                 return
             except libvirt.libvirtError as error:
                 busy = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
-                if not busy or time.monotonic() > deadline:
+                # a connection that is lost says so with code 1 too
+                if not busy or not self.connection.isAlive() or time.monotonic() > deadline:
                     raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
                 time.sleep(0.2)
 
@@ -407,11 +465,11 @@ class _Executor:
             where = position(self.connection, task.plan)
             if where == "after":
                 return self._finish(task)
-            if where == "other":
+            if where == "mixed":
                 return Outcome(
                     "pending",
                     "disk-changed",
-                    "its disks are neither where they were nor where they were to be: both names "
+                    "its disks are partly where they were to be and partly elsewhere: both names "
                     "of each image stay, look at it (virsh dumpxml --inactive)",
                 )
             return self._take_back(task, defined=where != "gone")
@@ -423,23 +481,29 @@ class _Executor:
             return Outcome("pending", "failed", f"{error}; then run xmlkit recover")
 
     def _finish(self, task: Task) -> Outcome:
-        # what was refreshed may have been forgotten by a libvirtd that was restarted since
-        for refresh in _of(task, Refresh):
-            self._refresh_pool(refresh.pool)
+        try:
+            self._check_resolves(task)
+        except _Failure:
+            # the refresh was not taken, or forgotten by a libvirtd that was restarted since
+            for refresh in task.steps[: _number_of(task, Define)]:
+                if isinstance(refresh, Refresh):
+                    self._refresh_pool(refresh.pool)
         for redefine in _of(task, Redefine):
             metadata.redefine(self._domain(task), redefine.kind, redefine.name, task.plan)
+        _make_durable(task)
         for unlink in _of(task, Unlink):
-            self.listener("begin", task.uuid, unlink)
+            self.tell("begin", task.uuid, unlink)
             self._unlink(task, unlink.path, unlink.kept)
-            self.listener("done", task.uuid, unlink)
-        for pool in _pools_left(task):
-            self._refresh_pool(pool)
+            self.tell("done", task.uuid, unlink)
+        self.stale.update(_pools_left(task))
         return Outcome("done")
 
     def _take_back(self, task: Task, *, defined: bool) -> Outcome:
         begun = self.begun.get(task.uuid, set())
         taken = [step for number, step in enumerate(task.steps) if number in begun]
         inverse = task.plan.inverse()
+        if any(isinstance(step, Define) for step in taken):
+            _make_durable(task)
         for step in taken:
             if isinstance(step, Redefine) and defined:
                 metadata.redefine(self._domain(task), step.kind, step.name, inverse)
@@ -447,20 +511,33 @@ class _Executor:
             if isinstance(step, Link):
                 if images.is_linked(step.source, step.target):
                     images.unlink(step.target, expected=None, other=step.source)
+                elif images.is_image(step.target) and not images.is_image(step.source):
+                    raise _Failure(
+                        "no-image",
+                        f"{step.source} is gone, and {step.target} may be the only name that the "
+                        "image has: look at it, give it the old name again (ln -T)",
+                    )
                 disk_info.remove(step.target, beside=step.source)
             elif isinstance(step, Copy):
                 self._drop_copy(step)
                 disk_info.remove(step.target, beside=step.source)
-        for step in taken:
-            if isinstance(step, Refresh):
-                with contextlib.suppress(_Failure):
-                    # the pool may be what failed
-                    self._refresh_pool(step.pool)
+        self.stale.update(step.pool for step in taken if isinstance(step, Refresh))
         return Outcome("undone")
 
 
 def _of(task: Task, kind: type[_S]) -> list[_S]:
     return [step for step in task.steps if isinstance(step, kind)]
+
+
+def _make_durable(*tasks: Task) -> None:
+    """What libvirt has written is on its disk, before a name goes that the XML had until now.
+
+    libvirt (virFileRewrite, seen in 9.0) syncs the file of a definition and not the directory that
+    it is renamed in: after a power cut the old XML would be back, and its image gone. Only
+    libvirtd knows where it keeps its files, so it is all file systems that are synced.
+    """
+    if any(isinstance(step, Unlink) for task in tasks for step in task.steps):
+        os.sync()
 
 
 def _number_of(task: Task, kind: type[Step]) -> int:
@@ -471,6 +548,10 @@ def _pools_left(task: Task) -> list[str]:
     """The pools that an image has left: their list is refreshed last."""
     defined = _number_of(task, Define)
     return [step.pool for step in task.steps[defined:] if isinstance(step, Refresh)]
+
+
+def _metadata(task: Task) -> list[tuple[str, str]]:
+    return [(step.kind, step.name) for step in _of(task, Redefine)]
 
 
 def _is_copied(task: Task, path: str) -> bool:

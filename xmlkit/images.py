@@ -197,6 +197,7 @@ def copy(
     *,
     expected: Identity,
     progress: Callable[[int, int], None] | None = None,
+    ready: Callable[[Identity], None] = lambda made: None,
 ) -> Identity:
     """Copy the file `source`, which has to be `expected` before and after, and return the copy's.
 
@@ -207,6 +208,8 @@ def copy(
 
     Parameters:
         progress: called with the bytes done and their sum, of copying and comparing.
+        ready: called with the copy's identity before it gets its name, so that whoever finds it
+            there can know whose it is.
 
     Raises ImageError: target-exists, image-changed, image-in-use (somebody else copies there),
     no-space, attributes, copy-differs, and those of `identity` and of the system. However it
@@ -238,6 +241,7 @@ def copy(
             _check(image, expected, source)
             with _opened(source) as now:
                 _check(now, expected, source)
+            ready(_identity(new))
             with reported(target):
                 _rename(directory, temporary, name)
                 os.fsync(directory)

@@ -5,32 +5,49 @@ Laws
   broken. A torn last line is no line.
 - Intent is on the disk before a step is taken, and that it was taken before the next one is.
 - It keeps addresses and the disks' own XML, never a whole document, never a secret.
-- What a newer xmlkit wrote is not guessed at.
+- What a newer xmlkit wrote is not guessed at, nor what is damaged.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from xmlkit import steps
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Plan, PlanError
+from xmlkit.plan import Plan
 from xmlkit.steps import Step
 
-__all__ = ["SCHEMA", "Journal", "JournalError", "Outcome", "Task", "Writer", "read", "read_all"]
+__all__ = [
+    "SCHEMA",
+    "Journal",
+    "JournalError",
+    "Outcome",
+    "Task",
+    "Writer",
+    "as_data",
+    "find",
+    "read",
+    "read_all",
+]
 
 SCHEMA = "xmlkit.journal/1"
+STATES = ("done", "undone", "pending", "skipped")
 ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 
 
 class JournalError(XmlkitError):
     """A journal cannot be read or written; the message names it and says what to do."""
+
+
+class _NothingSaidError(JournalError):
+    """A journal was not even begun, so nothing else was."""
 
 
 class Task(NamedTuple):
@@ -51,7 +68,7 @@ class Outcome(NamedTuple):
     """How it ended for one domain.
 
     state: "done"; "undone" (it failed and all is as it was); "pending" (recover has to look at it
-    again). id, message: why, where it is not done.
+    again); "skipped" (never begun). id, message: why, where it is not done.
     """
 
     state: str
@@ -65,8 +82,8 @@ class Journal:
 
     kind: "apply", "rollback" or "migrate"; of: the transition that a rollback takes back; to: the
     URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
-    UUID. facts: what a step had to remember, by UUID and step. outcomes by UUID; a domain without
-    one is pending.
+    UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by its path.
+    outcomes by UUID; a domain without one is pending.
     """
 
     id: str
@@ -78,7 +95,7 @@ class Journal:
     tasks: dict[str, Task]
     begun: dict[str, set[int]] = field(default_factory=dict)
     done: dict[str, set[int]] = field(default_factory=dict)
-    facts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, list[dict[str, list[int]]]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     to: str | None = None
 
@@ -90,7 +107,7 @@ class Journal:
 
     @property
     def state(self) -> str:
-        """Of the whole: pending, done, undone, or partly done."""
+        """Of the whole: pending, done, undone, skipped, or partly (some done, others not)."""
         states = {outcome.state for outcome in self.outcomes.values()}
         if self.pending:
             return "pending"
@@ -105,11 +122,16 @@ class Writer:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
-            if not new and not _ends_with_newline(path):
-                # what a torn line says is not to run into the next one
-                os.write(self._file, b"\n")
         except OSError as error:
-            raise JournalError(f"cannot write {path}: {error.strerror}") from None
+            raise JournalError(f"cannot write {path}: {_why(error)}") from None
+        try:
+            if not new:
+                # a torn line stays none, though all of it but its end may be there
+                torn = "" if _ends_with_newline(path) else " (torn)\n"
+                self._append(torn + _line({"resume": now()}))
+        except OSError as error:
+            self.close()
+            raise JournalError(f"cannot write {path}: {_why(error)}") from None
 
     @classmethod
     def create(
@@ -123,7 +145,7 @@ class Writer:
         of: str | None = None,
         to: str | None = None,
     ) -> Writer:
-        """A new journal that says what is meant. Raises JournalError."""
+        """A new journal that says what is meant. Raises JournalError, and then there is none."""
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
         head = {
             "schema": SCHEMA,
@@ -135,33 +157,44 @@ class Writer:
         }
         if to is not None:
             head["to"] = to
-        writer.write(head, *({"task": task.as_data()} for task in tasks))
-        fsync_directory(directory)
+        try:
+            writer.write(head, *({"task": task.as_data()} for task in tasks))
+            fsync_directory(directory)
+        except BaseException:
+            writer.close()
+            os.unlink(writer.path)
+            raise
         return writer
 
     def write(self, *records: dict[str, Any]) -> None:
         """Append records; one sync for all of them. Raises JournalError."""
-        lines = "".join(json.dumps(record, ensure_ascii=True) + "\n" for record in records)
-        data = lines.encode()
+        if not records:
+            return
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fdatasync(self._file)
+            self._append("".join(map(_line, records)))
         except OSError as error:
-            raise JournalError(f"cannot write {self.path}: {error.strerror}") from None
+            raise JournalError(
+                f"cannot write {self.path}: {_why(error)}; nothing more was done: when it can be "
+                "written again, xmlkit recover"
+            ) from None
+
+    def _append(self, lines: str) -> None:
+        data = lines.encode()
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fdatasync(self._file)
 
     def begin(self, *at: tuple[str, int]) -> None:
         """These steps are about to be taken: (UUID, number of the step)."""
         self.write(*({"begin": number, "domain": uuid, "at": now()} for uuid, number in at))
 
-    def done(self, *at: tuple[str, int, dict[str, Any]]) -> None:
-        """These steps were taken, with what is to be remembered of each."""
-        self.write(
-            *(
-                {"done": number, "domain": uuid, "at": now()} | ({"facts": facts} if facts else {})
-                for uuid, number, facts in at
-            )
-        )
+    def remember(self, uuid: str, facts: Mapping[str, Sequence[int]]) -> None:
+        """What is to be known of images after a crash: inode, size and time, by path."""
+        self.write({"facts": facts, "domain": uuid, "at": now()})
+
+    def done(self, *at: tuple[str, int]) -> None:
+        """These steps were taken: (UUID, number of the step)."""
+        self.write(*({"done": number, "domain": uuid, "at": now()} for uuid, number in at))
 
     def end(self, *ends: tuple[str, Outcome]) -> None:
         """This is how it ended for these domains."""
@@ -180,11 +213,11 @@ def read(path: str) -> Journal:
         with open(path, "rb", opener=_opener) as file:
             lines = file.read().split(b"\n")
     except OSError as error:
-        raise JournalError(f"cannot read {path}: {error.strerror}") from None
+        raise JournalError(f"cannot read {path}: {_why(error)}") from None
     # without its newline a last line is torn, and was never acted upon
     records = list(_records(path, lines[:-1]))
     if not records:
-        raise JournalError(f"{path} says nothing: xmlkit ended before it did anything; remove it")
+        raise _NothingSaidError(f"{path} says nothing: xmlkit ended before it did anything")
     head = records[0]
     if head.get("schema") != SCHEMA:
         raise JournalError(
@@ -193,18 +226,24 @@ def read(path: str) -> Journal:
         )
     try:
         return _journal(path, head, records[1:])
-    except (KeyError, TypeError, ValueError, AttributeError, PlanError) as error:
-        raise JournalError(f"{path} is damaged ({error}): look at it with less") from None
+    except (KeyError, TypeError, ValueError, AttributeError, XmlkitError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise JournalError(f"{path} is damaged ({what}): look at it with less") from None
 
 
 def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, ...]]:
-    """All journals of a state directory, oldest first, and what kept others from being read."""
+    """All journals of a state directory, oldest first, and what kept others from being read.
+
+    One that says nothing is passed over: the power failed when it was made.
+    """
     journals, errors = [], []
     for name in sorted(os.listdir(directory)):
         if not name.endswith(".jsonl") or not ID.fullmatch(name.removesuffix(".jsonl")):
             continue
         try:
             journals.append(read(os.path.join(directory, name)))
+        except _NothingSaidError:
+            continue
         except JournalError as error:
             errors.append(error)
     return tuple(journals), tuple(errors)
@@ -225,11 +264,16 @@ def find(directory: str, id: str) -> Journal:
 
 
 def as_data(journal: Journal) -> dict[str, Any]:
-    """A transition as `xmlkit journal --format json` shows it, of schema xmlkit.journal/1."""
+    """A transition as `xmlkit journal --format json` shows it, of schema xmlkit.journal/1.
+
+    Each step is open, begun or done; all of them are done where the domain is.
+    """
     domains = []
     for uuid, task in journal.tasks.items():
         outcome = journal.outcomes.get(uuid, Outcome("pending"))
         begun, done = journal.begun.get(uuid, set()), journal.done.get(uuid, set())
+        if outcome.state == "done":
+            done = set(range(len(task.steps)))
         domains.append(
             {
                 "name": task.plan.name,
@@ -273,8 +317,18 @@ def fsync_directory(directory: str) -> None:
         os.close(handle)
 
 
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=True) + "\n"
+
+
 def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # not blocking: it may be a pipe
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _why(error: OSError) -> str:
+    linked = error.errno == errno.ELOOP
+    return "it is a symbolic link, which is not followed" if linked else str(error.strerror)
 
 
 def _ends_with_newline(path: str) -> bool:
@@ -287,16 +341,21 @@ def _ends_with_newline(path: str) -> bool:
 
 
 def _records(path: str, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    torn = 0
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            if number > 1:
-                # torn when the power failed; what came after it was appended by a recover
-                continue
-            raise JournalError(f"{path}: line {number} is no JSON: it is no journal") from None
+            if number == 1:
+                raise JournalError(f"{path}: line 1 is no JSON: it is no journal") from None
+            torn = torn or number
+            continue
         if not isinstance(record, dict):
             raise JournalError(f"{path}: line {number} is no record: it is no journal")
+        if torn and "resume" not in record:
+            # torn lines are the last ones that a process wrote, and the next one says that it began
+            raise JournalError(f"{path} is damaged (line {torn} is no JSON): look at it with less")
+        torn = 0
         yield record
 
 
@@ -307,18 +366,37 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
             data = record["task"]
             plan = Plan.from_data(data["plan"])
             tasks[plan.uuid] = Task(plan, tuple(map(steps.from_data, data["steps"])))
-    journal = Journal(
-        *(head["id"], path, head["kind"], head["of"], head["uri"], head["at"], tasks),
-        to=head.get("to"),
-    )
+    kind, of, uri, started = (head[name] for name in ("kind", "of", "uri", "at"))
+    journal = Journal(head["id"], path, kind, of, uri, started, tasks, to=head.get("to"))
     for record in records:
         if "begin" in record:
-            journal.begun.setdefault(record["domain"], set()).add(record["begin"])
+            _steps_of(record, tasks, journal.begun).add(record["begin"])
         elif "done" in record:
-            journal.done.setdefault(record["domain"], set()).add(record["done"])
-            journal.facts[record["domain"], record["done"]] = record.get("facts", {})
+            _steps_of(record, tasks, journal.done).add(record["done"])
+        elif "facts" in record:
+            facts = {path: _identity(at) for path, at in record["facts"].items()}
+            if record["domain"] not in tasks:
+                raise ValueError(f"no task is of domain {record['domain']}")
+            journal.facts.setdefault(record["domain"], []).append(facts)
         elif "end" in record:
-            journal.outcomes[record["end"]] = Outcome(
-                record["state"], record["id"], record["message"]
-            )
+            outcome = Outcome(record["state"], record["id"], record["message"])
+            if record["end"] not in tasks or outcome.state not in STATES:
+                raise ValueError(f"{record['end']} cannot have ended {outcome.state}")
+            journal.outcomes[record["end"]] = outcome
     return journal
+
+
+def _steps_of(
+    record: dict[str, Any], tasks: dict[str, Task], by_uuid: dict[str, set[int]]
+) -> set[int]:
+    """Where the record's step is noted; ValueError if no task has such a step."""
+    uuid, number = record["domain"], record.get("begin", record.get("done"))
+    if uuid not in tasks or number not in range(len(tasks[uuid].steps)):
+        raise ValueError(f"no task has step {number} of domain {uuid}")
+    return by_uuid.setdefault(uuid, set())
+
+
+def _identity(at: Any) -> list[int]:
+    if not isinstance(at, list) or [int] * 3 != [type(each) for each in at]:
+        raise ValueError(f"no image is {at!r}")
+    return at

@@ -15,7 +15,7 @@ from xmlkit.document import Document, Edit, Replace
 from xmlkit.plan import Plan, Transition
 from xmlkit.transformers import transform
 
-__all__ = ["names_of", "redefine", "rewritten"]
+__all__ = ["is_saved", "names_of", "redefine", "rewritten"]
 
 
 def rewritten(document: Document, plan: Plan) -> Document:
@@ -41,15 +41,28 @@ def rewritten(document: Document, plan: Plan) -> Document:
 def redefine(domain: Any, kind: str, name: str, plan: Plan) -> None:
     """Define a domain's snapshot, checkpoint or managed save anew with the plan's addresses.
 
-    kind: "snapshot", "checkpoint" or "managed-save". Does nothing if that is so already. Raises
-    libvirtError, PlanError.
+    kind: "snapshot", "checkpoint" or "managed-save". Does nothing if that is so already, or if
+    somebody has removed it since. Raises libvirtError, PlanError.
 
     Source: virDomainSnapshotCreateXML with REDEFINE (0.9.5), virDomainCheckpointCreateXML with
     REDEFINE (5.6.0), virDomainManagedSaveDefineXML (3.7.0).
     """
     import libvirt
 
+    try:
+        _redefine(domain, kind, name, plan)
+    except libvirt.libvirtError as error:
+        gone = (libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT, libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT)
+        if error.get_error_code() not in gone:
+            raise
+
+
+def _redefine(domain: Any, kind: str, name: str, plan: Plan) -> None:
+    import libvirt
+
     if kind == "managed-save":
+        if not is_saved(domain):
+            return
         xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
         document = Document.parse(xml)
         made = rewritten(document, plan)
@@ -87,9 +100,21 @@ def names_of(domain: Any) -> tuple[tuple[str, str], ...]:
         # a driver or a version without checkpoints has none
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
-    if domain.hasManagedSaveImage():
+    if is_saved(domain):
         found.append(("managed-save", ""))
     return tuple(found)
+
+
+def is_saved(domain: Any) -> bool:
+    """Whether a domain has a managed save image, which its next start restores."""
+    import libvirt
+
+    try:
+        return bool(domain.hasManagedSaveImage())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return False
+        raise
 
 
 def _plan_for(document: Document, plan: Plan) -> Plan:

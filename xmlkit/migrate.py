@@ -161,9 +161,6 @@ class _Judge:
         self.creations: dict[str, Creation] = {}
         self.creates: list[Create] = []
 
-    def add(self, id: str, message: str, target: str = "", severity: Any = "") -> None:
-        self.found.append(_concern(id, message, target, severity))
-
     def migration(self) -> Migration:
         guest, options = self.guest, self.options
         host = _unlisted(self.over.host) if self.copies else self.over.host
@@ -230,24 +227,24 @@ class _Judge:
         """What is wrong with the two hosts, whatever the disks."""
         uuids = [_host_uuid(each) for each in (self.source, self.there)]
         if uuids[0] == uuids[1]:
-            self.add("same-host", f"both have the UUID {uuids[0]}")
+            self.found += _concern("same-host", f"both have the UUID {uuids[0]}")
         elif known := _any_domain(self.there, self.guest.uuid, self.guest.name):
-            self.add("domain-exists", f"the destination has {known} already")
+            self.found += _concern("domain-exists", f"the destination has {known} already")
         here, over = self.surveyed.host.libversion, self.over.host.libversion
         if here is not None and over is not None and over < here:
             versions = f"libvirt {version_text(over)} there, {version_text(here)} here"
-            self.add("older-libvirt", versions)
+            self.found += _concern("older-libvirt", versions)
         if self.options.storage == "shared":
             for disk in self._disks():
                 if _is_written(disk) and _cache(disk) not in _SAFE_CACHES:
                     message = f"its cache is {_cache(disk)}"
-                    self.add("unsafe-cache", message, disk.target, "warn")
+                    self.found += _concern("unsafe-cache", message, disk.target, "warn")
 
     def _skips(self, made: Plan) -> None:
         """The disks that cannot have the address that they should have there."""
         for skip in made.skips:
             if skip.reason.id not in STAYS and skip.reason.id != "rescue":
-                self.add(skip.reason.id, skip.reason.message, skip.target, "refuse")
+                self.found += _concern(skip.reason.id, skip.reason.message, skip.target, "refuse")
 
     def _volumes(self) -> None:
         """Disks that are volumes already: their pool has to be there too."""
@@ -257,10 +254,10 @@ class _Judge:
             pool = self.over.host.by_name.get(disk.address.pool)
             if pool is None:
                 message = f"the destination has no pool {disk.address.pool}"
-                self.add("no-pool", message, disk.target, "refuse")
+                self.found += _concern("no-pool", message, disk.target, "refuse")
             elif not pool.active:
                 message = f"pool {pool.name} is not active there"
-                self.add("pool-inactive", message, disk.target, "refuse")
+                self.found += _concern("pool-inactive", message, disk.target, "refuse")
 
     # Disks that are copied.
 
@@ -277,14 +274,14 @@ class _Judge:
             if pool is None or address.volume is None or disk.target not in persistent:
                 if isinstance(decision, Skip) and decision.reason.id in STAYS - {"already"}:
                     message = f"it would have no volume there: {decision.reason.message}"
-                    self.add(decision.reason.id, message, disk.target, "refuse")
+                    self.found += _concern(decision.reason.id, message, disk.target, "refuse")
                 continue
             capacity, allocation, _ = self._domain().blockInfo(disk.target)
             try:
                 creation, below = self._creation(disk, pool.name, address.volume, capacity)
             except VolumeError as error:
                 id = "volume-taken" if error.id == "volume-exists" else error.id
-                self.add(id, str(error), disk.target, "refuse")
+                self.found += _concern(id, str(error), disk.target, "refuse")
                 continue
             self.creations[disk.target] = creation
             fields = (disk.target, pool.name, address.volume, disk.image_format, capacity)
@@ -295,7 +292,7 @@ class _Judge:
                 free = self.there.storagePoolLookupByName(name).info()[3]
                 if size > free:
                     message = f"the disks take {size >> 20} MiB, pool {name} has {free >> 20} MiB"
-                    self.add("space", message)
+                    self.found += _concern("space", message)
 
     def _creation(
         self, disk: Disk, pool: str, volume: str, capacity: int
@@ -317,14 +314,16 @@ class _Judge:
         found: list[tuple[str, str]] = []
         path = self.surveyed.path_of(disk)
         if not self.surveyed.local:
-            self.add("unseen", "its files are another machine's", disk.target, "refuse")
+            self.found += _concern(
+                "unseen", "its files are another machine's", disk.target, "refuse"
+            )
             return found
         while (file := self.surveyed.files.get(path or "")) and file.header is not None:
             if file.header.file is None:
                 break
             if file.backing is None or file.header.format is None:
                 message = f"{path} does not say the path and format of what it is backed by"
-                self.add("format-unknown", message, disk.target, "refuse")
+                self.found += _concern("format-unknown", message, disk.target, "refuse")
                 break
             path = file.backing
             if path in (each for each, _ in found):
@@ -336,7 +335,7 @@ class _Judge:
         for path, _ in chain:
             why = _other_content(self.there, path)
             if why is not None:
-                self.add("base-unverified", f"{path}: {why}", disk.target)
+                self.found += _concern("base-unverified", f"{path}: {why}", disk.target)
 
     def _by_path(self, live: Plan, document: Document) -> Plan:
         """The live plan with the disks that are copied at their volumes' paths.
@@ -418,8 +417,8 @@ def _cache(disk: Disk) -> str:
     return "default" if driver is None else driver.get("cache", "default")
 
 
-def _concern(id: str, message: str, target: str, severity: Any = "") -> Concern:
-    return Concern(id, message, target, severity or RULES[id].severity or "refuse")
+def _concern(id: str, message: str, target: str = "", severity: Any = "") -> tuple[Concern]:
+    return (Concern(id, message, target, severity or RULES[id].severity or "refuse"),)
 
 
 def _host_uuid(connection: Any) -> str | None:
@@ -603,7 +602,7 @@ class _Mover:
         self.listener("begin", self.uuid, step)
         yield
         self.listener("done", self.uuid, step)
-        self.writer.done((self.uuid, number, {}))
+        self.writer.done((self.uuid, number))
         self.done.add(number)
 
     def _refuse_taken(self, step: Step) -> None:
@@ -783,8 +782,8 @@ class _Mover:
         if here.known and not here.job:
             return self._take_back(f"it is {here} here")
         if here.job:
-            return _pending("libvirt", "a job is still running on it (virsh domjobinfo)")
-        return _pending(
+            raise _Failure("libvirt", "a job is still running on it (virsh domjobinfo)")
+        raise _Failure(
             "guest-lost",
             "neither host has the domain: both names of each image stay; define it again where it "
             "is to run",
@@ -794,7 +793,7 @@ class _Mover:
         if here.running:
             if not late:
                 return None
-            return _pending(
+            raise _Failure(
                 "two-running",
                 "it runs on both hosts: find out which one is right, and end the other one "
                 "(virsh destroy)",
@@ -802,7 +801,7 @@ class _Mover:
         if here.active and not here.migrating:
             if not late:
                 return None
-            return _pending(
+            raise _Failure(
                 "two-running",
                 "it runs there, and is active here for another reason than the migration: look at "
                 "it (virsh domstate --reason)",
@@ -835,12 +834,12 @@ class _Mover:
             return None
         if there.migrating and here.active and not here.job:
             if not (here.running or here.migrating):
-                return _pending("two-running", f"it is {there} there and {here} here: look at both")
+                raise _Failure("two-running", f"it is {there} there and {here} here: look at both")
             self.there.lookupByUUIDString(self.uuid).destroy()
             if here.paused:
                 self._resume()
             return self._take_back("")
-        return _pending(
+        raise _Failure(
             "two-running",
             f"it is {there} there and {here} here: look at both (virsh domstate --reason)",
         )
@@ -848,7 +847,7 @@ class _Mover:
     def _is_defined_there(self, here: _Side) -> Outcome:
         """It is shut off there."""
         if here.known:
-            return _pending(
+            raise _Failure(
                 "two-running",
                 f"it is shut off there and {here} here, and may have run there: look at both, and "
                 "undefine the one that is not wanted",
@@ -946,10 +945,6 @@ class _Mover:
             ):
                 found.append(str(domain.name()))
         return ", ".join(found)
-
-
-def _pending(id: str, message: str) -> Outcome:
-    return Outcome("pending", id, f"{message}; then run xmlkit recover")
 
 
 def _side(connection: Any, uuid: str) -> _Side:

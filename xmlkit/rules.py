@@ -343,6 +343,71 @@ RULES: dict[str, Rule] = {
             "Correct the file that the message names: an object of JSON, paths to formats.",
             "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
         ),
+        # Why a transition did not end as it was meant to.
+        Rule(
+            "no-domain",
+            "there is no such domain any more",
+            "Somebody has undefined it since it was planned for. Its images are left as they are, "
+            "under their old names if these are there.",
+            "If that was meant: nothing to do. Otherwise define it again from a copy of its XML, "
+            "then plan again.",
+        ),
+        Rule(
+            "disk-changed",
+            "a planned disk was changed by somebody else",
+            "The plan was made for the disk as it was. What somebody has made of it since is "
+            "theirs and is kept, and no image is removed that the domain names now.",
+            "Look at it (virsh dumpxml --inactive DOMAIN), then plan again. If the outcome is "
+            "pending: bring all planned disks to their old or to their new addresses (virsh "
+            "edit), then xmlkit recover.",
+        ),
+        Rule(
+            "pool-refresh",
+            "libvirt could not read the pool again",
+            "Without that libvirt does not know of an image that was put there, and would not "
+            "start the domain. A pool that is busy (a volume is being made or uploaded, code 1) "
+            "is asked again for ten seconds.",
+            "Wait until it is not busy, start it (virsh pool-start POOL), or look for what the "
+            "message names; then plan again, or xmlkit recover if the outcome is pending.",
+            "storagePoolRefresh, libvirt 9.0.0",
+        ),
+        Rule(
+            "not-kept",
+            "libvirt did not keep the definition that it was given",
+            "The domain was read back and lacked something that it had before, or had it "
+            "otherwise. The old definition was put back.",
+            "Look at the place that the message names: correct it (virsh edit) so that libvirt "
+            "keeps it, then plan again.",
+        ),
+        Rule(
+            "libvirt",
+            "libvirt refused, or could not be reached",
+            "What it said, and the number of its error, is in the message. What had been done was "
+            "taken back, or is pending where that needs libvirt too.",
+            "Mend what the message names; then plan again, or xmlkit recover if the outcome is "
+            "pending.",
+        ),
+        Rule(
+            "failed",
+            "a step failed",
+            "What went wrong is in the message. What had been done was taken back, or is pending.",
+            "Mend what the message names; then plan again, or xmlkit recover if the outcome is "
+            "pending.",
+        ),
+        Rule(
+            "interrupted",
+            "somebody interrupted it",
+            "What had been begun was brought to an end: a domain that had its new addresses keeps "
+            "them, any other has its old ones.",
+            "Run it again for those that are not done.",
+        ),
+        Rule(
+            "max-failures",
+            "others had failed before",
+            "As many domains as --max-failures allows have failed, so no further one was changed, "
+            "and what was prepared for this one was taken back.",
+            "Look at the first failures; when they are mended, run it again.",
+        ),
         # What preflight finds.
         Rule(
             "running",
@@ -528,7 +593,7 @@ RULES: dict[str, Rule] = {
             "Leave the image where it is, put a pool over its directory, or rebase the others "
             "first (qemu-img rebase -u -b NEW -F FORMAT OVERLAY).",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "relative-backing",
@@ -537,7 +602,7 @@ RULES: dict[str, Rule] = {
             "qemu-img rebase -u -b /ABSOLUTE/PATH -F FORMAT IMAGE, with the guest shut off.",
             "bdrv_get_full_backing_filename, QEMU",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "other-file-system",
@@ -568,7 +633,7 @@ RULES: dict[str, Rule] = {
             "without the right to search them the guest cannot open its disk.",
             "chmod o+x DIRECTORY, for each directory that is named.",
             severity="refuse",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "remembered-owner",
@@ -579,7 +644,7 @@ RULES: dict[str, Rule] = {
             "If no host has the image open: setfattr -x trusted.libvirt.security.ref_dac IMAGE, "
             "and the same for the others that getfattr -m trusted -d shows.",
             severity="warn",
-            seen=("9.0.0",),
+            seen=_EACH,
         ),
         Rule(
             "volume-limits",

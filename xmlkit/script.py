@@ -136,10 +136,13 @@ def _definitions(tasks: tuple[Task, ...]) -> Iterator[str]:
 
 def _unlinks(tasks: tuple[Task, ...]) -> Iterator[str]:
     copied = {step.source for step in _all(tasks) if isinstance(step, Copy)}
-    for step in _all(tasks):
-        if isinstance(step, Unlink):
-            command = "drop_copied" if step.path in copied else "drop_name"
-            yield shlex.join((command, step.path, step.kept))
+    unlinks = [step for step in _all(tasks) if isinstance(step, Unlink)]
+    if unlinks:
+        # the new names, and what libvirt has written, are on their disks before an old name goes
+        yield "sync"
+    for step in unlinks:
+        command = "drop_copied" if step.path in copied else "drop_name"
+        yield shlex.join((command, step.path, step.kept))
 
 
 def _last_refreshes(tasks: tuple[Task, ...]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 
-class Link(NamedTuple):
+@dataclass(frozen=True)
+class Link:
     """A second name for an image: on one file system, nothing is copied."""
 
     source: str
@@ -41,7 +43,8 @@ class Link(NamedTuple):
         return shlex.join(("ln", "-T", "--", self.source, self.target))
 
 
-class Copy(NamedTuple):
+@dataclass(frozen=True)
+class Copy:
     """A verified copy of an image, where a second name is impossible."""
 
     source: str
@@ -52,7 +55,8 @@ class Copy(NamedTuple):
         return shlex.join(("cp", *options, self.source, self.target))
 
 
-class Refresh(NamedTuple):
+@dataclass(frozen=True)
+class Refresh:
     """libvirt reads the pool's directory again. uri: of the libvirt, "" for the one here."""
 
     pool: str
@@ -62,7 +66,8 @@ class Refresh(NamedTuple):
         return shlex.join((*_virsh(self.uri), "pool-refresh", "--", self.pool))
 
 
-class Create(NamedTuple):
+@dataclass(frozen=True)
+class Create:
     """A volume for the disk `target`, at the destination of a migration, that QEMU fills.
 
     capacity: bytes. backing, backing_format: what it is laid over, "" for an empty volume.
@@ -84,7 +89,8 @@ class Create(NamedTuple):
         return shlex.join((*words, "--", self.pool, self.volume, str(self.capacity)))
 
 
-class Migrate(NamedTuple):
+@dataclass(frozen=True)
+class Migrate:
     """The running domain goes to the libvirt at `to`. storage: "shared", "full", "incremental"."""
 
     domain: str
@@ -99,7 +105,8 @@ class Migrate(NamedTuple):
         return shlex.join((*words, *files, "--", self.domain, self.to))
 
 
-class Redefine(NamedTuple):
+@dataclass(frozen=True)
+class Redefine:
     """A snapshot, a checkpoint or a managed save gets the new addresses too.
 
     kind: "snapshot", "checkpoint" or "managed-save". name: of it; "" for a managed save.
@@ -113,19 +120,21 @@ class Redefine(NamedTuple):
         file = f"{self.name or self.domain}.xml"
         if self.kind == "managed-save":
             return shlex.join(("virsh", "managedsave-define", "--", self.domain, file))
-        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", self.domain, file))
+        return shlex.join(("virsh", f"{self.kind}-create", "--redefine", "--", self.domain, file))
 
 
-class Define(NamedTuple):
+@dataclass(frozen=True)
+class Define:
     """The domain's persistent XML gets the new addresses."""
 
     domain: str
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "define", f"{self.domain}.xml"))
+        return shlex.join(("virsh", "define", "--", f"{self.domain}.xml"))
 
 
-class Unlink(NamedTuple):
+@dataclass(frozen=True)
+class Unlink:
     """The old name of an image goes: the point of no return, and last.
 
     kept: the name that the domain has now.
@@ -196,15 +205,19 @@ def _virsh(uri: str) -> tuple[str, ...]:
 
 def as_data(step: Step) -> dict[str, Any]:
     """The step as it stands in a journal; a field that says nothing but its default is left out."""
-    fields = step._asdict()
-    kept = {k: v for k, v in fields.items() if step._field_defaults.get(k) != v}
+    defaults = {field.name: field.default for field in fields(step)}
+    kept = {name: value for name, value in asdict(step).items() if value != defaults[name]}
     return {"step": type(step).__name__.lower(), **kept}
 
 
 def from_data(data: Mapping[str, Any]) -> Step:
     """The step that `as_data` gave. Raises XmlkitError for anything else."""
-    fields = dict(data)
-    kind = _KINDS.get(fields.pop("step", ""))
-    if kind is None or set(kind._field_defaults | fields) != set(kind._fields):
+    values = dict(data)
+    kind = _KINDS.get(str(values.pop("step", "")))
+    known = {} if kind is None else {field.name: field for field in fields(kind)}
+    needed = {name for name, field in known.items() if field.default is MISSING}
+    whole = needed <= set(values) <= set(known)
+    typed = all(type(v) is (int if name == "capacity" else str) for name, v in values.items())
+    if kind is None or not whole or not typed:
         raise XmlkitError(f"not a step: {data!r}")
-    return kind(**fields)
+    return kind(**values)

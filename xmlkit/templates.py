@@ -9,12 +9,13 @@ Laws
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from xmlkit import shipped
 from xmlkit.document import Document
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["render"]
 
@@ -30,6 +31,9 @@ def render(name: str, /, **values: Any) -> Document:
 
 @cache
 def _environment() -> Environment:
+    # it takes longer to import than a refusal takes to be printed
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     return Environment(
         loader=FileSystemLoader(shipped.directory("templates")),
         autoescape=True,

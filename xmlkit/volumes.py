@@ -242,8 +242,8 @@ def copy(
     times as long as `snapshot` or a reflink.
 
     source_pool, source: the volume. source_format: what it must be. capacity: bytes, not less
-    than the source's. preallocate: as in `blank`. reflink: share the blocks, where the file system
-    can (XFS, btrfs).
+    than the source's; needed unless that was observed. preallocate: as in `blank`. reflink: share
+    the blocks, where the file system can (XFS, btrfs).
     Raises VolumeError.
     Source: virStorageBackendGetBuildVolFromFunction, libvirt 9.0.0.
     """
@@ -298,25 +298,24 @@ def copy(
                 f"{source_pool.name}/{source}: a copy cannot be smaller",
             )
     blocks = not host.can("image-volumes", pool.type)
-    if blocks and pool.type != "rbd" and capacity is None:
-        capacity = None if observed is None else observed.capacity
-        if capacity is None:
-            raise VolumeError(
-                "volume-capacity", f"a volume in a {pool.type} pool needs a capacity: say which"
-            )
+    size = capacity if observed is None or capacity is not None else observed.capacity
+    if size is None:
+        raise VolumeError(
+            "volume-capacity",
+            f"the size of {source_pool.name}/{source} is not known: say the capacity, or observe "
+            "the host",
+        )
     # a block device, or an encrypted image, has its size before the content comes
     honoured = loop or target.encryption is not None or (blocks and pool.type != "rbd")
-    said = capacity if honoured else None
     # left out it is a full one
-    allocation = said if blocks or preallocate == "full" else 0
-    document = _volume(host, pool, name, target, said, allocation)
+    allocation = size if blocks or preallocate == "full" else 0
     return Creation(
         pool.name,
-        document,
+        _volume(host, pool, name, target, size, allocation),
         ("reflink",) if reflink else flags,
         (source_pool.name, source),
         source_format,
-        capacity if said is None else None,
+        None if honoured else capacity,
     )
 
 

@@ -31,6 +31,7 @@ from xmlkit.rules import ACCEPTABLE
 @click.option(
     "--accept",
     type=click.Choice(ACCEPTABLE),
+    metavar="ID",
     multiple=True,
     help="A rule that shall not stand in the way.",
 )
@@ -64,7 +65,7 @@ def command(
 
     \b
     Example:
-        xmlkit migrate --connect qemu:///system --to qemu+ssh://root@other/system \\
+        xmlkit migrate --connect qemu:///system --to qemu+ssh://root@b/system \\
             --relocate nova-disks-pool instance-00000001
     """
     if disks_uri is not None and storage == "shared":

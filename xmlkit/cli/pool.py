@@ -16,11 +16,20 @@ def command() -> None:
     """Write the XML that creates a storage pool.
 
     Nothing is changed: the document is for virsh pool-define, --script prints all commands.
+
+    \b
+    Exit code: 0 written, 2 trouble and nothing written.
+
+    \b
+    Example:
+        xmlkit pool create images --type dir --target /srv/images
     """
 
 
 @command.command(name="create")
-@click.option("--type", "type_", type=click.Choice(list(TYPES)), required=True)
+@click.option(
+    "--type", "type_", type=click.Choice(list(TYPES)), required=True, help="What it is made of."
+)
 @click.option("--target", metavar="PATH", default="", help="Where the host sees it.")
 @click.option(
     "--source",
@@ -56,7 +65,7 @@ def create(
 
     \b
     Example:
-        xmlkit pool create nova-disks-pool --type dir --target /var/lib/nova/instances/disks
+        xmlkit pool create nova-disks-pool --type dir --target /srv/disks
     """
     if (auth_user is None) != (auth_secret is None):
         raise click.UsageError("--auth-user and --auth-secret go together")

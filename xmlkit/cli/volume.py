@@ -78,6 +78,13 @@ def command() -> None:
     """Write the XML that creates, copies or snapshots a volume, and say what else is to be done.
 
     Nothing is changed: the document is for virsh vol-create, --script prints all commands.
+
+    \b
+    Exit code: 0 written, 2 trouble and nothing written.
+
+    \b
+    Example:
+        xmlkit volume create default/swap --image-format raw --capacity 1G
     """
 
 
@@ -144,15 +151,16 @@ def copy_(
 
     libvirt probes the bytes of SRC and follows the backing file that they name. For a disk that a
     guest has written use xmlkit volume snapshot, which tells qemu-img the format. A copy is never
-    compressed and has no backing file.
+    compressed and has no backing file. --capacity is SRC's or more, needed unless its pool was
+    observed (--connect, --host).
 
     \b
     Exit code: 0 written, 2 trouble and nothing written.
 
     \b
     Example:
-        xmlkit volume copy nova-base-images-pool/image nova-disks-pool/guest_disk \\
-            --source-format raw --image-format raw --reflink --script
+        xmlkit volume copy images/base disks/guest --reflink --script \\
+            --source-format raw --image-format raw --capacity 10G
     """
     host, pool, name = _place(volume, options)
     _, source_pool, source_name = _place(source, options, host)
