@@ -32,6 +32,7 @@ FIXTURES = ROOT / "fixtures"
 DOMAIN = str(FIXTURES / "file-in-pool.xml")
 IMAGES = ("--pool", "images=/srv/images")
 NODE = f"test://{FIXTURES}/every-pool-type.xml"
+BEGIN = ("guest", "migrate", "begin", "-")
 CODE = "from xmlkit.cli import main; main()"
 # What each command needs to say something of a file.
 READING: dict[str, tuple[str, ...]] = {
@@ -139,6 +140,10 @@ def test_without_a_command_the_help_is_shown() -> None:
         pytest.param(("observe", DOMAIN), id="observe-with-a-file"),
         pytest.param(("transform", *IMAGES, "--in-place", "-"), id="in-place-stdin"),
         pytest.param(("transform", *IMAGES, "--in-place", "-o", "x", DOMAIN), id="in-place-and-o"),
+        pytest.param(("apply", "--arrived", "--plan", DOMAIN), id="arrived-with-a-plan"),
+        pytest.param(("apply", "--arrived", "--to", "path", "guest"), id="arrived-to-path"),
+        pytest.param(("hook", *BEGIN), id="hook-without-host"),
+        pytest.param(("hook", "--host", "x", "--timeout", "0", *BEGIN), id="hook-without-time"),
         pytest.param(("diff", *IMAGES, "--assume-libvirt", "new", DOMAIN), id="no-version"),
     ],
 )

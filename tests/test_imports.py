@@ -52,6 +52,10 @@ COMMANDS = {
         (1, "diff", "--pool", f"p={INSTANCE}", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe"},
     ),
+    "hook": (
+        (0, "hook", "--host", str(FIXTURE), "guest", "started", "begin", "-"),
+        {"libvirt", "lxml", "json", "tempfile", "subprocess", "xmlkit.hook", "xmlkit.plan"},
+    ),
     "volume": ((0, "volume", "--help"), {"libvirt", "tempfile", "xmlkit.actions"}),
     "status": (
         (1, "status", "--connect", "test:///default"),

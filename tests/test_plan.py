@@ -1019,6 +1019,108 @@ def test_a_migrations_document_is_planned_as_live() -> None:
     assert [False] == [each.live for each in plan(Document.parse(PLAIN), HOST).transitions]
 
 
+# Arrived.
+
+ROOT_VOLUME = volume("nova", f"{UUID}_disk", f"{DISKS}/{UUID}_disk", "qcow2")
+ARRIVED = with_pools(replace(NOVA, volumes=(ROOT_VOLUME,)))
+SECOND = Pool("second", "dir", "/second", volumes=(replace(ROOT_VOLUME, pool="second"),))
+
+
+def test_an_image_that_has_arrived_is_at_the_volume_of_its_name() -> None:
+    """In the one pool that lists it, which needs no --relocate; without arrived it is no volume."""
+    made = transition(plan(fixture("nova-root"), ARRIVED, arrived=True))
+
+    assert ("move", "volume", True) == (made.action, made.disk_type, made.verified)
+    assert Address("file", f"{INSTANCE}/disk") == made.before
+    assert Address("volume", ROOT_VOLUME.path, "nova", ROOT_VOLUME.name) == made.after
+    assert "outside-pools" == what(only(plan(fixture("nova-root"), ARRIVED)))
+    assert "volume-taken" == what(only(plan(fixture("nova-root"), ARRIVED, **RELOCATE)))
+
+
+def test_what_has_arrived_goes_to_its_own_pool_whatever_relocate_says() -> None:
+    """What no pool lists has not arrived, and is not relocated either."""
+    options: dict[str, Any] = {"arrived": True, "relocate": {None: "images"}}
+
+    assert "nova" == transition(plan(fixture("nova-root"), ARRIVED, **options)).after.pool
+    assert "no-volume" == what(only(plan(fixture("nova-root"), HOST, **options)))
+
+
+ON_VOLUME = volume_disk("nova", ROOT_VOLUME.name, target="vdb")
+NOT_ARRIVED = {
+    "nowhere": ("no-volume", fixture("nova-root"), HOST),
+    "not observed": (
+        "no-volume",
+        fixture("nova-root"),
+        with_pools(replace(NOVA, volumes=None)),
+    ),
+    "in two pools": ("no-volume", fixture("nova-root"), with_pools(SECOND, host=ARRIVED)),
+    "in a stopped pool": (
+        "no-volume",
+        fixture("nova-root"),
+        with_pools(replace(NOVA, volumes=(ROOT_VOLUME,), active=False)),
+    ),
+    "in a pool of blocks": (
+        "pool-type",
+        fixture("nova-root"),
+        with_pools(replace(VG, volumes=(replace(ROOT_VOLUME, pool="vg"),))),
+    ),
+    "in another format": (
+        "format-disagrees",
+        fixture("nova-root"),
+        with_pools(replace(NOVA, volumes=(replace(ROOT_VOLUME, format="raw"),))),
+    ),
+    "as a link": (
+        "symlink",
+        fixture("nova-root"),
+        with_pools(replace(NOVA, volumes=(replace(ROOT_VOLUME, link=True),))),
+    ),
+    "for another domain": (
+        "outside-pools",
+        domain(file_disk(f"{INSTANCE}/disk"), uuid=UUID.replace("3", "4")),
+        ARRIVED,
+    ),
+    "for two disks": (
+        "volume-taken",
+        domain(file_disk(f"{INSTANCE}/disk") + file_disk(f"{INSTANCE}/disk", target="vdb")),
+        ARRIVED,
+    ),
+    "for a disk beside its volume": (
+        "volume-taken",
+        domain(file_disk(f"{INSTANCE}/disk") + ON_VOLUME),
+        ARRIVED,
+    ),
+}
+
+
+@pytest.mark.parametrize(("reason", "document", "host"), NOT_ARRIVED.values(), ids=NOT_ARRIVED)
+def test_what_has_not_arrived_for_sure_stays(reason: str, document: Document, host: Host) -> None:
+    """With a reason; once it is there, in one active pool and as it should be, it does not."""
+    assert reason == what(plan(document, host, arrived=True).disks[0])
+
+
+def test_pools_that_list_what_has_arrived_are_named() -> None:
+    """Whoever reads the reason has to look at them."""
+    made = only(plan(fixture("nova-root"), with_pools(SECOND, host=ARRIVED), arrived=True))
+
+    assert isinstance(made, Skip)
+    assert f"more than one pool lists '{ROOT_VOLUME.name}': nova, second" == made.reason.message
+
+
+def test_an_image_in_a_pools_directory_need_not_arrive() -> None:
+    """It is adopted as ever."""
+    document = Document.parse(PLAIN)
+
+    assert plan(document, HOST) == plan(document, HOST, arrived=True)
+
+
+def test_a_host_without_volume_disks_gets_what_has_arrived_by_path() -> None:
+    """The path of the volume, with the reason."""
+    made = transition(plan(fixture("nova-root"), replace(ARRIVED, driver="xen"), arrived=True))
+
+    assert Address("file", ROOT_VOLUME.path, "nova", ROOT_VOLUME.name) == made.after
+    assert ("path", "hypervisor") == (made.disk_type, made.reason and made.reason.id)
+
+
 # Data.
 
 SOURCES = {
@@ -1027,6 +1129,7 @@ SOURCES = {
     "moves": (fixture("nova-root"), HOST, RELOCATE),
     "falls back": (fixture("nova-root"), replace(HOST, driver="xen"), RELOCATE),
     "many": (Document.parse((FIXTURES / "nova/qcow2-many-volumes.xml").read_bytes()), HOST, {}),
+    "arrived": (fixture("nova-root"), ARRIVED, {"arrived": True, "live": True}),
     "none": (domain(""), HOST, {}),
 }
 

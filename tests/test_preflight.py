@@ -117,6 +117,8 @@ class Scene:
 
 READY = Scene()
 ADOPT = READY.adopting()
+# as a migration with links leaves it: with the name in the pool that it moves to
+THERE = READY.file_with(links=2).directory_with(entries={f"{UUID}_disk": 10})
 LIVE = Document.parse("<domain type='kvm' id='1'/>")
 SAVED = {"managed_save": True, "saved": LIVE}
 
@@ -298,6 +300,7 @@ CASES: tuple[tuple[str, str, str, Scene, Scene], ...] = (
     ("symlink", "refuse", "vda", READY.file_with(link=True), READY),
     ("symlink", "refuse", "vda", ADOPT.file_with(link=True), ADOPT),
     ("hard-link", "refuse", "vda", READY.file_with(links=2), ADOPT.file_with(links=2)),
+    ("hard-link", "refuse", "vda", THERE.file_with(links=3), THERE),
     ("format-disagrees", "refuse", "vda", READY.file_with(header=None), READY),
     (
         "remembered-owner",

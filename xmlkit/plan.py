@@ -221,9 +221,9 @@ def plan(
 
     to: `volume` or `path`. relocate: pool names by kind of disk (KINDS; None for the rest), for
     disks that lie in Nova's instance directory and in no pool. live: the document is the
-    destination XML of a migration. arrived: images that were to move are at their volumes already,
-    in whichever pool lists them; what no pool lists stays. accept: ids of reasons that the operator
-    accepts (apparmor).
+    destination XML of a migration. arrived: images of Nova's instance directory are at their
+    volumes `{uuid}_{name}` already, in the one pool that lists them; what no pool or more than one
+    lists stays, and is not relocated. accept: ids of reasons that the operator accepts (apparmor).
     Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
     """
     if to not in ("volume", "path"):
@@ -354,20 +354,28 @@ class _Planner:
             raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
         if to is None or name in pool.by_name:
             raise _Refusal("volume-taken", f"pool {target} already has a volume {name}")
+        return self._move(disk, pool, name, to, fallback, pool.volumes is not None)
+
+    def _move(
+        self, disk: Disk, pool: Pool, name: str, to: str, fallback: Reason | None, seen: bool
+    ) -> Transition:
+        path = disk.address.path or ""
         if self._places[path] > 1:
             raise _Refusal("volume-taken", f"another disk uses {path} as well")
-        if self._places[to] or self._places[f"{target}/{name}"]:
-            raise _Refusal("volume-taken", f"another disk is on volume {target}/{name}")
+        if self._places[to] or self._places[f"{pool.name}/{name}"]:
+            raise _Refusal("volume-taken", f"another disk is on volume {pool.name}/{name}")
         confined = "apparmor" in self.host.security_models and "apparmor" not in self.accept
         if confined and aa_helper_reads(path) and not aa_helper_reads(to):
             raise _Refusal("apparmor", f"virt-aa-helper may read {path} but not {to}")
-        seen = pool.volumes is not None
         return self._transition("move", disk, pool, name, to, fallback, seen)
 
     def _arrived(self, disk: Disk, name: str, fallback: Reason | None) -> Transition:
         pools = [pool for pool in self.host.pools if pool.active and name in pool.by_name]
-        if len(pools) != 1:
-            raise _Refusal("no-volume", f"{len(pools)} of the host's pools list {name!r}")
+        if not pools:
+            raise _Refusal("no-volume", f"none of the host's active pools lists {name!r}")
+        if len(pools) > 1:
+            listing = ", ".join(sorted(pool.name for pool in pools))
+            raise _Refusal("no-volume", f"more than one pool lists {name!r}: {listing}")
         (pool,) = pools
         if disk.address.type != "file" or self._check_pool(disk, pool) != "file":
             raise _Refusal(
@@ -376,7 +384,7 @@ class _Planner:
             )
         volume = pool.by_name[name]
         _check_volume(disk, pool, name, volume)
-        return self._transition("move", disk, pool, name, volume.path, fallback, True)
+        return self._move(disk, pool, name, volume.path, fallback, True)
 
     def _transition(
         self,

@@ -377,7 +377,8 @@ def _image(case: _Case, transition: Transition) -> Iterator[Concern]:
     if file.link and image_type == "file":
         yield _concern("symlink", f"{path} is a symbolic link", "", target)
         return
-    if file.links > 1 and move:
+    # the name that it moves to may be there already
+    if file.links > 1 + _is_there(case, transition) and move:
         yield _concern("hard-link", f"{path} has {file.links} names", "", target)
     if transition.format == "qcow2" and file.kind != "other" and file.header is None:
         message = f"the domain says qcow2, but {path} has no header of such an image"
@@ -388,6 +389,15 @@ def _image(case: _Case, transition: Transition) -> Iterator[Concern]:
         found = case.survey.files.get(below)
         if found is not None and found.kind == "missing":
             yield _concern("no-image", f"{path} is backed by {below}, which is missing", "", target)
+
+
+def _is_there(case: _Case, transition: Transition) -> bool:
+    """Whether the image has the name already that it is to get."""
+    file, directory = case.file(transition), case.directory(transition)
+    if file is None or file.kind != "file" or directory is None:
+        return False
+    inode = directory.entries.get(os.path.basename(transition.after.path or ""))
+    return (file.device, file.inode) == (directory.device, inode)
 
 
 def _others(case: _Case, transition: Transition) -> Iterator[Concern]:
@@ -431,10 +441,8 @@ def _place(case: _Case, transition: Transition) -> Iterator[Concern]:
             why = "not looked at" if directory is None else directory.error
             yield _concern("unseen", f"{os.path.dirname(to)}: {why}", "", target)
         return
-    inode = directory.entries.get(os.path.basename(to))
     seen = file is not None and file.kind == "file"
-    same = file is not None and seen and (file.device, file.inode) == (directory.device, inode)
-    if inode is not None and not same:
+    if os.path.basename(to) in directory.entries and not _is_there(case, transition):
         yield _concern("volume-taken", f"{to} exists", "", target)
     if directory.read_only:
         yield _concern("read-only", f"{directory.path} is read-only", "", target)

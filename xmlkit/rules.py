@@ -149,6 +149,14 @@ RULES: dict[str, Rule] = {
             "basictypes.rng, volName and objectName; virStorageBackendRefreshLocal, 9.0.0",
         ),
         Rule(
+            "other-image",
+            "the volume is not the image that the disk uses",
+            "A volume of the right name may be a copy, or left over from an earlier migration; a "
+            "guest that came over onto it would lose what it has written.",
+            "Make the volume a second name of the image (ln IMAGE POOL-DIRECTORY/UUID_NAME) and "
+            "refresh the pool, or copy the disks with xmlkit migrate.",
+        ),
+        Rule(
             "volume-taken",
             "the volume's name is taken",
             "A volume of this name exists in the pool, or another disk of the domain uses the "

@@ -55,9 +55,9 @@ class ServiceError(XmlkitError):
 class Options:
     """How a transition is wanted.
 
-    to, relocate, accept: as plan() takes them. copy: images may be copied to another file system.
-    rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too. waits:
-    the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
+    to, relocate, arrived, accept: as plan() takes them. copy: images may be copied to another file
+    system. rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too.
+    waits: the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
     """
 
     to: Form = "volume"
@@ -66,6 +66,7 @@ class Options:
     copy: bool = False
     rewrite_metadata: bool = False
     waits: bool = False
+    arrived: bool = False
     schemas: str | None = None
 
 
@@ -160,6 +161,7 @@ def _planned(guest: Guest, surveyed: Survey, options: Options) -> Plan | PlanErr
             surveyed.host,
             options.to,
             relocate=options.relocate,
+            arrived=options.arrived,
             accept=options.accept,
         )
     except PlanError as error:

@@ -43,6 +43,11 @@ LOCK_SECONDS = 600.0
     multiple=True,
     help="A rule that shall not stand in the way.",
 )
+@click.option(
+    "--arrived",
+    is_flag=True,
+    help="The images have their names in a pool already, as a migration with links leaves them.",
+)
 @click.option("--copy", is_flag=True, help="Copy images where the pool is on another file system.")
 @click.option(
     "--rewrite-metadata",
@@ -79,6 +84,7 @@ def command(
     to: Any,
     relocate: tuple[str, ...],
     accept: tuple[str, ...],
+    arrived: bool,
     copy: bool,
     rewrite_metadata: bool,
     schemas: str | None,
@@ -113,6 +119,8 @@ def command(
         raise click.UsageError("say which domains: DOMAIN..., --all or --plan FILE, one of them")
     if plan_file is not None and (relocate or to != "volume"):
         raise click.UsageError("--plan holds all decisions: give no --to and no --relocate")
+    if arrived and (plan_file is not None or to != "volume"):
+        raise click.UsageError("--arrived says where images are for --to volume without --plan")
     pools = relocations(relocate)
     if pools and to == "path":
         raise click.UsageError("--relocate moves disks into pools: it goes with --to volume")
@@ -131,6 +139,7 @@ def command(
         to=to,
         relocate=pools,
         accept=accept,
+        arrived=arrived,
         copy=copy,
         rewrite_metadata=rewrite_metadata,
         schemas=schemas,

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import sys
-from typing import Any, NoReturn
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
-from xmlkit.cli import files, printable
-from xmlkit.document import MIB
+from xmlkit.cli import printable
 from xmlkit.errors import XmlkitError
 
+if TYPE_CHECKING:
+    from xmlkit.hook import Passed
+
 # Bytes of a domain's XML, and of a host file.
-XML_SIZE = 16 * MIB
-HOST_SIZE = 256 * MIB
+XML_SIZE = 16 << 20
+HOST_SIZE = 256 << 20
 
 
-class _Late(Exception):
+class HookError(XmlkitError):
+    """The XML passes through as it is; the message says why."""
+
+
+class _LateError(Exception):
     """The time is over."""
 
 
@@ -50,9 +60,10 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
 
     It is called by libvirt's hook with the hook's own arguments, reads the XML on stdin and
     prints what the domain shall have here; for all but "migrate begin" it prints nothing. A disk
-    whose volume is not listed in FILE keeps its path, and whatever is unexpected passes the XML
-    through; the reason is logged (syslog, daemon). The persistent XML is not changed by a hook:
-    keep the old names until the domain has been defined anew (xmlkit apply).
+    whose volume is not listed in FILE, or is not a second name of its image, keeps its path, and
+    whatever is unexpected passes the XML through; the reason is logged (syslog, daemon). The
+    persistent XML is not changed by a hook: keep the old names until the domain has been defined
+    anew (xmlkit apply --arrived).
 
     \b
     Exit code: 0; with --strict 1 if a disk keeps its path or anything went wrong,
@@ -61,79 +72,137 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
     \b
     Example, as /etc/libvirt/hooks/qemu:
         #!/bin/sh
-        exec xmlkit hook --host /etc/xmlkit/host.xml "$@"
+        [ "$2 $3" = "migrate begin" ] || exit 0
+        exec xmlkit hook --host /etc/xmlkit/host.xml -- "$@"
     """
     if arguments[1:3] != ("migrate", "begin"):
         return 0
     name = arguments[0]
-
-    def late(*_: Any) -> NoReturn:
-        raise _Late
-
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
+    end = time.monotonic() + timeout
     xml = out = b""
+    rewritten: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     try:
-        xml = out = files.read("-", XML_SIZE)
-        if len(xml) > XML_SIZE:
-            # printing nothing leaves the XML as it is
-            out = b""
-            raise files.FileError(f"the XML is larger than {XML_SIZE // MIB} MiB")
-        out, reasons = _rewritten(xml, host_file)
-    except _Late:
+        # printing nothing, as long as not all of it was read, leaves the XML as it is
+        xml = out = _received(end)
+        out, rewritten, reasons = _within(end, lambda: _rewritten(xml, host_file))
+    except _LateError:
         reasons = (f"it took longer than {timeout:g} s",)
     except (XmlkitError, OSError) as error:
         reasons = (str(error),)
     except Exception as error:
         # whatever it is, it is not worth a guest
         reasons = (f"internal error: {type(error).__name__}: {error}",)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     for reason in reasons:
         _log(f"{name}: {reason}")
     if reasons and strict:
         return 1
+    if rewritten:
+        _log(f"{name}: on volumes now: {', '.join(rewritten)}")
     sys.stdout.buffer.write(out)
     sys.stdout.buffer.flush()
     return 0
 
 
-def _rewritten(xml: bytes, host_file: str) -> tuple[bytes, tuple[str, ...]]:
+def _received(end: float) -> bytes:
+    """All that comes on stdin. Raises _LateError, HookError if it is too large."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if not select.select([0], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise _LateError
+        part = os.read(0, 1 << 20)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+        if size > XML_SIZE:
+            raise HookError(f"the XML is larger than {XML_SIZE >> 20} MiB")
+        if time.monotonic() > end:
+            raise _LateError
+
+
+def _within(end: float, work: Callable[[], Passed]) -> Passed:
+    """What `work` returns, done by a child: a parser at work would hear of no time limit.
+
+    Raises _LateError, HookError with what the child could not do.
+    """
+    import json
+
+    from xmlkit.hook import Passed
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            # its default: the end, at once
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic()))
+            try:
+                xml, rewritten, reasons = work()
+                answer = json.dumps([xml.decode("latin-1"), rewritten, reasons])
+            except (XmlkitError, OSError) as error:
+                answer = json.dumps(str(error))
+            except Exception as error:
+                answer = json.dumps(f"internal error: {type(error).__name__}: {error}")
+            with open(writing, "wb") as pipe:
+                pipe.write(answer.encode("ascii"))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answered = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGALRM:
+        raise _LateError
+    if code != 0:
+        raise HookError(f"internal error: the child ended with {code}")
+    found = json.loads(answered)
+    if isinstance(found, str):
+        raise HookError(found)
+    xml, rewritten, reasons = found
+    return Passed(xml.encode("latin-1"), tuple(rewritten), tuple(reasons))
+
+
+def _rewritten(xml: bytes, host_file: str) -> Passed:
     from dataclasses import replace
 
     from xmlkit.hook import incoming
     from xmlkit.host import HOST_LIMITS, parse_host
+    from xmlkit.images import is_linked
 
     host = parse_host(_trusted(host_file), replace(HOST_LIMITS, size=HOST_SIZE, markup=1 << 30))
-    passed = incoming(xml, host)
-    if passed.rewritten:
-        _log(f"on volumes now: {', '.join(passed.rewritten)}")
-    return passed.xml, passed.reasons
+    return incoming(xml, host, is_linked)
 
 
 def _trusted(file: str) -> bytes:
-    """The host file's bytes. Raises FileError if another than root could have written it."""
+    """The host file's bytes. Raises HookError if another than root could have written it."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise files.FileError(f"cannot read {file}: {error.strerror}") from None
-    with open(handle, "rb") as stream:
+        raise HookError(f"cannot read {file}: {error.strerror}") from None
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise files.FileError(f"{file} is not a regular file")
+            raise HookError(f"{file} is not a regular file")
         if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022:
-            raise files.FileError(
-                f"{file} could have been written by others: chown root, chmod go-w"
-            )
-        return stream.read(HOST_SIZE + 1)
+            raise HookError(f"{file} could have been written by others: chown root, chmod go-w")
+        with open(handle, "rb", closefd=False) as stream:
+            return stream.read(HOST_SIZE + 1)
+    finally:
+        os.close(handle)
 
 
 def _log(message: str) -> None:
     """On stderr, and in the system's log: libvirt drops the stderr of a hook that succeeds."""
     import syslog
 
-    text = printable(message)
-    print(f"xmlkit hook: {text}", file=sys.stderr)
+    # a name may be any bytes
+    text = printable(message).encode(errors="backslashreplace").decode()
+    with suppress(OSError):
+        print(f"xmlkit hook: {text}", file=sys.stderr, flush=True)
     syslog.openlog("xmlkit", 0, syslog.LOG_DAEMON)
     syslog.syslog(syslog.LOG_NOTICE, f"hook: {text}")
