@@ -274,3 +274,32 @@ def make_pair(
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def wait_for(moment: str, here: str, there: str, seconds: float = 60.0) -> bool:
+    """Wait for a moment of the guest's migration between two hosts; False if it does not come.
+
+    moment: "prepared" (QEMU waits at the destination), "paused" (it is so here, for the last of
+    its memory to go over) or "resumed" (it runs there).
+    """
+    source, destination = libvirt.open(here), libvirt.open(there)
+    uuid_ = source.lookupByName("guest").UUIDString()
+    connection = source if moment == "paused" else destination
+    wanted = {
+        "prepared": (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_RUNNING),
+        "paused": (libvirt.VIR_DOMAIN_PAUSED, None),
+        "resumed": (libvirt.VIR_DOMAIN_RUNNING, None),
+    }[moment]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if connection.lookupByUUIDString(uuid_).state()[0] in wanted:
+                return True
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                return False
+            if moment == "paused":
+                # it has gone over already
+                return True
+        time.sleep(0.001)
+    return False

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import libvirt
 import pytest
 from chroots import Release
@@ -32,6 +33,7 @@ from xmlkit.steps import Link
 from xmlkit.testing import Libvirtd
 from xmlkit.transformers import transform
 
+SCHEMA = json.loads((Path(__file__).parents[1] / "schemas/journal-1.json").read_text())
 RELOCATE: dict[str | None, str] = {None: POOL}
 RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
@@ -554,6 +556,7 @@ def test_the_command(pair: Pair, place: Path) -> None:
     assert "xmlkit migrate --connect" in str(back.exception)
     assert "nothing to recover" in xmlkit("recover", *where).stdout
     listed = xmlkit("journal", *where, "--format", "json")
+    jsonschema.validate(json.loads(listed.stdout), SCHEMA)
     assert pair.there.uri in listed.stdout
     arrived(pair, uuid)
 
