@@ -138,7 +138,9 @@ def test_shared_storage(pair: Pair, place: Path, transport: str) -> None:
     outcome = moved(pair, place, listener, migrate_uri=uri)
 
     assert Outcome("done") == outcome
-    assert ["Link", "Refresh", "Migrate", "Unlink"] == [b for a, b in seen if a == "begin"]
+    assert ["Link", "Refresh", "Migrate", "Resume", "Unlink"] == [
+        b for a, b in seen if a == "begin"
+    ]
     assert [f"{uuid}_disk"] == pair.links()
     assert ["disk.info"] == os.listdir(pair.instances / uuid)
     # Nova's word of the format goes along

@@ -6,8 +6,11 @@ Laws
   The first alone leaves the old address in what is defined, on every version that was tried.
 - Storage is shared where it was shown: the destination sees, under a name that we have just made
   or in a pool of the same name, the times of our inode. Otherwise nothing migrates.
-- Never two running. What has happened is read off both hosts, not off the journal: a guest that
-  runs there is finished, one that is not there is taken back, any other is left alone and told.
+- Never two running. libvirt alone would start the guest there, and here again if it did not hear of
+  that: where no locks on files keep QEMU from it, the guest stays paused there until the source has
+  let it go, and is resumed by us.
+- What has happened is read off both hosts, not off the journal: a guest that runs there is
+  finished, one that is not there is taken back, any other is left alone and told.
 - The old name of an image goes last, when the guest runs there and its persistent XML resolves
   there. What was made for a migration that did not come about goes again, unless a domain names it.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import threading
 import time
@@ -34,11 +38,11 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, Host, sanitized, version_text
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml
+from xmlkit.observe import domain_xml, is_local
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
-from xmlkit.steps import Create, Link, Migrate, Refresh, Step, Unlink
+from xmlkit.steps import Create, Link, Migrate, Refresh, Resume, Step, Unlink
 from xmlkit.survey import Guest, Survey, survey
 from xmlkit.transformers import transform
 from xmlkit.volumes import Creation, Target, VolumeError, blank, overlay
@@ -370,8 +374,9 @@ class _Judge:
 
     def _steps(self, made: Plan) -> tuple[Step, ...]:
         migrate = Migrate(self.guest.uuid, self.to, self.options.storage)
+        resume = Resume(self.guest.uuid, self.to)
         if self.copies:
-            return (*self.creates, migrate)
+            return (*self.creates, migrate, resume)
         moves = [each for each in made.transitions if each.action == "move" and each.changes]
         pairs = [(str(each.before.path), str(each.after.path)) for each in moves]
         pools = dict.fromkeys(
@@ -381,6 +386,7 @@ class _Judge:
             *(Link(*pair) for pair in pairs),
             *(Refresh(pool, self.to) for pool in pools),
             migrate,
+            resume,
             *(Unlink(*pair) for pair in pairs),
         )
 
@@ -543,6 +549,7 @@ class _Side(NamedTuple):
     running: bool = False
     paused: bool = False
     migrating: bool = False  # paused, and by libvirt because it migrates
+    waiting: bool = False  # the same, or because it was told not to run there yet
     job: bool = False
 
     @property
@@ -571,7 +578,8 @@ class _Mover:
         self.uuid = task.uuid
         self.begun: set[int] = set()
         self.done: set[int] = set()
-        self.shown = False
+        self.shown = False  # each disk is a file that both hosts see
+        self.locked = False  # and QEMU's locks on them keep a second guest from running
 
     # Forward.
 
@@ -594,6 +602,8 @@ class _Mover:
                         if step.storage == "shared":
                             self._show()
                         self._migrate(step, migration)
+                    case Resume():
+                        _resume(self.there, self.uuid)
 
     @contextlib.contextmanager
     def _journalled(self, number: int, step: Step) -> Iterator[None]:
@@ -624,11 +634,14 @@ class _Mover:
 
     def _show(self) -> None:
         """Show that the destination's volumes are the files here. Raises _Failure."""
-        everything = True
+        everything = locked = True
         document = self._domain_here().XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
         final = {each.target: _final(each) for each in self.task.plan.disks}
         for disk in read_domain(_document(document)).disks:
-            if not _is_written(disk) or disk.address.type in ("network", "block"):
+            if not _is_written(disk):
+                continue
+            if disk.address.type not in ("file", "volume"):
+                locked = False
                 continue
             to = final.get(disk.target)
             path = disk.address.path or (None if to is None else self._path_here(to))
@@ -642,6 +655,7 @@ class _Mover:
                     f"{to.pool}: migrate with --storage full or --storage incremental",
                 )
         self.shown = everything
+        self.locked = everything and locked
 
     def _path_here(self, address: Address) -> str | None:
         if address.path is not None:
@@ -667,6 +681,8 @@ class _Mover:
             | libvirt.VIR_MIGRATE_PERSIST_DEST
             | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         )
+        if not self.locked:
+            flags |= libvirt.VIR_MIGRATE_PAUSED
         if step.storage != "shared":
             # named, or libvirt would copy network disks onto themselves
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(migration.creations)
@@ -777,7 +793,7 @@ class _Mover:
         if here.running and not here.job:
             return self._take_back("")
         if here.paused and here.migrating and not here.job:
-            self._resume()
+            self._resume_here()
             return self._take_back("")
         if here.known and not here.job:
             return self._take_back(f"it is {here} here")
@@ -829,15 +845,24 @@ class _Mover:
         self.there.defineXML(transform(document, self.task.plan).text)
 
     def _stands_there(self, here: _Side, there: _Side, *, late: bool) -> Outcome | None:
-        """It is paused there: libvirt cancels it by itself, when its client has gone."""
-        if not late:
+        """It is paused there: it was not let run yet, or libvirt is about to cancel."""
+        ours = there.waiting and self._was_begun(Migrate)
+        if ours and not here.known:
+            # all of it is there, and nothing here any more
+            if not self._is_done(Resume):
+                _resume(self.there, self.uuid)
+            self._check_there()
+            return self._finish()
+        if not late and not (there.persistent and not here.job):
             return None
-        if there.migrating and here.active and not here.job:
-            if not (here.running or here.migrating):
-                raise _Failure("two-running", f"it is {there} there and {here} here: look at both")
-            self.there.lookupByUUIDString(self.uuid).destroy()
+        never_ran = ours and not self._was_begun(Resume)
+        if never_ran and here.active and not here.job and (here.running or here.migrating):
+            domain = self.there.lookupByUUIDString(self.uuid)
+            domain.destroy()
+            if there.persistent:
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
             if here.paused:
-                self._resume()
+                self._resume_here()
             return self._take_back("")
         raise _Failure(
             "two-running",
@@ -855,13 +880,33 @@ class _Mover:
         self._check_there()
         return self._finish()
 
-    def _resume(self) -> None:
-        domain = self._domain_here()
+    def _resume_here(self) -> None:
         try:
-            domain.resume()
+            _resume(self.source, self.uuid)
         except libvirt.libvirtError:
-            if domain.state()[0] not in _RUNNING:
+            # the destination may have taken the images' owner from it, when it gave up
+            if not self._own_again():
                 raise
+            _resume(self.source, self.uuid)
+
+    def _own_again(self) -> bool:
+        """Give the images the owner that libvirt here gave them; whether any had another one."""
+        live = _document(self._domain_here().XMLDesc(0))
+        label = live.root.xpath("string(seclabel[@model='dac']/imagelabel)")
+        owner = [int(each) for each in re.findall(r"\d+", str(label))]
+        if not re.fullmatch(r"\+\d+:\+\d+", str(label)) or not is_local(self.source.getURI()):
+            return False
+        changed = False
+        for disk in read_domain(live).disks:
+            path = self._path_here(disk.address) if _is_written(disk) else None
+            if path is None:
+                continue
+            with images.parent_of(path) as (directory, name):
+                facts = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISREG(facts.st_mode) and owner != [facts.st_uid, facts.st_gid]:
+                    os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+                    changed = True
+        return changed
 
     def _check_there(self) -> None:
         """The persistent XML there has the new addresses, and they lead to volumes there."""
@@ -889,6 +934,9 @@ class _Mover:
                     disk_info.remove(step.path, beside=None)
                     disk_info.remove(step.path, beside=step.kept)
         return Outcome("done")
+
+    def _is_done(self, kind: type[Step]) -> bool:
+        return any(isinstance(self.task.steps[number], kind) for number in self.done)
 
     def _was_begun(self, kind: type[Step]) -> bool:
         return any(isinstance(self.task.steps[number], kind) for number in self.begun)
@@ -947,6 +995,13 @@ class _Mover:
         return ", ".join(found)
 
 
+def _resume(connection: Any, uuid: str) -> None:
+    """Let a domain run that is paused; nothing happens to one that runs."""
+    domain = connection.lookupByUUIDString(uuid)
+    if domain.state()[0] not in _RUNNING:
+        domain.resume()
+
+
 def _side(connection: Any, uuid: str) -> _Side:
     try:
         domain = connection.lookupByUUIDString(uuid)
@@ -966,6 +1021,7 @@ def _side(connection: Any, uuid: str) -> _Side:
         running=state in _RUNNING,
         paused=paused,
         migrating=paused and reason in _MIGRATING,
+        waiting=paused and reason in (*_MIGRATING, libvirt.VIR_DOMAIN_PAUSED_USER),
         job=job,
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "Migrate",
     "Redefine",
     "Refresh",
+    "Resume",
     "Step",
     "Unlink",
     "from_data",
@@ -106,6 +107,17 @@ class Migrate:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """The domain runs at the libvirt at `uri`, where it has been paused since it came."""
+
+    domain: str
+    uri: str
+
+    def __str__(self) -> str:
+        return shlex.join((*_virsh(self.uri), "resume", "--", self.domain))
+
+
+@dataclass(frozen=True)
 class Redefine:
     """A snapshot, a checkpoint or a managed save gets the new addresses too.
 
@@ -147,11 +159,11 @@ class Unlink:
         return shlex.join(("rm", "--", self.path))
 
 
-Step = Link | Copy | Create | Refresh | Redefine | Define | Migrate | Unlink
+Step = Link | Copy | Create | Refresh | Redefine | Define | Migrate | Resume | Unlink
 
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
-    for kind in (Link, Copy, Create, Refresh, Redefine, Define, Migrate, Unlink)
+    for kind in (Link, Copy, Create, Refresh, Redefine, Define, Migrate, Resume, Unlink)
 }
 
 
