@@ -198,7 +198,7 @@ def test_xmlkit_is_killed_at_each_step(world: World) -> None:
     point = 1
     while world.kill_xmlkit(point):
         point += 1
-    steps = 5 if world.storage == "shared" else 3
+    steps = 4 if world.storage == "shared" else 3
     assert 2 * steps == point - 1
     assert {"done", "undone"} == set(world.ends)
 

@@ -35,7 +35,7 @@ from xmlkit.actions import create_volume
 from xmlkit.disks import Address, Disk, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
-from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, Host, sanitized, version_text
+from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, POOL_DISK_TYPES, Host, sanitized, version_text
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
 from xmlkit.observe import domain_xml, is_local
@@ -374,9 +374,9 @@ class _Judge:
 
     def _steps(self, made: Plan) -> tuple[Step, ...]:
         migrate = Migrate(self.guest.uuid, self.to, self.options.storage)
-        resume = Resume(self.guest.uuid, self.to)
+        resume = () if self._is_locked() else (Resume(self.guest.uuid, self.to),)
         if self.copies:
-            return (*self.creates, migrate, resume)
+            return (*self.creates, migrate, *resume)
         moves = [each for each in made.transitions if each.action == "move" and each.changes]
         pairs = [(str(each.before.path), str(each.after.path)) for each in moves]
         pools = dict.fromkeys(
@@ -386,8 +386,21 @@ class _Judge:
             *(Link(*pair) for pair in pairs),
             *(Refresh(pool, self.to) for pool in pools),
             migrate,
-            resume,
+            *resume,
             *(Unlink(*pair) for pair in pairs),
+        )
+
+    def _is_locked(self) -> bool:
+        """Whether each disk is a file that both hosts see, so that QEMU's locks are on it."""
+        pools = self.over.host.by_name
+        return not self.copies and all(
+            disk.address.type == "file"
+            or (
+                disk.address.pool in pools
+                and POOL_DISK_TYPES[pools[disk.address.pool].type] == "file"
+            )
+            for disk in self._disks()
+            if _is_written(disk)
         )
 
 
@@ -549,7 +562,7 @@ class _Side(NamedTuple):
     running: bool = False
     paused: bool = False
     migrating: bool = False  # paused, and by libvirt because it migrates
-    waiting: bool = False  # the same, or because it was told not to run there yet
+    waiting: bool = False  # paused, and by a user
     job: bool = False
 
     @property
@@ -579,7 +592,8 @@ class _Mover:
         self.begun: set[int] = set()
         self.done: set[int] = set()
         self.shown = False  # each disk is a file that both hosts see
-        self.locked = False  # and QEMU's locks on them keep a second guest from running
+        # whether it is resumed by us, and not by libvirt
+        self.resumes = any(isinstance(step, Resume) for step in task.steps)
 
     # Forward.
 
@@ -634,14 +648,11 @@ class _Mover:
 
     def _show(self) -> None:
         """Show that the destination's volumes are the files here. Raises _Failure."""
-        everything = locked = True
+        everything = True
         document = self._domain_here().XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
         final = {each.target: _final(each) for each in self.task.plan.disks}
         for disk in read_domain(_document(document)).disks:
-            if not _is_written(disk):
-                continue
-            if disk.address.type not in ("file", "volume"):
-                locked = False
+            if not _is_written(disk) or disk.address.type not in ("file", "volume"):
                 continue
             to = final.get(disk.target)
             path = disk.address.path or (None if to is None else self._path_here(to))
@@ -655,7 +666,6 @@ class _Mover:
                     f"{to.pool}: migrate with --storage full or --storage incremental",
                 )
         self.shown = everything
-        self.locked = everything and locked
 
     def _path_here(self, address: Address) -> str | None:
         if address.path is not None:
@@ -681,7 +691,7 @@ class _Mover:
             | libvirt.VIR_MIGRATE_PERSIST_DEST
             | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         )
-        if not self.locked:
+        if self.resumes:
             flags |= libvirt.VIR_MIGRATE_PAUSED
         if step.storage != "shared":
             # named, or libvirt would copy network disks onto themselves
@@ -846,9 +856,11 @@ class _Mover:
 
     def _stands_there(self, here: _Side, there: _Side, *, late: bool) -> Outcome | None:
         """It is paused there: it was not let run yet, or libvirt is about to cancel."""
-        ours = there.waiting and self._was_begun(Migrate)
-        if ours and not here.known:
-            # all of it is there, and nothing here any more
+        # libvirt calls it paused by a user if it came with that flag; it is defined by then
+        told = there.waiting and there.persistent and self.resumes
+        ours = (told or there.migrating) and self._was_begun(Migrate)
+        if ours and there.persistent and not here.known:
+            # it is defined there when all of it has come, and nothing is here any more
             if not self._is_done(Resume):
                 _resume(self.there, self.uuid)
             self._check_there()
@@ -1021,7 +1033,7 @@ def _side(connection: Any, uuid: str) -> _Side:
         running=state in _RUNNING,
         paused=paused,
         migrating=paused and reason in _MIGRATING,
-        waiting=paused and reason in (*_MIGRATING, libvirt.VIR_DOMAIN_PAUSED_USER),
+        waiting=paused and reason == libvirt.VIR_DOMAIN_PAUSED_USER,
         job=job,
     )
 
