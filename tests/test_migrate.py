@@ -274,7 +274,9 @@ def test_a_cache_that_is_not_coherent(pair: Pair, place: Path) -> None:
     arrived(pair, domain.UUIDString())
 
 
-def test_preflight_refuses_before_anything_is_touched(pair: Pair) -> None:
+def test_preflight_refuses_before_anything_is_touched(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All concerns about both hosts are told, each with its id."""
 
     def ids(**options: Any) -> list[str]:
@@ -314,6 +316,10 @@ def test_preflight_refuses_before_anything_is_touched(pair: Pair) -> None:
 
     same = migrate.judged(pair.source, pair.source, "guest", "", Options(relocate=RELOCATE))
     assert "same-host" == same.id
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xmlkit.survey.is_local", lambda uri: False)
+        assert "unseen" in ids()
 
     domain.snapshotCreateXML("<domainsnapshot><name>s</name></domainsnapshot>")
     assert ["snapshots"] == ids()

@@ -239,6 +239,9 @@ class _Judge:
             versions = f"libvirt {version_text(over)} there, {version_text(here)} here"
             self.found += _concern("older-libvirt", versions)
         if self.options.storage == "shared":
+            if not self.surveyed.local:
+                message = "the images are another machine's: run xmlkit where the guest is"
+                self.found += _concern("unseen", message, "", "refuse")
             for disk in self._disks():
                 if _is_written(disk) and _cache(disk) not in _SAFE_CACHES:
                     message = f"its cache is {_cache(disk)}"
@@ -272,10 +275,14 @@ class _Judge:
         for disk in self._disks():
             if not _is_written(disk) or disk.address.type == "network":
                 continue
+            if disk.target not in persistent:
+                message = "only the running guest has it, so that nothing says what it is to become"
+                self.found += _concern("disk-changed", message, disk.target, "refuse")
+                continue
             decision = decisions.get(disk.target)
             address = decision.after if isinstance(decision, Transition) else disk.address
             pool = self.over.host.by_name.get(address.pool or "")
-            if pool is None or address.volume is None or disk.target not in persistent:
+            if pool is None or address.volume is None:
                 if isinstance(decision, Skip) and decision.reason.id in STAYS - {"already"}:
                     message = f"it would have no volume there: {decision.reason.message}"
                     self.found += _concern(decision.reason.id, message, disk.target, "refuse")
