@@ -323,6 +323,12 @@ def test_preflight_refuses_before_anything_is_touched(
 
     domain.snapshotCreateXML("<domainsnapshot><name>s</name></domainsnapshot>")
     assert ["snapshots"] == ids()
+
+    # the guest still runs with a disk that is not defined any more
+    document = Document.parse(domain.XMLDesc(SECURE))
+    (disk,) = document.root.iterfind("devices/disk")
+    pair.source.defineXML(document.text.replace(document.text_of(disk), ""))
+    assert ["disk-changed", "snapshots"] == sorted(ids(storage="full"))
     assert [] == pair.links()
     assert ("here",) == pair.running(uuid)
 
