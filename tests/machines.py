@@ -64,6 +64,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /tmp /run/lvm /run/lock/lvm /var/lib /var/log /var/cache /root
 ln -s /run /var/run
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
 for module in /modules/*; do insmod $module; done
 hostname machine
 ip link set lo up

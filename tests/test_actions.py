@@ -21,7 +21,6 @@ import libvirt
 import pytest
 from loops import loop_device, mounted, run
 
-from xmlkit import actions
 from xmlkit.actions import create_pool, create_volume, fill
 from xmlkit.document import Document
 from xmlkit.host import Host, Pool, parse_host
@@ -375,13 +374,18 @@ def test_reflink_shares_the_blocks_on_xfs(start_libvirtd: Callable[..., Libvirtd
         node.file("base", os.urandom(32 * MIB))
         os.sync()
         before = os.statvfs(directory)
-        made = copy(HOST, node.pool, "v", RAW, node.pool, "base", "raw", 32 * MIB, reflink=True)
-        path = create_volume(node.connection, made).path()
+        target = replace(RAW, permissions=Permissions(0o640, 12, 34))
+        made = copy(HOST, node.pool, "v", target, node.pool, "base", "raw", 32 * MIB, reflink=True)
+        volume = create_volume(node.connection, made)
+        path = volume.path()
         os.sync()
         after = os.statvfs(directory)
+        status = os.stat(path)
 
         assert (directory / "base").read_bytes() == Path(path).read_bytes()
         assert (before.f_bfree - after.f_bfree) * before.f_frsize < 4 * MIB
+        assert (0o640, 12, 34) == (status.st_mode & 0o7777, status.st_uid, status.st_gid)
+        assert 32 * MIB == volume.info()[1] == info(path, "raw")["virtual-size"]
         node.connection.close()
         node.libvirtd.stop()
 
@@ -450,7 +454,15 @@ def test_partitions_of_a_disk_pool(start_libvirtd: Callable[..., Libvirtd]) -> N
         assert [f"/dev/{name}" for name in (first, second, third)] == [
             each.path() for each in (one, two, three)
         ]
-        assert 16 * MIB <= one.info()[1]
+        asked = {one: 16 * MIB, two: 16 * MIB, three: 8 * MIB}
+        for volume, size in asked.items():
+            # a partition ends where a cylinder of the table does, and is allocated as it is
+            _, capacity, allocation = volume.info()
+            assert size <= capacity == allocation < size + 8 * MIB
+            assert capacity == info(volume.path(), "raw")["virtual-size"]
+        mode = replace(RAW, permissions=Permissions(0o640))
+        with pytest.raises(VolumeError, match="volume-option"):
+            blank(HOST, pool, f"{device.name}p4", mode, MIB)
         for path in (two.path(), three.path()):
             # the partition may be longer than its content
             assert base() == Path(path).read_bytes()[: 8 * MIB]
@@ -737,27 +749,3 @@ def test_libvirt_takes_the_domain_snapshot(node: Node) -> None:
 
     assert [new, f"{node.directory}/b"] == sources
     assert f"{node.directory}/a" == info(new, "qcow2")["backing-filename"]
-
-
-# Patience.
-
-
-def test_a_busy_pool_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libvirt refuses to refresh while volumes are built; any other error comes through."""
-    answers = ["pool 'p' has asynchronous jobs running.", "pool 'p' has asynchronous jobs running."]
-
-    def call() -> None:
-        if answers:
-            error = libvirt.libvirtError("failed")
-            error.err = (1, 18, answers.pop(), 2, None, None, None, 0, 0)
-            raise error
-
-    actions._patiently(call)
-    assert [] == answers
-    answers.append("no such pool")
-    with pytest.raises(libvirt.libvirtError):
-        actions._patiently(call)
-    monkeypatch.setattr(actions, "BUSY", 0.0)
-    answers.append("pool 'p' has asynchronous jobs running.")
-    with pytest.raises(libvirt.libvirtError):
-        actions._patiently(call)

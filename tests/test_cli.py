@@ -165,7 +165,7 @@ def nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from nodes(value, f"{place}/{key}")
 
 
-@pytest.mark.parametrize("name", ["compare", "diff", "plan", "validate"])
+@pytest.mark.parametrize("name", ["apply", "compare", "diff", "plan", "recover", "validate"])
 def test_a_schema_says_all_that_there_is_and_what_it_means(name: str) -> None:
     """A schema of 2020-12 that allows nothing else, with a description of each property."""
     schema = json.loads((ROOT / f"schemas/{name}-1.json").read_text())

@@ -161,6 +161,20 @@ def test_pool_create_prints_a_document(type_: str, options: list[str]) -> None:
         ("POOL/NAME", "volume create p/ --image-format raw --capacity 1M"),
         ("volume-name", "volume create p/a/b --image-format raw --capacity 1M"),
         ("volume-name", "volume create p/.. --image-format raw --capacity 1M"),
+        *(
+            ("volume-name", f"volume create p/{name} {{raw}} --pool p=logical:/dev/vg")
+            for name in ("snapshot1", "pvmove0", "a_tdata", "a:b", "é", "A" * 128, "-a")
+        ),
+        ("volume-name", "volume copy p/a q/x_mlog {raw} --source-format raw {of_q} --pool p=/p"),
+        ("volume-name", "volume snapshot /a q/x_mlog {raw} --source-format raw {of_q}"),
+        ("volume-name", "volume copy p/a/b p/c {raw} --source-format raw"),
+        ("volume-name", "volume snapshot /a p/a/b {raw} --source-format raw"),
+        ("--image-format", "volume copy p/a p/b --source-format raw --capacity 1M"),
+        ("--image-format", "volume snapshot /a p/b --source-format raw --capacity 1M"),
+        ("--source-format", "volume snapshot /a p/b {raw}"),
+        ("pool-source", "pool create p --type logical --source a/b"),
+        ("pool-source", "pool create p --type logical --source -vg"),
+        ("pool-source", "pool create p --type disk --source /dev/sdb"),
         ("not a size", "volume create p/v --image-format raw --capacity 1X"),
         ("not a mode", "volume create p/v --image-format raw --capacity 1M --mode rw"),
         ("--backing-format", "volume create p/v --image-format qcow2 --backing /b"),
@@ -215,7 +229,8 @@ def test_pool_create_prints_a_document(type_: str, options: list[str]) -> None:
 def test_wrong_input_is_exit_code_2(words: str, line: str) -> None:
     """In words on stderr, and nothing on stdout, with or without --script."""
     for more in ((), ("--script",)):
-        result = xmlkit(*line.split(), *more)
+        raw, of_q = "--image-format raw --capacity 1M", "--pool q=logical:/dev/vg"
+        result = xmlkit(*line.format(raw=raw, of_q=of_q).split(), *more)
         assert (2, "") == (result.exit_code, result.stdout)
         assert words in result.stderr
         assert "Traceback" not in result.stderr

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import Shell
+from scene import Scene
 
+from xmlkit.testing import Libvirtd
+
+ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -38,6 +43,29 @@ def test_shown_output_is_real(page: Path) -> None:
             cwd=ROOT,
         )
         assert expected == done.stdout.strip("\n")
+
+
+def test_the_move_in_readme_is_real(libvirtd: Libvirtd) -> None:
+    """What README shows of moving a guest is what is printed on a host of that layout."""
+    scene = Scene(libvirtd)
+    shell = Shell.of(scene)
+    scene.nova_guest("instance-00000001", uuid_="3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11")
+    ids: dict[str, str] = {}  # those of README by what they are here
+
+    def printed(line: str) -> str:
+        own = {theirs: ours for ours, theirs in ids.items()}
+        words = [own.get(word, word) for word in line.split()[1:]]
+        text = shell(*words, stderr=subprocess.STDOUT).told(0).stdout
+        for id in ID.findall(text):
+            ids.setdefault(id, f"20261122-16140{2 + len(ids)}-4f2a")
+        text = text.replace(str(scene.instances), "/var/lib/nova/instances")
+        return ID.sub(lambda match: ids[match.group()], text)
+
+    blocks = re.findall(r"^```\n(# xmlkit .*?)^```", PAGES[0].read_text(), re.M | re.S)
+    assert 2 == len(blocks)
+    for block in blocks:
+        for line, expected in re.findall(r"^# (xmlkit .*)\n((?:(?!# ).*\n)*)", block, re.M):
+            assert expected == printed(line)
 
 
 def test_examples_are_found() -> None:

@@ -61,6 +61,17 @@ COMMANDS = {
         (1, "status", "--connect", "test:///default"),
         {"json", "tempfile", "subprocess", "xmlkit.diff", "xmlkit.testing", "xmlkit.transformers"},
     ),
+    "help of apply": ((0, "apply", "--help"), {"lxml", "libvirt", "json", "tempfile"}),
+    "help of rollback": ((0, "rollback", "--help"), {"lxml", "libvirt", "json", "tempfile"}),
+    "help of recover": ((0, "recover", "--help"), {"lxml", "libvirt", "json", "tempfile"}),
+    "journal": (
+        (0, "journal", "--state-dir", "{state}"),
+        {"libvirt", "tempfile", "xmlkit.service", "xmlkit.survey", "xmlkit.validation"},
+    ),
+    "recover": (
+        (0, "recover", "--state-dir", "{state}"),
+        {"tempfile", "xmlkit.diff", "xmlkit.cli.hosts"},
+    ),
     "transform": (
         (0, "transform", "--pool", "p=/elsewhere", str(FIXTURE)),
         {"libvirt", "json", "tempfile", "xmlkit.observe", "xmlkit.diff", "xmlkit.validation"},
@@ -93,7 +104,8 @@ def test_a_command_imports_only_what_it_needs(name: str, tmp_path: Path) -> None
     listed = tmp_path / "modules.json"
     disk = tmp_path / "disk.xml"
     disk.write_text("<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>")
-    given = [str(each).replace("{disk}", str(disk)) for each in arguments]
+    places = {"{disk}": str(disk), "{state}": str(tmp_path / "state")}
+    given = [places.get(str(each), str(each)) for each in arguments]
     imported(COMMAND, str(listed), *given, expected=int(code))
     found = set(listed.read_text().split("\n"))
     assert "xmlkit.cli" in found
@@ -126,7 +138,7 @@ def test_the_core_imports_neither_click_nor_libvirt() -> None:
     imported(
         "import sys, xmlkit\n"
         "for name in xmlkit.__all__: getattr(xmlkit, name)\n"
-        "found = {'click', 'libvirt', 'xmlkit.cli', 'xmlkit.observe'} & set(sys.modules)\n"
+        "found = {'click', 'libvirt', 'xmlkit.cli', 'xmlkit.executor'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
 

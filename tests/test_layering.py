@@ -28,7 +28,7 @@ markup
 laying
 document
 redaction names host rules meaning images state
-disk_info
+disk_info chain
 compare disks shell templates
 plan volumes
 steps transformers pools
@@ -37,9 +37,10 @@ validation validation.schemas validation.profiles
 validation.grammar
 validation.verdict
 validation.policy
-diff hook leisure observe script testing
-actions executor survey
-preflight
+diff hook observe script testing
+leisure survey
+actions executor
+preflight snapshot
 migrate
 service status
 .
@@ -68,12 +69,13 @@ OTHERS = {
             "xmlkit.metadata",
             "xmlkit.migrate",
             "xmlkit.observe",
+            "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

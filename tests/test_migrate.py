@@ -572,9 +572,10 @@ def test_a_guest_that_waits_there_is_resumed(apart: Pair, place: Path) -> None:
 def recovered(pair: Pair, directory: Path) -> list[Outcome]:
     """What recover makes of it, by the API."""
     pair.connect()
-    found = service.recover_all(
+    found, errors = service.recover_all(
         lambda journal: pair.source, directory, there=lambda journal: pair.destination
     )
+    assert [] == errors
     return [outcome for _, outcomes in found for outcome in outcomes.values()]
 
 

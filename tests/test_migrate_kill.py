@@ -133,9 +133,10 @@ class World:
         ended = journal.outcomes.get(uuid)
         while ended is None or ended.state == "pending":
             assert time.monotonic() < deadline, ended
-            found = service.recover_all(
+            found, errors = service.recover_all(
                 lambda _: pair.source, directory, there=lambda _: pair.destination
             )
+            assert [] == errors
             ((_, outcomes),) = found
             ended = outcomes[uuid]
         assert ended.state in ("done", "undone"), ended

@@ -16,7 +16,7 @@ import pytest
 from lxml import etree
 
 from xmlkit import Host, parse_host
-from xmlkit.observe import LibvirtError, domain_xml, domains_of, observe, opened
+from xmlkit.observe import LibvirtError, domain_xml, domains_of, observe, opened, without_password
 from xmlkit.testing import Libvirtd
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -354,3 +354,16 @@ def test_a_host_without_anything_reads_back() -> None:
 
     assert ("test", ["default-pool"]) == (host.driver, list(host.by_name))
     assert isinstance(host, Host)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("qemu+ssh://root@host/system?keyfile=/k", "qemu+ssh://root@host/system?keyfile=/k"),
+        ("esx://me:HIDE@ME@host/?no_verify=1", "esx://me@host/?no_verify=1"),
+        ("x://host/?token=HIDE-ME&a=b", "x://host/?token=(redacted)&a=b"),
+    ],
+)
+def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
+    """But with all that is needed to connect again."""
+    assert shown == without_password(uri)

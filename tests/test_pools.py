@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import libvirt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,10 +13,12 @@ from strategies import LAWS
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension
 
+from xmlkit.compare import lost
 from xmlkit.document import Document
 from xmlkit.host import parse_pool
 from xmlkit.pools import TYPES, Auth, PoolError, commands, nova_pools, parse_source, pool
 from xmlkit.rules import RULES
+from xmlkit.testing import Libvirtd
 from xmlkit.validation.policy import policy
 from xmlkit.validation.verdict import validate
 from xmlkit.volumes import Permissions
@@ -104,6 +107,15 @@ EXAMPLES: dict[str, Callable[[], Document]] = {
     "disk": lambda: pool("disk", "disk", source="/dev/sdb", format="gpt"),
     "rbd": lambda: pool("ceph", "rbd", source="vms", hosts=MONITORS, auth=AUTH),
 }
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_libvirt_takes_each(libvirtd: Libvirtd, name: str) -> None:
+    """Defined on a real libvirtd and read back, nothing that was said is lost or another."""
+    document = EXAMPLES[name]()
+    made = libvirt.open(libvirtd.uri).storagePoolDefineXML(document.text)
+
+    assert () == lost(document, Document.parse(made.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE)))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -20,7 +20,16 @@ PACKAGE = Path(xmlkit.__file__).parent
 
 # What is called with an id as its first argument.
 GIVE_IDS = frozenset(
-    ("_Refusal", "Reason", "Finding", "ImageError", "PoolError", "VolumeError", "Concern")
+    (
+        "_Refusal",
+        "Reason",
+        "Finding",
+        "ImageError",
+        "PoolError",
+        "VolumeError",
+        "Concern",
+        "SnapshotError",
+    )
 ) | {"_concern", "_concern_of", "_Failure"}
 
 

@@ -57,6 +57,9 @@ STEPS = st.one_of(
     st.builds(Redefine, TEXTS, TEXTS, TEXTS),
     st.builds(Define, TEXTS),
     st.builds(Unlink, TEXTS, TEXTS),
+    st.builds(steps.Backup, TEXTS, TEXTS, TEXTS),
+    st.builds(steps.Convert, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
+    st.builds(steps.Publish, TEXTS, TEXTS),
 )
 
 

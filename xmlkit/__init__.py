@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from xmlkit.disks import Address
     from xmlkit.document import Document, DocumentError, Limits
     from xmlkit.host import Host, HostError, Pool, Volume, parse_host
+    from xmlkit.journal import Outcome
     from xmlkit.plan import Plan, PlanError, Reason, Skip, Transition
+    from xmlkit.service import Options, transition
     from xmlkit.transformers import transform
     from xmlkit.validation.schemas import SchemaError
     from xmlkit.validation.verdict import Finding, validate
@@ -29,7 +31,9 @@ _HOMES = {
     "xmlkit.disks": ("Address",),
     "xmlkit.document": ("Document", "DocumentError", "Limits"),
     "xmlkit.host": ("Host", "HostError", "Pool", "Volume", "parse_host"),
+    "xmlkit.journal": ("Outcome",),
     "xmlkit.plan": ("Plan", "PlanError", "Reason", "Skip", "Transition"),
+    "xmlkit.service": ("Options", "transition"),
     "xmlkit.transformers": ("transform",),
     "xmlkit.validation.schemas": ("SchemaError",),
     "xmlkit.validation.verdict": ("Finding", "validate"),
@@ -43,6 +47,8 @@ __all__ = [
     "Host",
     "HostError",
     "Limits",
+    "Options",
+    "Outcome",
     "Plan",
     "PlanError",
     "Pool",
@@ -53,6 +59,7 @@ __all__ = [
     "Volume",
     "parse_host",
     "transform",
+    "transition",
     "validate",
 ]
 

@@ -16,13 +16,14 @@ import json
 import os
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import libvirt
 from lxml import etree
 
+from xmlkit import leisure
 from xmlkit.document import Document
 from xmlkit.host import Volume, parse_volume, sanitized
 from xmlkit.observe import LibvirtError
@@ -31,7 +32,7 @@ from xmlkit.volumes import Creation, Fill, VolumeError
 
 __all__ = ["create_pool", "create_volume", "fill"]
 
-BUSY = 120.0  # seconds to wait for a pool that is busy with volumes
+BUSY = 10.0  # seconds for a pool in which volumes are being built
 _CHAIN = 200  # backing files below one image; libvirt's own limit
 
 
@@ -44,8 +45,6 @@ def create_pool(connection: Any, document: Document, *, autostart: bool = True) 
     Returns libvirt-python's pool. Raises PoolError if another pool has the name, LibvirtError for
     what libvirt refuses; then a pool that was defined here is undefined again.
     """
-    import libvirt
-
     with _speaking():
         pool = _lookup(
             libvirt.VIR_ERR_NO_STORAGE_POOL, connection.storagePoolLookupByName, document.name
@@ -86,8 +85,6 @@ def create_volume(connection: Any, creation: Creation) -> Any:
     Returns libvirt-python's volume. Raises VolumeError (`volume-exists`, `format-disagrees`,
     `volume-chain`, `volume-fill`), LibvirtError for what libvirt refuses. Then the volume is gone.
     """
-    import libvirt
-
     with _speaking():
         pool = connection.storagePoolLookupByName(creation.pool)
         found = _lookup(libvirt.VIR_ERR_NO_STORAGE_VOL, pool.storageVolLookupByName, creation.name)
@@ -109,7 +106,7 @@ def create_volume(connection: Any, creation: Creation) -> Any:
                     )
                 fill(creation.fill)
                 if creation.fill.options:
-                    _patiently(pool.refresh)
+                    leisure.refresh(pool, seconds=BUSY)
         except BaseException:
             with contextlib.suppress(libvirt.libvirtError):
                 volume.delete(0)
@@ -131,8 +128,6 @@ def fill(how: Fill) -> None:
 
 
 def _created(connection: Any, pool: Any, creation: Creation) -> Any:
-    import libvirt
-
     flags = 0
     for flag in creation.flags:
         flags |= {
@@ -145,7 +140,7 @@ def _created(connection: Any, pool: Any, creation: Creation) -> Any:
     name, volume = creation.source
     source_pool = connection.storagePoolLookupByName(name)
     # what libvirt knows of a file may be old; what it knows after this is what it will use
-    _patiently(source_pool.refresh)
+    leisure.refresh(source_pool, seconds=BUSY)
     source = source_pool.storageVolLookupByName(volume)
     _check_source(_read(source, name), creation.source_format)
     return pool.createXMLFrom(text, source, flags)
@@ -273,31 +268,12 @@ def _run(words: tuple[str, ...]) -> str:
     return out
 
 
-def _patiently(call: Callable[[], Any]) -> None:
-    """Call, again while the pool is busy: libvirt does not wait for its own jobs."""
-    import libvirt
-
-    deadline = time.monotonic() + BUSY
-    while True:
-        try:
-            call()
-            return
-        except libvirt.libvirtError as error:
-            # it has no code of its own: seen on 7.0 to 12.8
-            busy = "asynchronous jobs running" in str(error.get_error_message())
-            if not busy or time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
-
-
 def _read(volume: Any, pool: str) -> Volume:
     return parse_volume(etree.fromstring(volume.XMLDesc(0).encode()), pool)
 
 
 def _lookup(missing: int, function: Callable[[Any], Any], name: str | None) -> Any:
     """What libvirt finds by a name, or None."""
-    import libvirt
-
     try:
         return function(name)
     except libvirt.libvirtError as error:
@@ -329,8 +305,6 @@ def _pool_says(root: etree._Element) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _speaking() -> Iterator[None]:
     """libvirt's errors as ours."""
-    import libvirt
-
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         yield

@@ -17,13 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import libvirt
 
-from xmlkit import disk_info, images, metadata
+from xmlkit import disk_info, images, leisure, metadata
 from xmlkit.compare import lost
 from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
@@ -44,7 +43,7 @@ Listener = Callable[..., None]
 Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-REFRESH_SECONDS = 10.0  # a pool may be busy: it says so with code 1, among other things
+REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is taken back
 CHUNK = 64  # steps with one sync for their intents
 
 _S = TypeVar("_S", bound=Step)
@@ -439,17 +438,11 @@ class _Executor:
             images.unlink(step.target, expected=known, other=None)
 
     def _refresh_pool(self, name: str) -> None:
-        deadline = time.monotonic() + REFRESH_SECONDS
-        while True:
-            try:
-                self.connection.storagePoolLookupByName(name).refresh(0)
-                return
-            except libvirt.libvirtError as error:
-                busy = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
-                # a connection that is lost says so with code 1 too
-                if not busy or not self.connection.isAlive() or time.monotonic() > deadline:
-                    raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
-                time.sleep(0.2)
+        try:
+            pool = self.connection.storagePoolLookupByName(name)
+            leisure.refresh(pool, seconds=REFRESH_SECONDS)
+        except libvirt.libvirtError as error:
+            raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
 
     def _domain(self, task: Task) -> Any:
         domain = _lookup(self.connection, task.uuid)

@@ -135,7 +135,10 @@ CAPABILITIES = {
             what="pool types in which libvirt creates volumes",
             only=frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "rbd", "zfs")),
             source="the createVol of each storage backend, libvirt 9.0.0",
-            seen=("9.0.0 (dir, disk, logical, rbd; iscsi-direct: no)",),
+            seen=(
+                *("7.0.0 (dir)", "9.0.0 (dir, disk, logical, rbd; iscsi-direct: no)"),
+                *("11.3.0 (dir)", "12.8.0 (dir)"),
+            ),
         ),
         Capability(
             id="copy-volumes",
@@ -143,7 +146,7 @@ CAPABILITIES = {
             since=6_004,
             only=frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "rbd")),
             source="the buildVolFrom of each storage backend, libvirt 9.0.0; rbd within one pool",
-            seen=("9.0.0 (dir, disk, logical, rbd)",),
+            seen=("7.0.0 (dir)", "9.0.0 (dir, disk, logical, rbd)", "11.3.0 (dir)", "12.8.0 (dir)"),
         ),
         Capability(
             id="image-volumes",
@@ -151,7 +154,10 @@ CAPABILITIES = {
             only=frozenset(("dir", "fs", "netfs", "vstorage")),
             source="storage_util.c, libvirt 9.0.0; in a volume group a backing store is a snapshot "
             "of LVM",
-            seen=("7.0.0 (dir)", "9.0.0 (dir; logical, disk, rbd: no)", "11.3.0 (dir)"),
+            seen=(
+                *("7.0.0 (dir)", "9.0.0 (dir; logical, disk, rbd: no)", "11.3.0 (dir)"),
+                "12.8.0 (dir)",
+            ),
         ),
         Capability(
             id="volume-permissions",
@@ -159,7 +165,7 @@ CAPABILITIES = {
             only=frozenset(("dir", "fs", "netfs", "vstorage", "logical")),
             source="docs/formatstorage.rst: not on device nodes, whose owner udev sets; "
             "virStorageBackendLogicalCreateVol, libvirt 9.0.0, does",
-            seen=("9.0.0 (dir)",),
+            seen=("7.0.0 (dir)", "9.0.0 (dir, logical)", "11.3.0 (dir)", "12.8.0 (dir)"),
         ),
         Capability(
             id="volume-compat",

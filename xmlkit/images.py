@@ -93,7 +93,7 @@ def identity(path: str) -> Identity:
 
     Raises ImageError: no-image, symlink, not-an-image, bad-path.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return _identity(image)
 
 
@@ -160,7 +160,7 @@ def link(source: str, target: str) -> None:
     """
     with (
         reported(target, source),
-        _opened(source) as image,
+        opened(source) as image,
         parent_of(source) as (old, old_name),
         parent_of(target) as (new, name),
     ):
@@ -217,7 +217,7 @@ def copy(
     """
     with (
         reported(target, source),
-        _opened(source) as image,
+        opened(source) as image,
         parent_of(target) as (directory, name),
     ):
         if not stat.S_ISREG(os.fstat(image).st_mode):
@@ -239,11 +239,11 @@ def copy(
             os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
             os.fsync(new)
             _check(image, expected, source)
-            with _opened(source) as now:
+            with opened(source) as now:
                 _check(now, expected, source)
             ready(_identity(new))
             with reported(target):
-                _rename(directory, temporary, name)
+                rename(directory, temporary, directory, name)
                 os.fsync(directory)
             _confirm(target, new, directory, name, made=True)
             return _identity(new)
@@ -269,12 +269,12 @@ def is_copied(source: str, target: str) -> bool:
     """
     with (
         reported(source, target),
-        _opened(source) as image,
+        opened(source) as image,
         parent_of(target) as (directory, name),
     ):
         if _found(directory, name) is None:
             return False
-        with _opened(target) as other:
+        with opened(target) as other:
             if os.path.sameopenfile(image, other) or not _same(image, other):
                 return False
             os.fsync(other)
@@ -295,7 +295,7 @@ def unlink(path: str, *, expected: Identity | None, other: str | None) -> None:
         raise ValueError("say what is expected to be removed")
     with reported(path), parent_of(path) as (directory, name):
         if _found(directory, name) is not None:
-            with _opened(path) as image:
+            with opened(path) as image:
                 if expected is not None:
                     _check(image, expected, path)
                 if other is not None and not is_linked(path, other):
@@ -320,7 +320,7 @@ def locked(path: str, *, write: bool) -> Iterator[None]:
 
     Raises ImageError: image-in-use, and those of `identity`.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         with reported(path):
             _take(image, path, write)
         yield
@@ -488,18 +488,17 @@ def _attributes(image: int) -> list[str]:
         raise
 
 
-def _rename(directory: int, temporary: str, name: str) -> None:
-    """Rename within a directory without overwriting: OSError EEXIST instead."""
+def rename(old: int, old_name: str, new: int, name: str) -> None:
+    """Rename from one directory, a handle, to another without overwriting: OSError EEXIST."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is not None:
-        names = os.fsencode(temporary), os.fsencode(name)
-        if call(directory, names[0], directory, names[1], _RENAME_NOREPLACE) == 0:
+        if call(old, os.fsencode(old_name), new, os.fsencode(name), _RENAME_NOREPLACE) == 0:
             return
         if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number))
     # NFS has no such rename, but it has links.
-    os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    os.unlink(temporary, dir_fd=directory)
+    os.link(old_name, name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
+    os.unlink(old_name, dir_fd=old)
 
 
 def _discard(directory: int, name: str, target: str) -> bool:
@@ -593,8 +592,11 @@ def _plain(path: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A handle, for reading, of a regular file or block device."""
+def opened(path: str) -> Iterator[int]:
+    """A handle, for reading, of a regular file or block device; no link is followed.
+
+    Raises ImageError: no-image, symlink, not-an-image, bad-path, and those of the system.
+    """
     with parent_of(path) as (directory, name), reported(path):
         found = _found(directory, name)
         if found is None:
@@ -726,7 +728,7 @@ def _confirm(path: str, image: int, directory: int, name: str, *, made: bool) ->
     A name that was there before stays: it may be the image's last.
     """
     try:
-        with _opened(path) as found:
+        with opened(path) as found:
             if os.path.sameopenfile(found, image):
                 return
         raise _changed(path)

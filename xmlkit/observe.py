@@ -14,7 +14,7 @@ import html
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ __all__ = [
     "observe",
     "opened",
     "secure_document",
+    "without_password",
 ]
 
 # What libvirt itself gives is as large as it is.
@@ -64,14 +65,16 @@ def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
         raise LibvirtError(f"not a URI: {uri!r}") from None
     except libvirt.libvirtError as error:
         raise LibvirtError(
-            f"cannot connect to {_without_password(uri)}: {_message(error, uri)}"
+            f"cannot connect to {without_password(uri)}: {_message(error, uri)}"
         ) from None
     try:
         yield connection
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"{_without_password(uri)}: {_message(error, uri)}") from None
+        raise LibvirtError(f"{without_password(uri)}: {_message(error, uri)}") from None
     finally:
-        connection.close()
+        # one that is lost cannot be closed
+        with suppress(libvirt.libvirtError):
+            connection.close()
 
 
 def observe(connection: Any, progress: Callable[[str], None] | None = None) -> bytes:
@@ -83,7 +86,7 @@ def observe(connection: Any, progress: Callable[[str], None] | None = None) -> b
 
     uri = connection.getURI()
     pieces = [
-        f"<host version={quoted('1')} uri={quoted(_without_password(uri))} "
+        f"<host version={quoted('1')} uri={quoted(without_password(uri))} "
         f"libversion={quoted(str(connection.getLibVersion()))}>\n",
         _bare(connection.getCapabilities()),
     ]
@@ -213,11 +216,13 @@ def is_local(uri: str) -> bool:
     return not urlsplit(uri).hostname and not uri.startswith("test:")
 
 
-def _without_password(uri: str) -> str:
-    """The URI without user and password, and without parameters that speak of a secret."""
-    uri = re.sub(r"(//)[^/]*@", r"\1", uri)
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*)=[^&]*", r"\1=(redacted)", uri)
+def without_password(uri: str) -> str:
+    """The URI without its password, and without parameters that speak of a secret."""
+    uri = re.sub(r"(//[^/@:]*):[^/]*@", r"\1@", uri)
+    return re.sub(
+        r"(?i)([?&][^=&]*(?:pass|secret|token|key(?!file))[^=&]*)=[^&]*", r"\1=(redacted)", uri
+    )
 
 
 def _message(error: Any, uri: str) -> str:
-    return str(error.get_error_message()).replace(uri, _without_password(uri))
+    return str(error.get_error_message()).replace(uri, without_password(uri))

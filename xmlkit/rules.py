@@ -351,6 +351,22 @@ RULES: dict[str, Rule] = {
             "Correct the file that the message names: an object of JSON, paths to formats.",
             "nova.virt.libvirt.imagebackend, Image.resolve_driver_format, Nova 34.0.0",
         ),
+        # Why a plan is not carried out, and why it is not known how it ended.
+        Rule(
+            "stale-plan",
+            "the plan is not about what is there now",
+            "A plan is bound to the domain's persistent XML, to itself and to the host that made "
+            "it. One of them is not as it was, and what was decided may no longer be right.",
+            "Plan again on this host, and look at the new plan: xmlkit plan --connect URI, then "
+            "xmlkit diff --plan.",
+        ),
+        Rule(
+            "journal",
+            "the journal could not be written on",
+            "No step is taken that is not in the journal first, so nothing more was done. The "
+            "domain boots from what is defined.",
+            "Make room or mend what the message names, then xmlkit recover.",
+        ),
         # Why a transition did not end as it was meant to.
         Rule(
             "no-domain",
@@ -423,7 +439,7 @@ RULES: dict[str, Rule] = {
             "A running guest keeps its disks at the addresses that it was started with; what is "
             "defined counts from its next start. To move an image under it would lose what a "
             "restart of libvirt's daemon or a migration looks up.",
-            "Shut it down (virsh shutdown DOMAIN), or let xmlkit wait until it is.",
+            "Shut it down (virsh shutdown DOMAIN), or let xmlkit apply --on-shutdown wait for it.",
             "hosts whose daemon restarts kill such guests: rule pool-lost",
             severity="refuse",
         ),
@@ -782,6 +798,31 @@ RULES: dict[str, Rule] = {
             "Name disks that the domain has; turn volume disks into paths first (xmlkit transform "
             "--to path).",
             "seen on libvirt 7.0, 9.0, 11.3 and 12.8",
+        ),
+        # Why xmlkit snapshot makes none.
+        Rule(
+            "snapshot-running",
+            "the domain is running, and its disk changes",
+            "What a program reads from a disk that is written to is no state that the disk ever "
+            "had. QEMU itself can copy it as it is at one moment while the guest goes on.",
+            "Say --live, or shut the domain down (virsh shutdown DOMAIN).",
+        ),
+        Rule(
+            "snapshot-source",
+            "this disk cannot be copied",
+            "Snapshots are made of raw and qcow2 disks that are files, block devices or volumes. A "
+            "drive has no content of its own, a network disk is the network's to snapshot, and an "
+            "encrypted disk would come out in clear.",
+            "Name another disk, or use the storage's own snapshots.",
+        ),
+        Rule(
+            "snapshot-failed",
+            "QEMU or qemu-img did not complete the copy",
+            "The message has their words. Often the file system is full, the guest ended, or its "
+            "QEMU may not enter the directory that the snapshot is to go to. What was made is "
+            "removed and the guest goes on.",
+            "Look at the message and at the guest's log (/var/log/libvirt/qemu), make room, or "
+            "choose another place, then start again.",
         ),
         Rule(
             "pool-name",

@@ -44,12 +44,12 @@ give_name() {  # give_name IMAGE NAME: a second name
     ln -T -- "$1" "$2"
 }
 make_copy() {  # make_copy IMAGE NAME
+    rm -f -- "$2.xmlkit"  # what is left if it was interrupted
     is_image "$2" && [ ! -e "$1" ] && [ ! -h "$1" ] && return
     is_copied "$1" "$2" && return
     is_image "$1" || fail "no image: $1"
     without_info "$1"
-    [ ! -e "$2" ] && [ ! -h "$2" ] || fail "it exists: $2"
-    rm -f -- "$2.xmlkit"
+    if [ -e "$2" ] || [ -h "$2" ]; then fail "it exists, and is not $1: $2"; fi
     cp --reflink=auto --sparse=always --preserve=all -T -- "$1" "$2.xmlkit"
     sync -- "$2.xmlkit"
     is_copied "$1" "$2.xmlkit" || fail "the copy differs: $2.xmlkit"

@@ -14,22 +14,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from xmlkit import executor, journal, migrate, state
+from xmlkit import journal, state
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
-from xmlkit.executor import Listener
 from xmlkit.host import sanitized
-from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.migrate import Migration
-from xmlkit.observe import LibvirtError
-from xmlkit.plan import STAYS, Form, Plan, PlanError, Skip, plan
+from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
+from xmlkit.observe import LibvirtError, without_password
+from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.steps import Copy, steps_of
 from xmlkit.survey import Guest, Survey, survey
 from xmlkit.transformers import transform
 from xmlkit.validation.verdict import validate
+
+if TYPE_CHECKING:  # it imports libvirt
+    from xmlkit.executor import Listener
+    from xmlkit.migrate import Migration
 
 __all__ = [
     "Case",
@@ -40,6 +42,7 @@ __all__ = [
     "carry_out",
     "cases_of",
     "directories_of",
+    "is_done",
     "migrate_one",
     "recover_all",
     "roll_back_cases",
@@ -57,7 +60,7 @@ class Options:
 
     to, relocate, arrived, accept: as plan() takes them. copy: images may be copied to another file
     system. rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too.
-    waits: the caller waits until a running domain is shut off. schemas: libvirt's, by directory.
+    schemas: libvirt's, by directory.
     """
 
     to: Form = "volume"
@@ -65,7 +68,6 @@ class Options:
     accept: tuple[str, ...] = ()
     copy: bool = False
     rewrite_metadata: bool = False
-    waits: bool = False
     arrived: bool = False
     schemas: str | None = None
 
@@ -116,16 +118,14 @@ def cases_of(
 ) -> list[Case]:
     """Each surveyed domain planned and judged; with `plans`, those and nothing else.
 
-    key: of the host, to tell whether a plan is still true.
+    key: of the host, to tell whether a plan is still true. Raises PlanError for a pool to relocate
+    to that the host has not, SchemaError without libvirt's schemas.
     """
     guests = {guest.uuid: guest for guest in surveyed.guests}
     if plans is None:
-        made = ((guest, _planned(guest, surveyed, options)) for guest in guests.values())
         return [
-            _refused(guest, None, "plan", str(each))
-            if isinstance(each, PlanError)
-            else _judged(each, guest, surveyed, options)
-            for guest, each in made
+            _judged(_planned(guest, surveyed, options), guest, surveyed, options)
+            for guest in guests.values()
         ]
     cases = []
     for each in plans:
@@ -133,43 +133,41 @@ def cases_of(
         if found is None:
             message = "libvirt has no such domain any more"
             cases.append(Case(each.name, each.uuid, each, (), "refused", "no-domain", message))
-        elif not each.changes or _is_done(each, found.document):
+        elif not each.changes or is_done(each, found.document):
             message = "its disks are where the plan leaves them"
             cases.append(Case(found.name, found.uuid, each, (), "nothing", message=message))
         elif key is None or each.binding is None:
             message = "it is bound to no host: make it with xmlkit plan --connect URI, on this host"
-            cases.append(_refused(found, each, "stale-plan", message))
+            cases.append(_refused(found, each, Reason("stale-plan", message)))
         elif not hmac.compare_digest(each.binding, str(bound(each, found.document, key).binding)):
-            message = "the domain, or the plan itself, is not as it was: plan again"
-            cases.append(_refused(found, each, "stale-plan", message))
+            message = "the domain, the host or the plan itself is not as it was: plan again"
+            cases.append(_refused(found, each, Reason("stale-plan", message)))
         else:
             cases.append(_judged(each, found, surveyed, options))
     return cases
 
 
-def _is_done(made: Plan, document: Document) -> bool:
+def is_done(made: Plan, document: Document) -> bool:
+    """Whether a domain has already what the plan would give it."""
     try:
         return transform(document, made) is document
     except PlanError:
         return False
 
 
-def _planned(guest: Guest, surveyed: Survey, options: Options) -> Plan | PlanError:
-    try:
-        return plan(
-            guest.document,
-            surveyed.host,
-            options.to,
-            relocate=options.relocate,
-            arrived=options.arrived,
-            accept=options.accept,
-        )
-    except PlanError as error:
-        return error
+def _planned(guest: Guest, surveyed: Survey, options: Options) -> Plan:
+    return plan(
+        guest.document,
+        surveyed.host,
+        options.to,
+        relocate=options.relocate,
+        arrived=options.arrived,
+        accept=options.accept,
+    )
 
 
-def _refused(guest: Guest, made: Plan | None, id: str, message: str) -> Case:
-    return Case(guest.name, guest.uuid, made, (), "refused", id, message)
+def _refused(guest: Guest, made: Plan, reason: Reason) -> Case:
+    return Case(guest.name, guest.uuid, made, (), "refused", reason.id, reason.message)
 
 
 def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Case:
@@ -184,20 +182,24 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         accept=options.accept,
         copy=options.copy,
         rewrite_metadata=options.rewrite_metadata,
-        restart=options.waits,
     )
     case = replace(case, concerns=concerns)
     stops = refusals(concerns)
     if stops:
-        runs = all(each.id == "running" for each in stops)
-        target = f"{stops[0].target}: " if stops[0].target else ""
+        # that it runs passes by itself: what else there is, is to be said
+        why = next((each for each in stops if each.id != "running"), stops[0])
+        target = f"{why.target}: " if why.target else ""
         return replace(
             case,
-            state="skipped" if runs else "refused",
-            id=stops[0].id,
-            message=f"{target}{stops[0].message}",
+            state="skipped" if why.id == "running" else "refused",
+            id=why.id,
+            message=f"{target}{why.message}",
         )
-    after = transform(guest.document, made)
+    try:
+        after = transform(guest.document, made)
+    except PlanError as error:
+        # somebody has changed it between two looks at it
+        return replace(case, state="refused", id="disk-changed", message=str(error))
     if not validate(guest.document, options.schemas):
         findings = validate(after, options.schemas)
         if findings:
@@ -254,19 +256,28 @@ def carry_out(
 ) -> Result:
     """Do what is ready. To be called with the lock of the state directory held.
 
-    uri: for the journal, so that recover knows where. Raises JournalError, and ServiceError if
-    an older transition is pending.
+    uri: for the journal, so that recover knows where; without its password. A journal that cannot
+    be written on leaves what has not ended "pending". Raises JournalError if it cannot even be
+    begun, and ServiceError if an older transition is pending: nothing has been changed then.
     """
+    from xmlkit import executor
+
     refuse_pending(directory)
     tasks = [case.task for case in cases if case.task is not None]
     if not tasks:
         return Result(None, {})
     id = state.new_id(directory)
-    writer = Writer.create(str(directory), id, tasks, uri=uri, kind=kind, of=of)
+    bare = without_password(uri)
+    writer = Writer.create(str(directory), id, tasks, uri=bare, kind=kind, of=of)
     try:
         outcomes = executor.apply(
             connection, writer, tasks, listener=listener, max_failures=max_failures
         )
+    except JournalError as error:
+        ended = journal.read(writer.path).outcomes
+        why = Reason("journal", str(error))
+        pending = Outcome("pending", why.id, why.message)
+        outcomes = {task.uuid: ended.get(task.uuid, pending) for task in tasks}
     finally:
         writer.close()
     return Result(id, outcomes)
@@ -287,6 +298,8 @@ def migrate_one(
     source, there: connections that may write, at the URIs `uri` and `to`. Raises JournalError, and
     ServiceError if an older transition is pending.
     """
+    from xmlkit import migrate
+
     refuse_pending(directory)
     if migration.task is None:
         return Result(None, {})
@@ -328,22 +341,16 @@ def roll_back_cases(
             f"transition {done.id} is a migration: migrate back, with xmlkit migrate --connect "
             f"{done.to} --to {done.uri}"
         )
-    back = {
-        uuid
-        for each in later
-        if each.of == done.id
-        for uuid, outcome in each.outcomes.items()
-        if outcome.state == "done"
-    }
+    journals = tuple(later)
     guests = {guest.uuid: guest for guest in surveyed.guests}
     cases = []
     for uuid, task in done.tasks.items():
         inverse = task.plan.inverse()
         case = Case(task.plan.name, uuid, inverse)
         guest = guests.get(uuid)
-        outcome = done.outcomes.get(uuid)
-        if outcome is None or outcome.state != "done" or uuid in back:
-            message = "it was taken back already" if uuid in back else "it was never done"
+        if not _in_force(done, uuid, journals):
+            was_done = done.outcomes.get(uuid, Outcome("")).state == "done"
+            message = "it was taken back already" if was_done else "it was never done"
             cases.append(replace(case, state="nothing", message=message))
         elif guest is None:
             message = "libvirt has no such domain any more"
@@ -351,6 +358,15 @@ def roll_back_cases(
         else:
             cases.append(_judged_back(case, inverse, task, guest, surveyed, options))
     return cases
+
+
+def _in_force(done: Journal, uuid: str, journals: Sequence[Journal]) -> bool:
+    """Whether a transition of a domain was done, and not taken back for good."""
+    outcome = done.outcomes.get(uuid)
+    if outcome is None or outcome.state != "done":
+        return False
+    later = (each for each in journals if each.of == done.id)
+    return not any(_in_force(each, uuid, journals) for each in later)
 
 
 def _judged_back(
@@ -387,30 +403,39 @@ def recover_all(
     *,
     there: Any = None,
     listener: Listener = lambda *_: None,
-) -> list[tuple[Journal, dict[str, Outcome]]]:
+) -> tuple[list[tuple[Journal, dict[str, Outcome]]], list[XmlkitError]]:
     """Bring every pending transition to an end. To be called with the lock held.
 
     connections: a function from a journal to a connection that may write; there: the same, to
     where a migration was to go. A migration one of whose hosts cannot be reached stays pending.
-    Raises JournalError.
+    Returns each journal with the outcome for each UUID, and what kept others from being read or
+    brought to an end.
     """
-    journals, errors = journal.read_all(str(directory))
+    from xmlkit import executor, snapshot
+
+    journals, unread = journal.read_all(str(directory))
+    errors: list[XmlkitError] = [*unread]
     found = []
     for each in journals:
         if each.pending:
-            if each.kind == "migrate":
-                outcomes = _recover_migration(connections, there, each, listener)
-            else:
-                outcomes = executor.recover(connections(each), each, listener=listener)
-            found.append((each, outcomes))
-    if errors:
-        raise errors[0]
-    return found
+            try:
+                if each.kind == "snapshot":
+                    outcomes = snapshot.recover(connections(each), each)
+                elif each.kind == "migrate":
+                    outcomes = _recover_migration(connections, there, each, listener)
+                else:
+                    outcomes = executor.recover(connections(each), each, listener=listener)
+                found.append((each, outcomes))
+            except (JournalError, LibvirtError) as error:
+                errors.append(error)
+    return found, errors
 
 
 def _recover_migration(
     connections: Any, there: Any, pending: Journal, listener: Listener
 ) -> dict[str, Outcome]:
+    from xmlkit import migrate
+
     try:
         both = connections(pending), there(pending)
     except LibvirtError as error:
@@ -432,13 +457,16 @@ def transition(
 
     wait: seconds to wait for another xmlkit on this host. Returns the outcome, whose state is also
     "nothing", "skipped" or "refused" with the reason; nothing has been changed then. Raises
-    LockedError, StateError, JournalError, ServiceError.
+    LockedError, StateError, JournalError, ServiceError, PlanError (no such pool), SchemaError, and
+    what libvirt raises before anything has been changed.
     """
     wanted = options or Options()
     directory = state.directory(state_dir)
     with state.lock(directory, wait):
+        refuse_pending(directory)
         surveyed = survey(connection, (uuid,), secure=True)
-        (case,) = cases_of(surveyed, wanted) or (None,)
+        # a domain may have another one's UUID for its name
+        case = next((each for each in cases_of(surveyed, wanted) if each.uuid == uuid), None)
         if case is None:
             return Outcome("refused", "no-domain", "libvirt has no such domain")
         if case.task is None:

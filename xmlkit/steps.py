@@ -18,11 +18,14 @@ from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
 
 __all__ = [
+    "Backup",
+    "Convert",
     "Copy",
     "Create",
     "Define",
     "Link",
     "Migrate",
+    "Publish",
     "Redefine",
     "Refresh",
     "Resume",
@@ -159,11 +162,68 @@ class Unlink:
         return shlex.join(("rm", "--", self.path))
 
 
-Step = Link | Copy | Create | Refresh | Redefine | Define | Migrate | Resume | Unlink
+@dataclass(frozen=True)
+class Backup:
+    """The disk of a running guest, as it is at one moment, is copied by its QEMU to a new file."""
+
+    domain: str
+    disk: str
+    path: str
+
+    def __str__(self) -> str:
+        return shlex.join(
+            ("virsh", "backup-begin", "--reuse-external", "--", self.domain, "backup.xml")
+        )
+
+
+@dataclass(frozen=True)
+class Convert:
+    """An image is copied, flat, to a new one. options: of qemu-img, as one word each."""
+
+    source: str
+    source_format: str
+    target: str
+    target_format: str
+    options: str
+
+    def __str__(self) -> str:
+        formats = ("-f", self.source_format, "-O", self.target_format)
+        words = ("qemu-img", "convert", *formats, *self.options.split())
+        return shlex.join((*words, "--", self.source, self.target))
+
+
+@dataclass(frozen=True)
+class Publish:
+    """An image that is complete gets its name."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return shlex.join(("mv", "-n", "-T", "--", self.source, self.target))
+
+
+Step = (
+    Link
+    | Copy
+    | Create
+    | Refresh
+    | Redefine
+    | Define
+    | Migrate
+    | Resume
+    | Unlink
+    | Backup
+    | Convert
+    | Publish
+)
 
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
-    for kind in (Link, Copy, Create, Refresh, Redefine, Define, Migrate, Resume, Unlink)
+    for kind in (
+        *(Link, Copy, Create, Refresh, Redefine, Define, Migrate, Resume, Unlink),
+        *(Backup, Convert, Publish),
+    )
 }
 
 

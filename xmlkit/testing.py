@@ -141,15 +141,21 @@ class Libvirtd:
     _process: subprocess.Popen[bytes] = field(repr=False)
     _control: socket.socket = field(repr=False)
 
-    def restart(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def restart(
+        self,
+        number: signal.Signals = signal.SIGTERM,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """End libvirtd alone by a signal, start it again and wait until it answers.
 
-        Its guests go on. Raises LibvirtdError if it does not end or does not come back.
+        Its guests go on. meanwhile: called while it is away. Raises LibvirtdError if it does not
+        end or does not come back.
         """
         os.kill(_answering(self.directory), number)
         if not self._ended(TIMEOUT):
             raise self._error(f"did not end on {number.name}")
         self._control.recv(16)
+        meanwhile()
         self._run()
 
     @property

@@ -59,9 +59,23 @@ _LONGEST_BACKING = 1023  # bytes; docs/interop/qcow2.txt of QEMU
 # Source: lvm(8), VALID NAMES.
 _LV_NAME = re.compile(r"(?!-)(?!\.{1,2}$)[A-Za-z0-9+_.-]{1,127}")
 _LV_RESERVED = re.compile(
-    r"(snapshot|pvmove).*|.*_(cdata|cmeta|corig|cvol|iorig|mimage|mlog|pmspare|rimage|rmeta|tdata"
-    r"|tmeta|vdata|vorigin|wcorig).*"
+    r"(snapshot|pvmove).*|.*_(cdata|cmeta|corig|cpool|cvol|imeta|iorig|mimage|mlog|pmspare|rimage"
+    r"|rmeta|tdata|tmeta|vdata|vorigin|wcorig).*"
 )
+
+# For a shell: whether libvirt would read a volume as what it is said to be; "?" is a quote. What is
+# on a block device or in Ceph libvirt takes for raw, without looking.
+_GUARD = (
+    'case $(virsh vol-dumpxml --pool "$1" --vol "$2") in *"<backingStore>"*) ;; {fitting}) exit ;; '
+    'esac; echo "$1/$2 is not what it is said to be, $3 without a backing file" >&2; exit 1'
+)
+_FITTING = {
+    "qcow2": ('"<format type="?qcow2?"/>"',),
+    "raw": (
+        *('"<format type="?raw?"/>"', '"<format type="?iso?"/>"', '"<format type="?luks?"/>"'),
+        *('"<volume type="?block?">"', '"<volume type="?network?">"'),
+    ),
+}
 
 Preallocation = Literal["no", "metadata", "full"]
 Compression = Literal["zlib", "zstd"]
@@ -169,7 +183,7 @@ def blank(
     images = host.can("image-volumes", pool.type)
     flags = _preallocation(host, pool, target, preallocate)
     allocation = capacity if preallocate == "full" or not images else 0
-    document = _volume(host, pool, name, target, capacity, allocation)
+    document = _volume(pool, name, target, capacity, allocation)
     return Creation(pool.name, document, flags)
 
 
@@ -216,7 +230,7 @@ def overlay(
                 f"{capacity} bytes are less than the {observed.capacity} of {backing}: the guest "
                 "would lose its end",
             )
-    document = _volume(host, pool, name, target, capacity, 0, backing, backing_format)
+    document = _volume(pool, name, target, capacity, 0, backing, backing_format)
     return Creation(pool.name, document)
 
 
@@ -238,8 +252,9 @@ def copy(
     libvirt finds out the source's format by probing its bytes, and follows the backing file that
     they name: a guest's disk is copied by `snapshot`, which is told the format. A copy has no
     backing file, whatever is asked for, and is never compressed. Unless both are raw, a larger
-    capacity is ignored: growing is a step of its own. From raw to raw libvirt takes four to ten
-    times as long as `snapshot` or a reflink.
+    capacity is ignored: growing is a step of its own. Within an rbd pool it is a clone, whose
+    parent is a snapshot of the source. From raw to raw libvirt takes four to ten times as long as
+    `snapshot` or a reflink.
 
     source_pool, source: the volume. source_format: what it must be. capacity: bytes, not less
     than the source's; needed unless that was observed. preallocate: as in `blank`. reflink: share
@@ -266,7 +281,7 @@ def copy(
     if pool.name == source_pool.name and name == source:
         raise VolumeError("volume-copy", f"{pool.name}/{name} cannot be copied to itself")
     observed = _agreeing(
-        source_pool.by_name.get(source), source_format, "the source", encrypted=True
+        source_pool.by_name.get(source), source_format, "the source", by_libvirt=True
     )
     if observed is not None and observed.backing:
         raise VolumeError(
@@ -311,7 +326,7 @@ def copy(
     allocation = size if blocks or preallocate == "full" else 0
     return Creation(
         pool.name,
-        _volume(host, pool, name, target, size, allocation),
+        _volume(pool, name, target, size, allocation),
         ("reflink",) if reflink else flags,
         (source_pool.name, source),
         source_format,
@@ -338,7 +353,7 @@ def snapshot(
 
     source: the absolute path of the disk, which no guest has open. source_format: its `<driver
     type>`. capacity: bytes, the source's. compress: zlib (slow, read by every QEMU) or zstd
-    (QEMU 5.1 and newer).
+    (QEMU 5.1 and newer, if it was built with it: Debian 11's was not).
     Raises VolumeError.
     """
     _check(host, pool, name, target)
@@ -374,7 +389,7 @@ def snapshot(
     options: tuple[str, ...] = ()
     if compress == "zstd" or (compress and capacity % (target.cluster_size or CLUSTER)):
         options = (
-            f"compat={_compat(host, target) or '1.1'}",
+            "compat=1.1",
             *([f"compression_type={compress}"] if compress == "zstd" else ()),
             *([f"cluster_size={target.cluster_size}"] if target.cluster_size else ()),
             *(f"{feature}=on" for feature in _features(target)),
@@ -383,7 +398,7 @@ def snapshot(
     blocks = not host.can("image-volumes", pool.type)
     # libvirt would round it up itself
     rounded = capacity if target.format == "raw" else -(-capacity // KIB) * KIB
-    document = _volume(host, pool, name, target, rounded, rounded if blocks else 0)
+    document = _volume(pool, name, target, rounded, rounded if blocks else 0)
     fill = Fill(source, source_format, path, target.format, compress, options)
     return Creation(pool.name, document, fill=fill)
 
@@ -465,7 +480,7 @@ def commands(creation: Creation) -> tuple[Command, ...]:
         words = ("virsh", "vol-create-from", "--pool", pool, "--file", "/dev/stdin")
         words += ("--inputpool", creation.source[0], "--vol", creation.source[1])
     delete = ("virsh", "vol-delete", "--pool", pool, "--vol", name)
-    found = [Command(words + flags, creation.document)]
+    found = [*_guard(creation), Command(words + flags, creation.document)]
     if creation.capacity is not None:
         resize = ("virsh", "vol-resize", "--pool", pool, "--vol", name)
         found.append(Command((*resize, "--capacity", str(creation.capacity)), undo=delete))
@@ -475,6 +490,17 @@ def commands(creation: Creation) -> tuple[Command, ...]:
             # libvirt keeps what it knew of the image that was replaced
             found.append(Command(("virsh", "pool-refresh", "--pool", pool)))
     return tuple(found)
+
+
+def _guard(creation: Creation) -> tuple[Command, ...]:
+    """What is looked at before libvirt copies: it probes the source's bytes."""
+    if creation.source is None:
+        return ()
+    fitting = "|".join(f"*{each}*" for each in _FITTING[creation.source_format])
+    look = ("sh", "-c", _GUARD.format(fitting=fitting), "sh", *creation.source)
+    # what libvirt knows of a file may be old; what it knows after this is what it will use
+    refresh = Command(("virsh", "pool-refresh", "--pool", creation.source[0]))
+    return refresh, Command((*look, creation.source_format))
 
 
 def _check(host: Host, pool: Pool, name: str, target: Target) -> None:
@@ -499,6 +525,9 @@ def _check(host: Host, pool: Pool, name: str, target: Target) -> None:
             "volume-format",
             f"volumes in a {pool.type} pool are raw: {pool.name} cannot have a {target.format} one",
         )
+    if target.format == "qcow2" and not host.can("volume-compat"):
+        # without it such a libvirt leaves to QEMU which of two versions of qcow2 it makes
+        raise _too_old(host, "compat for qcow2", "volume-compat")
     if target.encryption is not None:
         if not names.UUID.fullmatch(target.encryption):
             raise VolumeError(
@@ -607,9 +636,12 @@ def _fault_of_name(pool: Pool, name: str) -> str | None:
 
 
 def _agreeing(
-    observed: Volume | None, format: str, what: str, *, encrypted: bool = False
+    observed: Volume | None, format: str, what: str, *, by_libvirt: bool = False
 ) -> Volume | None:
-    """The observed volume, if the pool's word for it is no other than what is said."""
+    """The observed volume, if the pool's word for it is no other than what is said.
+
+    by_libvirt: it reads the volume, and so has the key of one that is encrypted, and Ceph's.
+    """
     if format not in ("raw", "qcow2"):
         raise VolumeError(
             "volume-format",
@@ -619,9 +651,9 @@ def _agreeing(
         return None
     if observed.link:
         raise VolumeError("volume-path", f"{observed.path} is a symbolic link: name the file")
-    if observed.type not in ("file", "block"):
+    if observed.type not in ("file", "block") and not (by_libvirt and observed.type == "network"):
         raise VolumeError("volume-path", f"{observed.path} is a {observed.type}, not an image")
-    if observed.encryption and not encrypted:
+    if observed.encryption and not by_libvirt:
         raise VolumeError(
             "volume-option", f"{observed.path} is encrypted: it cannot be {what.partition(' ')[2]}"
         )
@@ -647,13 +679,7 @@ def _features(target: Target) -> tuple[str, ...]:
     return ("lazy_refcounts",) * target.lazy_refcounts + ("extended_l2",) * target.extended_l2
 
 
-def _compat(host: Host, target: Target) -> str | None:
-    # left out, libvirt before 10.2 makes 0.10, without bitmaps and features
-    return "1.1" if target.format == "qcow2" and host.can("volume-compat") else None
-
-
 def _volume(
-    host: Host,
     pool: Pool,
     name: str,
     target: Target,
@@ -671,7 +697,8 @@ def _volume(
         format=target.format if pool.type not in ("logical", "disk", "zfs") else None,
         permissions=target.permissions,
         encryption=target.encryption,
-        compat=_compat(host, target),
+        # left out, libvirt before 10.2 makes 0.10, without bitmaps and features
+        compat="1.1" if target.format == "qcow2" else None,
         nocow=target.nocow,
         cluster_size=target.cluster_size,
         features=_features(target),

@@ -36,6 +36,7 @@ COMMANDS = {
     "pool": "Write the XML that creates a storage pool.",
     "recover": "Bring interrupted transitions to an end.",
     "rollback": "Take a transition back.",
+    "snapshot": "Copy a disk of a domain to a new image.",
     "status": "Show whether a host is ready, and where its domains stand.",
     "transform": "Rewrite a domain's disks to volumes or to paths.",
     "validate": "Check libvirt XML against libvirt's schemas.",

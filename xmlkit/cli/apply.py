@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, files
-from xmlkit.cli.hosts import relocations
+from xmlkit.cli import carrying
+from xmlkit.errors import XmlkitError
 from xmlkit.rules import ACCEPTABLE
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def command(
 
     \b
     Example:
-        xmlkit apply --connect qemu:///system --relocate nova-disks-pool instance-00000001
+        xmlkit apply --connect qemu:///system --relocate nova-disks-pool \\
+            instance-00000001
     """
     if sum((plan_file is not None, all_, bool(domains))) != 1:
         raise click.UsageError("say which domains: DOMAIN..., --all or --plan FILE, one of them")
@@ -121,23 +122,21 @@ def command(
         raise click.UsageError("--plan holds all decisions: give no --to and no --relocate")
     if arrived and (plan_file is not None or to != "volume"):
         raise click.UsageError("--arrived says where images are for --to volume without --plan")
-    pools = relocations(relocate)
-    if pools and to == "path":
+    if relocate and to == "path":
         raise click.UsageError("--relocate moves disks into pools: it goes with --to volume")
     if on_shutdown and (script or dry_run):
         raise click.UsageError("--on-shutdown does it: give no --script and no --dry-run")
     if timeout is not None and not on_shutdown:
         raise click.UsageError("--timeout says how long --on-shutdown waits")
     uri = carrying.uri_of(connect)
-    from xmlkit.plan import plans_from_json
+    from xmlkit.cli import files
+    from xmlkit.cli.hosts import relocations
     from xmlkit.service import Options
 
-    plans = None
-    if plan_file is not None:
-        plans = plans_from_json(files.read(plan_file, files.PLAN_SIZE))
+    plans = None if plan_file is None else files.read_plans(plan_file)
     options = Options(
         to=to,
-        relocate=pools,
+        relocate=relocations(relocate),
         accept=accept,
         arrived=arrived,
         copy=copy,
@@ -150,9 +149,7 @@ def command(
         if script:
             return apply.print_script(names, limit)
         code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)
-        if on_shutdown and code is None:
-            code = apply.on_shutdown(timeout)
-        return 0 if code is None else code
+        return apply.on_shutdown(timeout) if code is None else code
 
 
 class _Apply:
@@ -186,20 +183,22 @@ class _Apply:
 
         surveyed = survey(connection, names, secure=True)
         plans = self.plans
-        if plans is None:
-            carrying.refuse_unknown(names, surveyed.guests, connection)
-        elif names is not None:
+        if plans is not None and names is not None:
             plans = tuple(each for each in plans if each.uuid in names)
+        elif not self.cases:
+            carrying.refuse_unknown(names, surveyed.guests, connection)
         return service.cases_of(surveyed, self.options, plans=plans, key=state.host_key(directory))
 
     def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
         """--script: nothing is changed, and nothing is asked."""
-        from xmlkit import state
+        from xmlkit import service, state
         from xmlkit.observe import opened
         from xmlkit.script import script
 
+        directory = state.directory(self.state_dir)
+        service.refuse_pending(directory)
         with opened(self.uri, write=True) as connection:
-            cases = self._judged(connection, names, state.directory(self.state_dir))
+            cases = self._judged(connection, names, directory)
         cases = carrying.limited(cases, limit)
         carrying.show(cases, steps=False)
         tasks = [case.task for case in cases if case.task is not None]
@@ -216,20 +215,33 @@ class _Apply:
 
         directory = state.directory(self.state_dir)
         with state.lock(directory), opened(self.uri, write=True) as connection:
-            cases = carrying.limited(self._judged(connection, names, directory), limit)
+            if not dry_run:
+                # a domain that is half way would be judged by what it is not going to be
+                service.refuse_pending(directory)
+            cases = self._judged(connection, names, directory)
+            cases = carrying.limited(cases, limit, waits=not report)
             self.cases = {case.uuid: case for case in cases}
             carrying.show(cases, steps=dry_run)
             ready = [case for case in cases if case.task is not None]
             waiting = [case for case in cases if case.state == "skipped"]
             if dry_run or not (ready or (waiting and not report)):
                 return self.report(dry_run=dry_run)
-            service.refuse_pending(directory)
             many = len(ready) if report else len(ready) + len(waiting)
             if not carrying.asked(f"Change {many} domain{'s' * (many != 1)}?", yes=self.yes):
                 click.echo("nothing was changed", err=True)
                 return 1
             self._carry_out(connection, cases, directory)
-        return self.report() if report else None
+        return self.report() if report or self._ended() else None
+
+    def _ended(self) -> bool:
+        """Whether no other domain is to be begun: it was interrupted, or too many have failed."""
+        ids = [end.id for result in self.results for end in result.outcomes.values()]
+        too_many = self.max_failures is not None and self._failures() >= self.max_failures
+        return "interrupted" in ids or too_many
+
+    def _failures(self) -> int:
+        ends = [end for result in self.results for end in result.outcomes.values()]
+        return sum(end.state != "done" for end in ends)
 
     def _carry_out(self, connection: Any, cases: Sequence[Case], directory: Path) -> None:
         from xmlkit import service
@@ -241,38 +253,59 @@ class _Apply:
                 directory,
                 uri=self.uri,
                 listener=listener,
-                max_failures=self.max_failures,
+                max_failures=None
+                if self.max_failures is None
+                else self.max_failures - self._failures(),
             )
         self.results.append(result)
 
     def on_shutdown(self, timeout: float | None) -> int:
-        """Do the domains that run, each when it is shut off."""
+        """Do the domains that run, each when it is shut off. The exit code."""
         import time
 
         from xmlkit import leisure
 
         deadline = None if timeout is None else time.monotonic() + timeout
-        while waiting := {uuid for uuid, case in self.cases.items() if case.state == "skipped"}:
+        trouble = False
+        while not self._ended() and (waiting := self._waiting()):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
-            click.echo(f"waiting for {len(waiting)} domains to be shut off", err=True)
+            many = f"{len(waiting)} domain{'s' * (len(waiting) != 1)}"
             try:
+                click.echo(f"waiting for {many} to be shut off", err=True)
                 for uuid in leisure.shut_off(self.uri, waiting, seconds=left):
                     self._one(uuid)
+                    if self._ended():
+                        break
             except KeyboardInterrupt:
                 click.echo("not waiting any longer", err=True)
                 break
-        return self.report()
+            except XmlkitError as error:
+                # what has been done so far is to be told all the same
+                click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
+                trouble = True
+                break
+        code = self.report()
+        return max(code, 1) if trouble else code
+
+    def _waiting(self) -> set[str]:
+        return {uuid for uuid, case in self.cases.items() if case.state == "skipped"}
 
     def _one(self, uuid: str) -> None:
+        from dataclasses import replace
+
         from xmlkit import service, state
         from xmlkit.observe import opened
 
         directory = state.directory(self.state_dir)
         with state.lock(directory, LOCK_SECONDS), opened(self.uri, write=True) as connection:
             service.refuse_pending(directory)
-            cases = self._judged(connection, (uuid,), directory)
+            cases = [c for c in self._judged(connection, (uuid,), directory) if c.uuid == uuid]
+            if not cases:
+                message = "somebody has undefined it"
+                gone = replace(self.cases[uuid], state="refused", id="no-domain", message=message)
+                cases = [gone]
             self.cases.update((case.uuid, case) for case in cases)
             self._carry_out(connection, cases, directory)
 

@@ -6,17 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit.cli import printable
-from xmlkit.journal import Outcome
-from xmlkit.plan import Skip, Transition
-from xmlkit.service import Case, Result
-from xmlkit.steps import Step
-from xmlkit.survey import Guest
+
+if TYPE_CHECKING:  # a help text needs none of them
+    from xmlkit.journal import Outcome
+    from xmlkit.service import Case, Result
+    from xmlkit.steps import Step
+    from xmlkit.survey import Guest
 
 __all__ = [
     "asked",
@@ -24,6 +25,7 @@ __all__ = [
     "host_to_change",
     "interruptible",
     "limited",
+    "line",
     "progress",
     "refuse_unknown",
     "report",
@@ -66,6 +68,11 @@ def uri_of(connect: str | None) -> str:
     return uri
 
 
+def line(text: str) -> str:
+    """The text as one line that a terminal does not obey: names may be anybody's."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def show(cases: Sequence[Case], *, steps: bool) -> None:
     """What will be done to each domain, and why nothing will; on stderr, so that stdout is JSON.
 
@@ -74,19 +81,19 @@ def show(cases: Sequence[Case], *, steps: bool) -> None:
     for case in cases:
         if len(cases) > SHOWN and case.state in ("ready", "nothing") and not steps:
             continue
-        click.echo("\n".join(map(printable, _lines(case, steps=steps))), err=True)
+        click.echo("\n".join(map(line, _lines(case, steps=steps))), err=True)
 
 
 def _lines(case: Case, *, steps: bool) -> Iterator[str]:
+    from xmlkit.plan import Transition
+
     why = f": {case.id}" if case.id else ""
     message = f": {case.message}" if case.message else ""
     yield f"{case.name}  {case.uuid}  {case.state}{why}{message}"
     for disk in case.plan.disks if case.plan is not None else ():
-        if isinstance(disk, Transition) and disk.changes:
-            yield (
-                f"  {disk.target:<5} {disk.action:<5} {disk.before.type} {disk.before}"
-                f" -> {disk.after.type} {disk.after} ({disk.format})"
-            )
+        if isinstance(disk, Transition) and disk.changes and case.state != "nothing":
+            yield f"  {disk.target:<5} {disk.action:<5} {disk.before.type:>6} {disk.before}"
+            yield f"           -> {disk.after.type:>6} {disk.after} ({disk.format})"
     for concern in case.concerns:
         target = f"{concern.target}: " if concern.target else ""
         accepted = " (accepted)" if concern.accepted else ""
@@ -96,20 +103,30 @@ def _lines(case: Case, *, steps: bool) -> Iterator[str]:
 
 
 def asked(question: str, *, yes: bool) -> bool:
-    """Whether to go on: --yes, or yes on a terminal. Raises UsageError where nobody can answer."""
+    """Whether to go on: --yes, or yes on a terminal. Raises ClickException without one."""
     if yes:
         return True
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError("there is no terminal to ask on: say --yes")
+        raise click.ClickException("there is no terminal to ask on: say --yes")
     return click.confirm(question, err=True)
 
 
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
-    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
+    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere.
+
+    A KeyboardInterrupt that comes through is the second one: it is told what that means.
+    """
+    try:
+        with _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None) as listener:
+            yield listener
+    except KeyboardInterrupt:
+        click.echo("interrupted again: bring it to an end with xmlkit recover", err=True)
+        raise
+
+
+@contextmanager
+def _bar(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -136,6 +153,8 @@ def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
 
 def outcome_of(case: Case, outcomes: Mapping[str, Outcome]) -> Outcome:
     """How it ended for a case, begun or not; "planned" where nothing was to be done yet."""
+    from xmlkit.journal import Outcome
+
     found = outcomes.get(case.uuid)
     if found is not None:
         return found
@@ -198,7 +217,7 @@ def report(
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
             why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
-            click.echo(printable(f"{case.name}  {outcome.state}{why}"))
+            click.echo(line(f"{case.name}  {outcome.state}{why}"))
     counts = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in dict.fromkeys(outcome.state for outcome in outcomes)
@@ -215,16 +234,17 @@ def report(
 
 
 def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:
+    from xmlkit.plan import Skip
+
     disks = []
     for disk in case.plan.disks if case.plan is not None else ():
-        skipped = isinstance(disk, Skip)
         disks.append(
             {
                 "target": disk.target,
                 "action": "skip" if isinstance(disk, Skip) else disk.action,
                 "from": str(disk.address if isinstance(disk, Skip) else disk.before),
                 "to": None if isinstance(disk, Skip) else str(disk.after),
-                "reason": disk.reason.id if skipped and disk.reason is not None else None,
+                "reason": None if disk.reason is None else disk.reason.id,
             }
         )
     return {
@@ -250,13 +270,16 @@ def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], conne
             domain_xml(connection, name)
 
 
-def limited(cases: list[Case], limit: int | None) -> list[Case]:
-    """The first `limit` domains that would change, and those that stand between them."""
+def limited(cases: list[Case], limit: int | None, *, waits: bool = False) -> list[Case]:
+    """The first `limit` domains that would change, and those that stand between them.
+
+    waits: those that run will change too, when they are shut off.
+    """
     if limit is None:
         return cases
     ready = 0
     for number, case in enumerate(cases):
-        ready += case.task is not None
+        ready += case.task is not None or (waits and case.state == "skipped")
         if ready == limit:
             return cases[: number + 1]
     return cases

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from xmlkit.cli import TROUBLE, printable
-from xmlkit.cli.files import PLAN_SIZE, read
-from xmlkit.cli.hosts import Planner, host_options, planner
+from xmlkit.cli import TROUBLE, carrying, printable
+from xmlkit.cli.files import read_plans
+from xmlkit.cli.hosts import PLANNING, host_options, planner
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks, plans_from_json
+from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks
 from xmlkit.validation.profiles import NO_VOLUME_DISKS
 
 
@@ -68,11 +70,21 @@ def command(
     """
     if (plan_file is None) != bool(files):
         raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
+    if plan_file is not None:
+        _refuse_decided()
     code = changed = 0
     entries = []
     paint = painter(color)
-    with planner(**options) as planned:
-        plans = {} if plan_file is None else _plans(plan_file, planned)
+    with planner(**options) as planned, ExitStack() as stack:
+        plans = {}
+        if plan_file is not None:
+            if planned.connection is None:
+                raise click.UsageError("--plan is shown with a libvirt's domains: say --connect")
+            from xmlkit import service
+
+            plans = {plan.uuid: plan for plan in read_plans(plan_file)}
+            uri = options["connect"] or os.environ["LIBVIRT_DEFAULT_URI"]
+            refuse_stale = stack.enter_context(_binding(uri, state_dir))
         files = files or tuple(plans)
         for file, document in planned.documents(files):
             try:
@@ -82,7 +94,10 @@ def command(
                     plan = planned.plan(document, file)
                 else:
                     plan = plans[file]
-                    _refuse_stale(plan, options["connect"], state_dir)
+                    if service.is_done(plan, document):
+                        click.echo(carrying.line(f"{plan.name}: nothing to do any more"), err=True)
+                        continue
+                    refuse_stale(plan)
             except XmlkitError as error:
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
                 code = TROUBLE
@@ -108,26 +123,38 @@ def command(
     return code
 
 
-def _plans(file: str, planned: Planner) -> dict[str, Plan]:
-    """The plans of a file by their domain's UUID."""
-    if planned.connection is None:
-        raise click.UsageError("--plan is shown against the domains of a libvirt: say --connect")
-    return {plan.uuid: plan for plan in plans_from_json(read(file, PLAN_SIZE))}
+def _refuse_decided() -> None:
+    """Raise UsageError for an option whose meaning a plan holds already."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in PLANNING
+        and parameter.name != "connect"
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--plan holds all decisions: give no {' and no '.join(given)}")
 
 
-def _refuse_stale(plan: Plan, connect: str | None, state_dir: str | None) -> None:
-    """Raise PlanError if the domain is not as it was when the plan was made."""
+@contextmanager
+def _binding(uri: str, state_dir: str | None) -> Iterator[Callable[[Plan], None]]:
+    """What raises PlanError if a plan's domain is not as it was when the plan was made."""
     from xmlkit import service, state
     from xmlkit.observe import opened, secure_document
 
-    with opened(connect or os.environ["LIBVIRT_DEFAULT_URI"], write=True) as connection:
-        document = secure_document(connection, plan.uuid)
     key = state.host_key(state.directory(state_dir))
-    if service.bound(plan, document, key).binding != plan.binding:
-        raise PlanError(
-            f"{plan.name}: the plan is stale: the domain, the host or the plan itself is not as "
-            "it was; plan again"
-        )
+    with opened(uri, write=True) as connection:
+
+        def refuse_stale(plan: Plan) -> None:
+            bound = service.bound(plan, secure_document(connection, plan.uuid), key)
+            if bound.binding != plan.binding:
+                raise PlanError(
+                    f"{plan.name}: stale-plan: the domain, the host or the plan itself is not as "
+                    "it was: plan again"
+                )
+
+        yield refuse_stale
 
 
 def _show(made: Preview, paint: Paint) -> str:

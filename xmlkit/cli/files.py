@@ -6,14 +6,17 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit.document import MIB, Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 
-__all__ = ["FileError", "limit_options", "read", "read_document", "write"]
+if TYPE_CHECKING:
+    from xmlkit.plan import Plan
+
+__all__ = ["FileError", "limit_options", "read", "read_document", "read_plans", "write"]
 
 
 # Bytes of a file of plans: some 3 KiB a domain.
@@ -69,6 +72,19 @@ def read_document(file: str, bounds: Limits) -> Document:
     except DocumentError as error:
         error.file = "stdin" if file == "-" else file
         raise
+
+
+def read_plans(file: str) -> tuple[Plan, ...]:
+    """The plans in a file of xmlkit plan. Raises FileError, PlanError with the file's name."""
+    from xmlkit.plan import PlanError, plans_from_json
+
+    data = read(file, PLAN_SIZE)
+    if len(data) > PLAN_SIZE:
+        raise FileError(f"{file} is larger than {PLAN_SIZE // MIB} MiB: plan fewer domains at once")
+    try:
+        return plans_from_json(data)
+    except PlanError as error:
+        raise PlanError(f"{file}: {error}") from None
 
 
 def write(data: bytes, file: str | None) -> None:

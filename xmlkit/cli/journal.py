@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import printable
+from xmlkit.cli import carrying
 
 
 @click.command(name="journal")
@@ -57,14 +57,16 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
         if not found and not errors:
             click.echo(f"no transitions in {directory}", err=True)
     for error in errors:
-        click.echo(f"xmlkit: {printable(str(error))}", err=True)
+        click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
     return 2 if errors else 0
 
 
 def _show(data: dict[str, Any]) -> None:
-    click.echo(f"{data['id']}  {data['kind']}  {data['state']}  {data['started']}  {data['uri']}")
+    of = f" of {data['of']}" if data["of"] else ""
+    head = f"{data['id']}  {data['kind']}{of}  {data['state']}  {data['started']}  {data['uri']}"
+    click.echo(carrying.line(head))
     for domain in data["domains"]:
         why = f": {domain['id']}: {domain['message']}" if domain["id"] else ""
-        click.echo(printable(f"{domain['name']}  {domain['uuid']}  {domain['state']}{why}"))
+        click.echo(carrying.line(f"{domain['name']}  {domain['uuid']}  {domain['state']}{why}"))
         for step in domain["steps"]:
-            click.echo(printable(f"  {step['state']:<5}  {step['command']}"))
+            click.echo(carrying.line(f"  {step['state']:<5}  {step['command']}"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying, printable
+from xmlkit.cli import TROUBLE, carrying
 
 
 @click.command(name="recover")
@@ -23,7 +23,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
 
     \b
     Exit code: 0 all came to an end, or nothing to do; 1 something is still
-    pending; 2 trouble.
+    pending; 2 trouble: a host or a journal could not be read.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
                 connections[uri] = stack.enter_context(opened(uri, write=True))
             return connections[uri]
 
-        found = service.recover_all(
+        found, errors = service.recover_all(
             lambda journal: connected(connect or journal.uri),
             directory,
             there=lambda journal: connected(journal.to),
@@ -74,8 +74,12 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
             for uuid, outcome in outcomes.items():
                 why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
                 name = journal.tasks[uuid].plan.name
-                click.echo(printable(f"{journal.id}  {name}  {outcome.state}{why}"))
-        if not found:
+                click.echo(carrying.line(f"{journal.id}  {name}  {outcome.state}{why}"))
+        if not (found or errors):
             click.echo("nothing to recover")
+    for error in errors:
+        click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
+    if errors:
+        return TROUBLE
     states = {outcome.state for _, outcomes in found for outcome in outcomes.values()}
     return 1 if "pending" in states else 0

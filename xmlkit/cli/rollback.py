@@ -84,7 +84,8 @@ def command(
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
                 return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
-            if not carrying.asked(f"Take {len(ready)} domains back?", yes=yes):
+            many = f"{len(ready)} domain{'s' * (len(ready) != 1)}"
+            if not carrying.asked(f"Take {many} back?", yes=yes):
                 click.echo("nothing was changed", err=True)
                 return 1
             with carrying.progress(ready) as listener:

@@ -277,7 +277,7 @@ def _write(made: Creation, options: dict[str, Any]) -> None:
     if made.flags:
         _note(f"with {' '.join(f'--{flag}' for flag in made.flags)}")
     if made.capacity is not None:
-        _note(f"then grow it: {commands(made)[1]}")
+        _note(f"then grow it: {commands(made)[-1]}")
     files.write(made.document.source, options["output"])
 
 

@@ -1,0 +1,824 @@
+"""Snapshots of disks, on a real libvirtd with guests that really write.
+
+Rules
+- A guest's disk is written to all the time: block 8 + N has N, so what a copy lacks or mixes shows.
+- After each test nothing of xmlkit's is left beside the image, and the domain is as before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from chroots import Release
+from loops import loop_device, mounted
+from machines import Files
+from scene import DISK, POOL, Scene, disk_xml, run, until
+
+from xmlkit import images, journal, service, snapshot, state
+from xmlkit.disks import Address
+from xmlkit.images import ImageError
+from xmlkit.snapshot import SnapshotError
+from xmlkit.testing import Libvirtd, boot_sector
+from xmlkit.volumes import VolumeError
+
+SIZE = 16 << 20
+UUID = "7d3f0f6e-8d3b-4a63-8a5e-3c1f1f6f2b11"
+STORE = """
+      <backingStore type='file'>
+        <format type='{format}'/>
+        <source file='{path}'/>
+        <backingStore/>
+      </backingStore>"""
+VOLUME_DISK = """\
+    <disk type='volume' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source pool='{pool}' volume='{volume}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>"""
+
+
+def counting(libvirtd: Libvirtd) -> Scene:
+    """Guests that write N to block 8 + N, 18 times a second, for half an hour."""
+    scene = Scene(libvirtd, sector=boot_sector(step=1, ticks=1))
+    os.truncate(scene.base, SIZE)
+    return scene
+
+
+@pytest.fixture
+def scene(libvirtd: Libvirtd) -> Scene:
+    """A host with such guests."""
+    return counting(libvirtd)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A state directory."""
+    return state.directory(str(tmp_path / "state"))
+
+
+def shoot(
+    scene: Scene, directory: Path, domain: str, target: Address, disk: str = "vda", **options: Any
+) -> snapshot.Taken:
+    """Prepare and take a snapshot."""
+    shot = snapshot.prepare(scene.connection, domain, disk, target, **options)
+    return snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+
+def volume_guest(scene: Scene, name: str) -> Any:
+    """A domain whose disk is a volume over the base image."""
+    scene.overlay(scene.instances / "disks" / f"{name}_disk")
+    scene.connection.storagePoolLookupByName(POOL).refresh()
+    return scene.define(name, [VOLUME_DISK.format(pool=POOL, volume=f"{name}_disk")])
+
+
+def path_of(scene: Scene, volume: str) -> str:
+    """Where libvirt has a volume of the pool."""
+    pool = scene.connection.storagePoolLookupByName(POOL)
+    return str(pool.storageVolLookupByName(volume).path())
+
+
+def file_in(scene: Scene, name: str = "snapshot") -> Address:
+    """A place for a file that QEMU's user may enter."""
+    place = scene.libvirtd.directory / "snapshots"
+    place.mkdir(exist_ok=True)
+    return Address("file", str(place / name))
+
+
+def left(scene: Scene) -> list[str]:
+    """What is beside the snapshot."""
+    return sorted(path.name for path in (scene.libvirtd.directory / "snapshots").iterdir())
+
+
+def blocks(image: str, format: str = "qcow2") -> list[int]:
+    """The numbers that the guest wrote, by their blocks; 0 where it has not yet."""
+    raw = Path(f"{image}.raw")
+    run("qemu-img", "convert", "-f", format, "-O", "raw", image, raw)
+    content = raw.read_bytes()
+    raw.unlink()
+    found = [struct.unpack_from("<4sI", content, at) for at in range(9 * 512, len(content), 512)]
+    return [number if mark == b"TICK" else 0 for mark, number in found]
+
+
+def is_prefix(numbers: list[int]) -> int:
+    """How many the guest wrote; fails if one lacks, or is where it cannot be."""
+    count = max(numbers)
+    assert [*range(1, count + 1), *[0] * (len(numbers) - count)] == numbers
+    return count
+
+
+def test_a_domain_that_is_off_is_copied_flat(scene: Scene, directory: Path) -> None:
+    """The image has the same content, without the backing file, and is its owner's alone."""
+    domain = scene.nova_guest("off")
+    scene.boots(domain)
+    target = file_in(scene)
+
+    taken = shoot(scene, directory, "off", target)
+
+    assert ("done", "off") == (taken.outcome.state, taken.consistency)
+    assert ["snapshot"] == left(scene)
+    disk = scene.addresses(domain)[0][1]
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", disk, target.path)
+    assert "backing" not in run("qemu-img", "info", "-f", "qcow2", target.path)
+    assert 0o600 == Path(str(target.path)).stat().st_mode & 0o777
+
+
+def test_a_running_domain_is_copied_as_it_is_at_one_moment(scene: Scene, directory: Path) -> None:
+    """What the guest wrote before is there, each once, and nothing that came later."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+    before = domain.XMLDesc(0), domain.XMLDesc(2)
+    target = file_in(scene)
+
+    taken = shoot(scene, directory, "live", target, live=True)
+
+    assert ("done", "crash") == (taken.outcome.state, taken.consistency), taken
+    assert ["snapshot"] == left(scene)
+    assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
+    log = scene.log("live")
+    so_far = log.read_bytes().count(b"W")
+    until(lambda: log.read_bytes().count(b"W") > so_far + 3)
+    scene.stop(domain)
+    assert 0 < is_prefix(blocks(str(target.path)))
+
+
+def test_on_each_version(
+    release: Release, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off and live, of a volume disk, by a backup or, on libvirt 7.0, by a block copy."""
+    mirrored = []
+    mirror = snapshot._Maker._mirror
+
+    def noted(*given: Any) -> None:
+        mirrored.append(1)
+        mirror(*given)
+
+    monkeypatch.setattr(snapshot._Maker, "_mirror", noted)
+    scene = counting(release())
+    domain = volume_guest(scene, "guest")
+    scene.start(domain)
+    before = domain.XMLDesc(0), domain.XMLDesc(2)
+
+    live = shoot(scene, directory, "guest", file_in(scene, "live"), live=True)
+
+    assert ("done", "crash") == (live.outcome.state, live.consistency), live
+    assert ([1] if release.suite == "bullseye" else []) == mirrored
+    assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
+    scene.stop(domain)
+    assert 0 < is_prefix(blocks(str(file_in(scene, "live").path)))
+    volume = Address("volume", None, POOL, "taken")
+    off = shoot(scene, directory, "guest", volume)
+    assert ("done", "off") == (off.outcome.state, off.consistency), off
+    disk, taken = (path_of(scene, name) for name in ("guest_disk", "taken"))
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", disk, taken)
+    assert ["live"] == left(scene)
+    assert [] == [path.name for path in Path(taken).parent.glob(".xmlkit*")]
+    scene.boots(domain)
+
+
+def large(scene: Scene, name: str, size: int = 48 << 20) -> Any:
+    """A domain on a raw disk that boots and holds `size` bytes that cannot be compressed."""
+    path = scene.flat(scene.instances / f"{name}.raw", size + (16 << 20))
+    with path.open("r+b") as image:
+        image.seek(16 << 20)
+        image.write(os.urandom(size))
+    return scene.define(name, [disk_xml(path, format="raw")])
+
+
+@pytest.mark.parametrize(
+    ("image_format", "compress"),
+    [
+        *(("qcow2", None), ("raw", None), ("vmdk", None), ("vdi", None)),
+        *(("qcow2", "zlib"), ("qcow2", "zstd")),
+    ],
+)
+def test_formats(scene: Scene, directory: Path, image_format: Any, compress: Any) -> None:
+    """Each has the disk's content; a compressed one is smaller."""
+    domain = scene.nova_guest("off")
+    disk = scene.addresses(domain)[0][1]
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 128k 640k", disk)
+    target = file_in(scene, "a,b:c")
+
+    taken = shoot(scene, directory, "off", target, image_format=image_format, compress=compress)
+
+    assert "done" == taken.outcome.state, taken
+    assert ["a,b:c"] == left(scene)
+    # its name would be taken for a protocol
+    image = {"driver": image_format, "file": {"driver": "file", "filename": target.path}}
+    assert "identical" in run("qemu-img", "compare", disk, f"json:{json.dumps(image)}")
+    assert 640 << 10 > taken.size or compress is None
+    assert taken.size == Path(str(target.path)).stat().st_blocks * 512
+
+
+def test_into_a_pool(scene: Scene, directory: Path) -> None:
+    """The volume is known to libvirt, and nothing else is in the pool."""
+    scene.nova_guest("off")
+
+    taken = shoot(scene, directory, "off", Address("volume", None, POOL, "taken"), compress="zstd")
+
+    assert "done" == taken.outcome.state, taken
+    pool = scene.connection.storagePoolLookupByName(POOL)
+    assert ["taken"] == [volume.name() for volume in pool.listAllVolumes()]
+    assert SIZE == pool.storageVolLookupByName("taken").info()[1]
+
+
+def write_header(path: Path) -> None:
+    """What a guest may do: a qcow2 header on its raw disk, backed by a file of the host."""
+    fake = path.with_name("fake.qcow2")
+    run(
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-u",
+        "-b",
+        "/etc/shadow",
+        "-F",
+        "raw",
+        fake,
+        "1M",
+    )
+    with path.open("r+b") as image:
+        image.write(fake.read_bytes())
+    fake.unlink()
+
+
+def test_a_raw_disk_with_a_header_is_raw(scene: Scene, directory: Path) -> None:
+    """What a guest wrote at its beginning is its data, and no file that it names is opened."""
+    domain = scene.nova_guest("raw", raw=True)
+    disk = Path(scene.addresses(domain)[0][1])
+    write_header(disk)
+    target = file_in(scene)
+
+    taken = shoot(scene, directory, "raw", target, image_format="raw")
+
+    assert "done" == taken.outcome.state, taken
+    assert disk.read_bytes() == Path(str(target.path)).read_bytes()
+
+
+def test_a_raw_volume_that_libvirt_would_misread_is_not_left(scene: Scene, directory: Path) -> None:
+    """libvirt probes what is in a pool, and would follow what a guest wrote."""
+    domain = scene.nova_guest("raw", raw=True)
+    disk = Path(scene.addresses(domain)[0][1])
+    write_header(disk)
+    volume = Address("volume", None, POOL, "taken")
+
+    taken = shoot(scene, directory, "raw", volume, image_format="raw")
+
+    assert ("undone", "format-disagrees") == taken.outcome[:2]
+    assert [] == list((scene.instances / "disks").iterdir())
+    assert [] == scene.connection.storagePoolLookupByName(POOL).listAllVolumes()
+    taken = shoot(scene, directory, "raw", volume)
+    assert "done" == taken.outcome.state, taken
+    run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", disk, path_of(scene, "taken"))
+
+
+def test_nobody_starts_it_meanwhile(scene: Scene, directory: Path) -> None:
+    """The image is locked against writers until the copy is complete."""
+    domain = scene.nova_guest("off")
+    refused = []
+
+    def listen(what: str, part: float) -> None:
+        with pytest.raises(libvirt.libvirtError, match="lock") as caught:
+            domain.create()
+        refused.append(caught.value)
+
+    shot = snapshot.prepare(scene.connection, "off", "vda", file_in(scene))
+    taken = snapshot.take(
+        scene.connection, shot, directory, uri=scene.libvirtd.uri, listener=listen
+    )
+
+    assert "done" == taken.outcome.state, taken
+    assert refused
+    scene.boots(domain)
+
+
+def nothing_made(scene: Scene, directory: Path) -> None:
+    """Neither a file nor a journal is left."""
+    assert [] == left(scene)
+    assert [] == list(directory.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "id", "says"),
+    [
+        ({"disk": "vdb"}, "no-target", "the domain has vda"),
+        ({"image_format": "raw", "compress": "zlib"}, "volume-option", "cannot be compressed"),
+        ({"target": Address("volume", None, "nope", "x")}, "no-pool", f"it has {POOL}"),
+        (
+            {"target": Address("volume", None, POOL, "x"), "image_format": "vdi"},
+            "volume-format",
+            "--to-file",
+        ),
+        ({"target": Address("volume", None, POOL, "a/b")}, "volume-name", "a '/'"),
+        ({"target": Address("file", "/nowhere/x")}, "no-image", "there is no /nowhere"),
+        ({"target": Address("file", "/etc/../x")}, "bad-path", "plain absolute path"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "-" in value else "",
+)
+def test_what_cannot_be_is_refused(
+    scene: Scene, directory: Path, change: dict[str, Any], id: str, says: str
+) -> None:
+    """Before anything is begun, with an id and what to do."""
+    scene.nova_guest("off")
+    asked = {"target": file_in(scene), **change}
+
+    with pytest.raises((SnapshotError, ImageError, VolumeError), match=says) as caught:
+        shoot(scene, directory, "off", **asked)
+
+    assert id == getattr(caught.value, "id", None)
+    nothing_made(scene, directory)
+
+
+def test_nothing_is_overwritten(scene: Scene, directory: Path) -> None:
+    """Neither a file that is there nor a link that leads nowhere, nor what comes meanwhile."""
+    scene.nova_guest("off")
+    there, link = file_in(scene, "there"), file_in(scene, "link")
+    Path(str(there.path)).write_text("mine")
+    Path(str(link.path)).symlink_to("/nowhere")
+    for target in (there, link):
+        with pytest.raises(SnapshotError, match="nothing is overwritten") as caught:
+            shoot(scene, directory, "off", target)
+        assert "target-exists" == caught.value.id
+    late = file_in(scene, "late")
+    shot = snapshot.prepare(scene.connection, "off", "vda", late)
+    Path(str(late.path)).write_text("mine")
+
+    taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    assert ("undone", "target-exists") == taken.outcome[:2]
+    assert "mine" == Path(str(late.path)).read_text() == Path(str(there.path)).read_text()
+    assert ["late", "link", "there"] == left(scene)
+
+
+def test_a_running_domain_needs_live(scene: Scene, directory: Path) -> None:
+    """Its reason is said, and the guest runs on."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+    target = file_in(scene)
+
+    with pytest.raises(SnapshotError, match="--live") as caught:
+        shoot(scene, directory, "live", target)
+
+    assert "snapshot-running" == caught.value.id
+    nothing_made(scene, directory)
+    assert domain.isActive()
+
+
+def test_an_undeclared_format_is_not_guessed(scene: Scene, directory: Path) -> None:
+    """A backing file whose format the image does not say, and one that is no file."""
+    path = scene.instances / "disk"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", scene.base, "-F", "raw", path)
+    header = path.read_bytes()
+    declared = bytes.fromhex("e2792aca")  # the extension with the format
+    assert 1 == header.count(declared)
+    path.write_bytes(header.replace(declared, b"none"))
+    scene.define("undeclared", [disk_xml(path)])
+    target = file_in(scene)
+    for change, says in (
+        ((), "does not say the format"),
+        (("-b", "nbd:localhost:1", "-F", "raw"), "is no file"),
+        (("-b", "json:{}", "-F", "raw"), "is no file"),
+        (("-b", scene.base, "-F", "vmdk"), "xmlkit reads raw and qcow2"),
+    ):
+        if change:
+            run("qemu-img", "rebase", "-f", "qcow2", "-u", *change, path)
+        with pytest.raises(ImageError, match=says) as caught:
+            shoot(scene, directory, "undeclared", target)
+        assert "volume-chain" == caught.value.id
+    nothing_made(scene, directory)
+
+
+def test_a_backing_store_that_says_otherwise_is_refused(scene: Scene, directory: Path) -> None:
+    """libvirt goes by the domain's XML: two words for one chain are one too many."""
+    path = scene.overlay(scene.instances / "disk")
+    target = file_in(scene)
+    for store, fits in (
+        ("<backingStore/>", False),
+        (STORE.format(format="qcow2", path=scene.base), False),
+        (STORE.format(format="raw", path="/etc/shadow"), False),
+        (STORE.format(format="raw", path=scene.base), True),
+    ):
+        disk = DISK.format(path=path, target="vda", format="qcow2")
+        scene.define("declared", [disk.replace("<target", f"{store}<target")], UUID)
+        if fits:
+            assert "done" == shoot(scene, directory, "declared", target).outcome.state
+            continue
+        with pytest.raises(SnapshotError, match="<backingStore>") as caught:
+            shoot(scene, directory, "declared", target)
+        assert "volume-chain" == caught.value.id
+        nothing_made(scene, directory)
+
+
+def test_an_encrypted_disk_is_refused(scene: Scene, directory: Path) -> None:
+    """Whether the domain or only the image says so: the snapshot would be in clear."""
+    target = file_in(scene)
+    path = scene.instances / "disk"
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    secret = ("--object", "secret,id=s,data=x")
+    run("qemu-img", "create", "-q", *secret, "-f", "qcow2", "-o", options, path, "1M")
+    said = f"<encryption format='luks'><secret type='passphrase' uuid='{UUID}'/></encryption>"
+    plain = disk_xml(path)
+    for disk in (plain, plain.replace("'/>\n      <target", f"'>{said}</source>\n      <target")):
+        scene.define("encrypted", [disk], UUID)
+        with pytest.raises((ImageError, SnapshotError), match="in clear") as caught:
+            shoot(scene, directory, "encrypted", target)
+        assert "snapshot-source" == getattr(caught.value, "id", None)
+    nothing_made(scene, directory)
+
+
+def test_a_full_disk(scene: Scene, directory: Path) -> None:
+    """It is said before, if it can be known, and what was made is removed if it could not."""
+    large(scene, "off", 8 << 20)
+    with mounted("tmpfs", 4 << 20) as place:
+        target = Address("file", str(place / "snapshot"))
+
+        known = shoot(scene, directory, "off", target)
+        late = shoot(scene, directory, "off", target, compress="zstd")
+
+        assert ("undone", "no-space") == known.outcome[:2]
+        assert ("undone", "snapshot-failed") == late.outcome[:2]
+        assert "No space left" in late.outcome.message
+        assert [] == list(place.iterdir())
+
+
+def test_a_full_disk_and_a_running_guest(
+    start_libvirtd: Callable[..., Libvirtd], directory: Path
+) -> None:
+    """QEMU gives the backup up, the guest goes on."""
+    with mounted("tmpfs", 4 << 20) as place:
+        scene = counting(start_libvirtd())
+        with scene.base.open("r+b") as base:
+            base.seek(SIZE)
+            base.write(os.urandom(8 << 20))
+        domain = scene.nova_guest("live")
+        scene.start(domain)
+
+        taken = shoot(scene, directory, "live", Address("file", str(place / "snapshot")), live=True)
+
+        assert ("undone", "snapshot-failed") == taken.outcome[:2], taken
+        assert [] == list(place.iterdir())
+        runs_on(scene, domain)
+
+
+def test_a_place_that_qemu_may_not_enter(scene: Scene, directory: Path, tmp_path: Path) -> None:
+    """The guest's QEMU writes the copy by its own user: libvirt's reason is said."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+    place = tmp_path / "closed"
+    place.mkdir(mode=0o700)
+
+    taken = shoot(scene, directory, "live", Address("file", str(place / "x")), live=True)
+
+    assert ("undone", "libvirt") == taken.outcome[:2], taken
+    assert "Permission denied" in taken.outcome.message
+    assert [] == list(place.iterdir())
+    runs_on(scene, domain)
+
+
+@pytest.mark.kill
+def test_libvirtd_ends_meanwhile(scene: Scene, directory: Path) -> None:
+    """What it was doing cannot be known: pending, and recover ends it when libvirtd is back."""
+    domain = large(scene, "live", 128 << 20)
+    scene.start(domain)
+    target = file_in(scene)
+    restarted: list[str] = []
+
+    def listen(what: str, part: float) -> None:
+        if not restarted:
+            scene.libvirtd.restart(signal.SIGKILL)
+            restarted.append(what)
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", target, live=True)
+    taken = snapshot.take(
+        scene.connection, shot, directory, uri=scene.libvirtd.uri, listener=listen
+    )
+
+    assert ["backup"] == restarted
+    assert ("pending", "libvirt") == taken.outcome[:2], taken
+    scene.reopen()
+    ((_, outcomes),) = recovered(scene, directory)
+    assert ["undone"] == [each.state for each in outcomes.values()]
+    assert [] == left(scene)
+    runs_on(scene, scene.connection.lookupByName("live"))
+
+
+def runs_on(scene: Scene, domain: Any) -> None:
+    """The guest writes, and no job is on its disk."""
+    log = scene.log(domain.name())
+    so_far = log.read_bytes().count(b"W")
+    until(lambda: log.read_bytes().count(b"W") > so_far + 3)
+    assert b"E" not in log.read_bytes().rpartition(b"\n")[2]
+    assert not domain.blockJobInfo("vda", 0)
+    assert libvirt.VIR_DOMAIN_JOB_NONE == domain.jobInfo()[0]
+
+
+def command(scene: Scene, directory: Path, *words: str) -> subprocess.Popen[str]:
+    """xmlkit snapshot as a process of its own."""
+    connect = ("--connect", scene.libvirtd.uri, "--state-dir", str(directory))
+    return subprocess.Popen(
+        [sys.executable, "-c", "from xmlkit.cli import main; main()", "snapshot", *connect, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_cancelled(scene: Scene, directory: Path, number: signal.Signals) -> None:
+    """qemu-img ends, what was made is removed, and the journal says so."""
+    domain = large(scene, "off")
+    target = file_in(scene)
+    options = ("--to-file", str(target.path), "--compress", "zlib")
+    process = command(scene, directory, "off", "vda", *options)
+    until(lambda: list(Path(str(target.path)).parent.glob(".xmlkit-*/snapshot")))
+
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+
+    assert 3 == process.returncode, (out, err)
+    assert "interrupted" in out
+    assert [] == left(scene)
+    assert [("snapshot", "undone")] == [
+        (each.kind, each.state) for each in journal.read_all(str(directory))[0]
+    ]
+    with images.locked(scene.addresses(domain)[0][1], write=True):
+        pass  # nobody has it open
+
+
+@pytest.mark.kill
+def test_killed_while_qemu_img_copies(scene: Scene, directory: Path) -> None:
+    """qemu-img ends with xmlkit, recover removes what there is."""
+    domain = large(scene, "off")
+    target = file_in(scene)
+    options = ("--to-file", str(target.path), "--compress", "zlib")
+    process = command(scene, directory, "off", "vda", *options)
+    until(lambda: list(Path(str(target.path)).parent.glob(".xmlkit-*/snapshot")))
+
+    process.kill()
+    process.communicate(timeout=120)
+
+    assert 1 == len(left(scene))
+    ((each, outcomes),) = recovered(scene, directory)
+    assert ("snapshot", "undone") == (each.kind, outcomes[domain.UUIDString()].state)
+    assert [] == left(scene)
+    with images.locked(scene.addresses(domain)[0][1], write=True):
+        pass
+    assert "done" == shoot(scene, directory, "off", target).outcome.state
+
+
+def recovered(scene: Scene, directory: Path) -> Any:
+    """What recover makes of it, as soon as what xmlkit left has ended."""
+
+    def recover() -> Any:
+        found, errors = service.recover_all(lambda _: scene.connection, directory)
+        assert [] == errors
+        states = {each.state for _, outcomes in found for each in outcomes.values()}
+        return None if "pending" in states else [found]
+
+    return until(recover)[0]
+
+
+# Takes a snapshot and dies at one of its writes to the journal, before or after it.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+import libvirt
+from xmlkit import journal, snapshot
+from xmlkit.disks import Address
+uri, domain, directory, pool, path, live, at = sys.argv[1:]
+count = 0
+write = journal.Writer.write
+def die():
+    global count
+    count += 1
+    if count == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+def dying(*given):
+    die()
+    write(*given)
+    die()
+journal.Writer.write = dying
+connection = libvirt.open(uri)
+target = Address("volume", None, pool, path) if pool else Address("file", path)
+shot = snapshot.prepare(connection, domain, "vda", target, live=live == "live")
+taken = snapshot.take(connection, shot, Path(directory), uri=uri, listener=lambda *_: die())
+assert "done" == taken.outcome.state, taken
+"""
+
+
+def die_at(scene: Scene, directory: Path, at: int, live: str, pool: str, path: str) -> bool:
+    """Whether it was killed, and did not end before."""
+    words = (scene.libvirtd.uri, "guest", str(directory), pool, path, live, str(at))
+    done = subprocess.run([sys.executable, "-c", DYING, *words], capture_output=True, text=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("live", ["off", "live"])
+def test_killed_at_each_step(scene: Scene, directory: Path, live: str) -> None:
+    """Then recover leaves the whole snapshot or nothing, and the guest as it was."""
+    domain = scene.nova_guest("guest")
+    if live == "live":
+        scene.start(domain)
+    before = domain.XMLDesc(0), domain.XMLDesc(2)
+    place = scene.instances / "disks"
+    ends = []
+    for at in range(1, 60):
+        killed = die_at(scene, directory, at, live, POOL, f"taken-{at}")
+        for _, outcomes in recovered(scene, directory):
+            ends += [each.state for each in outcomes.values()]
+            made = [f"taken-{at}"] if ends[-1] == "done" else []
+            assert made == [path.name for path in place.iterdir()]
+            known = scene.connection.storagePoolLookupByName(POOL).listAllVolumes()
+            assert made == [volume.name() for volume in known]
+            if made:
+                is_prefix(blocks(str(place / made[0])))
+                (place / made[0]).unlink()
+        assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
+        if not killed:
+            break
+    assert {"undone", "done"} == set(ends)
+    assert "undone" == ends[0]
+    assert "done" == ends[-1]
+    if live == "live":
+        runs_on(scene, domain)
+        scene.stop(domain)
+    scene.boots(domain)
+
+
+@pytest.mark.kill
+def test_killed_while_qemu_copies(release: Release, directory: Path) -> None:
+    """recover ends xmlkit's own job, on each version, and removes what it wrote."""
+    scene = counting(release())
+    domain = large(scene, "guest", 128 << 20)
+    scene.start(domain)
+    before = domain.XMLDesc(0), domain.XMLDesc(2)
+    target = file_in(scene)
+
+    # journal's head and the first step, each twice, and then at the first look at the job
+    assert die_at(scene, directory, 5, "live", "", str(target.path))
+
+    if release.suite == "bullseye":
+        assert domain.blockJobInfo("vda", 0)
+    ((_, outcomes),) = recovered(scene, directory)
+    assert ["undone"] == [each.state for each in outcomes.values()]
+    assert [] == left(scene)
+    assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
+    runs_on(scene, domain)
+    again = shoot(scene, directory, "guest", target, live=True)
+    assert "done" == again.outcome.state, again
+
+
+def test_another_ones_job_is_left_alone(scene: Scene, directory: Path) -> None:
+    """A block copy that somebody else began is a reason to refuse, and recover does not end it."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+    target = file_in(scene)
+    theirs = file_in(scene, "theirs")
+    xml = f"<disk type='file'><source file='{theirs.path}'/><driver type='qcow2'/></disk>"
+    domain.blockCopy("vda", xml, None, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+
+    with pytest.raises(SnapshotError, match="virsh blockjob") as caught:
+        shoot(scene, directory, "live", target, live=True)
+
+    assert "block-job" == caught.value.id
+    assert [] == list(directory.glob("*.jsonl"))
+    service.recover_all(lambda _: scene.connection, directory)
+    assert domain.blockJobInfo("vda", 0)
+
+
+def test_the_command(scene: Scene, directory: Path) -> None:
+    """Text and JSON, and xmlkit journal lists what was made."""
+    scene.nova_guest("off")
+    target = file_in(scene)
+
+    process = command(scene, directory, "off", "vda", "--to-file", str(target.path))
+    out, err = process.communicate(timeout=120)
+    assert (0, "the domain was off\n") == (process.returncode, err)
+    assert out.startswith("snapshot ")
+    assert f"off vda -> {target.path} (qcow2, " in out
+    words = ("--to-volume", f"{POOL}/taken", "--format", "json")
+    process = command(scene, directory, "off", "vda", *words)
+    data = json.loads(process.communicate(timeout=120)[0])
+    assert ("xmlkit.snapshot/1", "done", "off") == (
+        *(data["schema"], data["state"], data["consistency"]),
+    )
+    assert ["snapshot", "snapshot"] == [each.kind for each in journal.read_all(str(directory))[0]]
+    process = command(scene, directory, "off", "vda", *words)
+    out, err = process.communicate(timeout=120)
+    assert (2, "") == (process.returncode, out)
+    assert "has a volume 'taken' already" in err
+    process = command(scene, directory, "off", "vda")
+    assert "--to-file PATH or --to-volume" in process.communicate(timeout=120)[1]
+    assert 2 == process.returncode
+
+
+# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did.
+AGENT = r"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*; do insmod $module; done
+while ! [ -e /dev/vport*p1 ]; do sleep 0.1; done
+port=$(echo /dev/vport*p1)
+exec 3<>$port
+echo XMLKIT-GUEST-UP >/dev/ttyS0
+while read -r line <&3; do
+    id=$(echo "$line" | sed -n 's/.*"id": *\([0-9]*\).*/\1/p')
+    case $line in
+        *sync-delimited*) printf '\377{"return": %s}\n' "$id" >&3 ;;
+        *guest-sync*) printf '{"return": %s}\n' "$id" >&3 ;;
+        *fsfreeze-freeze*) echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+        *fsfreeze-thaw*) echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+        *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
+    esac
+done
+"""
+WITH_AGENT = """\
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
+
+
+@pytest.mark.machine
+def test_the_guest_agent_freezes_for_the_moment(
+    scene: Scene, directory: Path, linux_tree: Path
+) -> None:
+    """Frozen once, thawed once, and the snapshot is said to be consistent."""
+    files = Files(linux_tree)
+    files.add("bin/busybox")
+    files.modules(("virtio_pci", "virtio_console"))
+    files.write("init", AGENT.encode(), 0o755)
+    kernel = files.kernel(scene.libvirtd.directory)
+    initrd = files.archive(scene.libvirtd.directory / "initrd")
+    disk = scene.flat(scene.instances / "disk")
+    scene.define("agent", [disk_xml(disk, format="raw"), WITH_AGENT], UUID)
+    xml = scene.document(scene.connection.lookupByName("agent")).text
+    boot = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd>"
+    boot += "<cmdline>console=ttyS0 quiet</cmdline>"
+    xml = re.sub("<boot dev='hd'/>", boot, xml)
+    xml = re.sub("<(memory|currentMemory) unit='KiB'>[0-9]+", r"<\1 unit='KiB'>196608", xml)
+    domain = scene.connection.defineXML(xml)
+    domain.create()
+    log = scene.log("agent")
+    until(lambda: log.exists() and b"XMLKIT-GUEST-UP" in log.read_bytes())
+    until(lambda: "state='connected'" in domain.XMLDesc(0))
+
+    taken = shoot(scene, directory, "agent", file_in(scene), live=True)
+
+    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), taken
+    said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
+    assert [b"FREEZE", b"THAW"] == said
+
+
+def test_a_block_device(scene: Scene, directory: Path) -> None:
+    """It is raw, whatever is on it, and read as it is."""
+    with loop_device(1 << 20) as device:
+        device.write_bytes(os.urandom(1 << 20))
+        disk = disk_xml(device, format="raw").replace("type='file'", "type='block'", 1)
+        scene.define("block", [disk.replace("source file", "source dev")])
+
+        taken = shoot(scene, directory, "block", file_in(scene), image_format="raw")
+
+        assert "done" == taken.outcome.state, taken
+        assert device.read_bytes() == Path(str(file_in(scene).path)).read_bytes()
+
+
+def test_a_guest_that_ends_meanwhile(scene: Scene, directory: Path) -> None:
+    """A part of a disk is no snapshot."""
+    domain = large(scene, "live", 128 << 20)
+    scene.start(domain)
+
+    def listen(what: str, part: float) -> None:
+        scene.stop(domain)
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+    taken = snapshot.take(
+        scene.connection, shot, directory, uri=scene.libvirtd.uri, listener=listen
+    )
+
+    assert "undone" == taken.outcome.state, taken
+    assert [] == left(scene)
+    scene.boots(domain)
+
+
+def test_a_managed_save_holds_what_was_not_written(scene: Scene, directory: Path) -> None:
+    """The domain is off, and its disk is still as after a loss of power."""
+    domain = scene.nova_guest("saved")
+    scene.start(domain)
+    domain.managedSave()
+
+    taken = shoot(scene, directory, "saved", file_in(scene))
+
+    assert ("done", "crash") == (taken.outcome.state, taken.consistency), taken
