@@ -350,10 +350,10 @@ def test_interrupted_it_stays_here(pair: Pair, place: Path) -> None:
 
 def test_interrupted_a_copy_goes_again(apart: Pair, place: Path) -> None:
     """The volume that was made for it is deleted."""
-    domain = apart.guest()
+    domain = apart.guest(memory=3072)
     domain.migrateSetMaxSpeed(1)
 
-    def interrupt(what: str, uuid: str, step: Any, *_: Any) -> None:
+    def interrupt(what: str, *_: Any) -> None:
         if what == "migrated":
             raise KeyboardInterrupt
 
