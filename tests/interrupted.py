@@ -46,6 +46,7 @@ Visit = Callable[[str, Callable[[], object]], None]
 
 SECOND = "second-pool"
 ELSEWHERE = "other-file-system"
+ASKED = ", asked to shut down"
 DEVICES = "devices"
 SECONDS = 120.0  # for a child that takes a tenth of one on an idle machine
 
@@ -84,9 +85,9 @@ def points(visit: Visit, *, syncs: bool) -> Iterator[executor.Listener]:
     owners: list[tuple[Any, Sequence[str]]] = [
         (os, ("link", "unlink", "replace", "write", "copy_file_range")),
         (os, ("fsync", "fdatasync", "sync") if syncs else ()),
-        (images, ("_rename",)),
+        (images, ("rename",)),
         (libvirt.virConnect, ("defineXML",)),
-        (libvirt.virDomain, ("snapshotCreateXML",)),
+        (libvirt.virDomain, ("snapshotCreateXML", "shutdown", "create")),
         (libvirt.virStoragePool, ("refresh",)),
     ]
     with contextlib.ExitStack() as stack:
@@ -117,14 +118,18 @@ def child(job: Job) -> None:
     directory = Path(job.directory)
     connection = libvirt.open(job.uri)
     passed = 0
+    asked = ""
 
     def visit(what: str, part: Callable[[], object]) -> None:
-        nonlocal passed
+        nonlocal passed, asked
         passed += 1
         if passed == job.kill_at or (isinstance(job.kill_at, str) and what.startswith(job.kill_at)):
-            (directory / "killed-at").write_text(f"point {passed}, before: {what[:200]}")
+            note = f"point {passed}{asked}, before: {what[:200]}"
+            (directory / "killed-at").write_text(note)
             part()
             os.kill(os.getpid(), signal.SIGKILL)
+        if what.startswith("shutdown"):
+            asked = ASKED
 
     try:
         with points(visit, syncs=False) as listener:
@@ -158,6 +163,7 @@ class Scenario(NamedTuple):
     copied: bool = False
     disk_info: bool = False
     snapshot: bool = False
+    restart: bool = False
 
 
 SCENARIOS = (
@@ -183,7 +189,14 @@ SCENARIOS = (
         copied=True,
     ),
 )
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+# Their guests run, and hear the power button.
+RESTARTS = (
+    Scenario("restart", disk_info=True, restart=True),
+    Scenario("restart-two-guests", guests=2, restart=True),
+    Scenario("restart-snapshot", snapshot=True, restart=True),
+    Scenario("restart-copy", relocate=((None, ELSEWHERE),), copied=True, restart=True),
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS + RESTARTS}
 
 
 class View(NamedTuple):
@@ -305,6 +318,7 @@ class World:
                 decided,
                 copied=targets if scenario.copied else (),
                 metadata=metadata.names_of(domain),
+                restart=scenario.restart and domain.isActive(),
             )
             made.append(Task(decided, steps))
         return tuple(made)
@@ -315,10 +329,12 @@ class World:
         for task in tasks:
             back = task.plan.inverse()
             targets = [each.target for each in back.transitions]
+            domain = self.scene.connection.lookupByUUIDString(task.uuid)
             steps = steps_of(
                 back,
                 copied=targets if scenario.copied else (),
-                metadata=metadata.names_of(self.scene.connection.lookupByUUIDString(task.uuid)),
+                metadata=metadata.names_of(domain),
+                restart=scenario.restart and domain.isActive(),
             )
             made.append(Task(back, steps))
         return tuple(made)
@@ -523,6 +539,87 @@ class World:
             self.tried += 1
             self.remove(domains)
         return where != ""
+
+    def prove_running(
+        self,
+        scenario: Scenario,
+        rollback: bool,
+        cut: Callable[[Job], str],
+        kill_at: int | str,
+    ) -> bool:
+        """The same for guests that run and are restarted: in the end they run, and write."""
+        from scene import until
+
+        assert len(self.lost) < 3, "\n".join(self.lost)
+        domains = self.guests(scenario)
+        if rollback:
+            forward = self.tasks(scenario, domains)
+            self.finish(forward)
+        for domain in domains:
+            self.scene.start(domain)
+        started = [self._start_of(domain) for domain in domains]
+        tasks = self.inverse(scenario, forward) if rollback else self.tasks(scenario, domains)
+        before = self.look(domains)
+        job = self.job(tasks, "rollback" if rollback else "apply", kill_at)
+        where = cut(job)
+        try:
+            if ASKED in where:
+                # the first one that is down, or was
+                until(lambda: started != [self._start_of(domain) for domain in domains])
+            for number, domain in enumerate(domains):
+                self._check_content(domain, scenario, number)
+            outcomes = self.recover(job.id)
+            self.check_end(domains, tasks, outcomes, before, self.look(domains))
+            for number, domain in enumerate(domains):
+                self._check_content(domain, scenario, number)
+                self._check_runs(domain)
+        except (AssertionError, OSError, libvirt.libvirtError):
+            way = "rollback" if rollback else "apply"
+            self.lost.append(f"{scenario.name}, {way}, {where}:\n{traceback.format_exc()}")
+        finally:
+            self.tried += 1
+            self.remove(domains)
+        return where != ""
+
+    def _start_of(self, domain: Any) -> int:
+        """What tells one start of a guest from the next one, and from none."""
+        found: int = self.scene.connection.lookupByUUIDString(domain.UUIDString()).ID()
+        return found
+
+    def _paths(self, domain: Any, flags: int) -> list[str]:
+        """Where the disks of a domain lead to."""
+        from xmlkit.document import Document
+
+        found = []
+        for disk in read_domain(Document.parse(domain.XMLDesc(flags))).disks:
+            path = disk.address.path
+            if disk.address.type == "volume":
+                pool = self.scene.connection.storagePoolLookupByName(disk.address.pool)
+                path = pool.storageVolLookupByName(disk.address.volume).path()
+            found.append(str(path))
+        return found
+
+    def _check_content(self, domain: Any, scenario: Scenario, number: int) -> None:
+        """What is defined leads to what the guest had."""
+        from scene import run
+
+        known = self.scene.connection.lookupByUUIDString(domain.UUIDString())
+        paths = self._paths(known, libvirt.VIR_DOMAIN_XML_INACTIVE)
+        for kind, path in zip(scenario.kinds, paths, strict=True):
+            format_ = "raw" if scenario.raw else "qcow2"
+            place = f"read -P {17 * number + len(kind)} 64k 128k"
+            run("qemu-io", "-U", "-r", "-f", format_, "-c", place, path)
+
+    def _check_runs(self, domain: Any) -> None:
+        """The guest runs from what is defined, and writes."""
+        from scene import until
+
+        known = self.scene.connection.lookupByUUIDString(domain.UUIDString())
+        assert known.isActive()
+        assert self._paths(known, libvirt.VIR_DOMAIN_XML_INACTIVE) == self._paths(known, 0)
+        log = self.scene.log(known.name())
+        written = log.read_bytes().count(b"W")
+        until(lambda: log.read_bytes().count(b"W") > written)
 
     def check_end(
         self,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from scene import POOL, Scene, disk_xml, run
+from scene import POOL, UP, Scene, disk_xml, run, until
 
-from xmlkit.testing import Libvirtd
+from xmlkit.testing import Libvirtd, boot_sector
 
 SYSTEM_ERROR: int = libvirt.VIR_ERR_SYSTEM_ERROR
 OPERATION_INVALID: int = libvirt.VIR_ERR_OPERATION_INVALID
@@ -59,7 +59,7 @@ class Site:
 
     def __init__(self, libvirtd: Libvirtd) -> None:
         self.libvirtd = libvirtd
-        self.scene = Scene(libvirtd)
+        self.scene = Scene(libvirtd, sector=boot_sector(hears_button=True))
         self.disks = self.scene.instances / "disks"
 
     @property
@@ -97,6 +97,21 @@ def pool_inactive(libvirtd: Libvirtd) -> bool:
     guest, _ = site.volume_guest()
     site.pool.destroy()
     return refused(guest.create) == CONFIG_UNSUPPORTED
+
+
+def on_poweroff(libvirtd: Libvirtd) -> bool:
+    """A guest that shuts down runs on: libvirt resets it, with the same QEMU."""
+    site = Site(libvirtd)
+    guest, _ = site.file_guest()
+    xml = site.scene.document(guest).text
+    guest = site.scene.connection.defineXML(
+        xml.replace("<on_poweroff>destroy", "<on_poweroff>restart")
+    )
+    site.scene.start(guest)
+    log, first = site.scene.log(guest.name()), guest.ID()
+    guest.shutdown()
+    until(lambda: not guest.isActive() or log.read_bytes().count(UP) == 2)
+    return bool(guest.isActive()) and first == guest.ID()
 
 
 def managed_save(libvirtd: Libvirtd) -> bool:
@@ -309,6 +324,7 @@ PROBES: dict[str, Callable[[Libvirtd], bool]] = {
     "live-snapshots": live_snapshots,
     "managed-save": managed_save,
     "old-snapshots": old_snapshots,
+    "on-poweroff": on_poweroff,
     "overlay-base": overlay_base,
     "path-shared": path_shared,
     "pool-autostart": pool_autostart,

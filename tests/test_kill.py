@@ -4,6 +4,7 @@ Rules
 - Before anybody recovers, what is defined leads to the guest's content, and boots (once for each
   kind of state); then recover() ends it, done or undone, with the same content and no file more.
 - What was done can be taken back: then the XML is the original byte for byte.
+- A guest that ran and was to be restarted runs in the end, from where it is defined.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from interrupted import BY_NAME, DEVICES, SCENARIOS, Job, Scenario, World
 from loops import MIB, loop_device, mounted
 from scene import Scene, run, until
 
-from xmlkit.testing import Libvirtd
+from xmlkit.testing import Libvirtd, boot_sector
 
 pytestmark = [pytest.mark.kill]
 
@@ -40,7 +41,8 @@ def world(
         libvirtd = start_libvirtd()
         if device:
             partitioned(device, libvirtd)
-        made = World(Scene(libvirtd), elsewhere, device)
+        sector = boot_sector(hears_button=True)
+        made = World(Scene(libvirtd, sector=sector), elsewhere, device)
         yield made
         libvirtd.stop()
         record_property("states", made.tried)
@@ -64,26 +66,36 @@ WAYS = [
     for each in SCENARIOS
     for back in (False, True)
 ]
+RESTARTED = [
+    pytest.param(BY_NAME["restart"], False, id="restart-apply"),
+    pytest.param(BY_NAME["restart-copy"], True, id="restart-copy-rollback"),
+]
+# with fewer points
+SLOWER = [
+    pytest.param(BY_NAME["restart-two-guests"], True, id="restart-two-guests-rollback"),
+    pytest.param(BY_NAME["restart-snapshot"], False, id="restart-snapshot-apply"),
+]
 
 
 def check_all(
     world: World, scenario: Scenario, rollback: bool, cut: Callable[[Job], str], least: int
 ) -> None:
     """Cut it off at one point after another, until it comes to its end."""
+    prove = world.prove_running if scenario.restart else world.prove
     for point in itertools.count(1):
-        if not world.prove(scenario, rollback, cut, point):
+        if not prove(scenario, rollback, cut, point):
             break
     assert [] == world.lost, "\n".join(world.lost)
     assert least < world.tried
 
 
-@pytest.mark.parametrize(("scenario", "rollback"), WAYS)
+@pytest.mark.parametrize(("scenario", "rollback"), WAYS + RESTARTED)
 def test_xmlkit_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
     """SIGKILL before each system call that changes something and at each step."""
     check_all(world, scenario, rollback, world.kill, 5)
 
 
-@pytest.mark.parametrize(("scenario", "rollback"), WAYS)
+@pytest.mark.parametrize(("scenario", "rollback"), WAYS + RESTARTED + SLOWER)
 def test_libvirtd_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
     """SIGKILL of libvirtd before and after each step; xmlkit goes on, with a dead connection."""
     check_all(world, scenario, rollback, world.kill_libvirtd, 2)
@@ -94,3 +106,9 @@ def test_libvirtd_is_killed(world: World, scenario: Scenario, rollback: bool) ->
 def test_recover_is_killed(world: World, name: str, first: str) -> None:
     """SIGKILL of the recovery, of what is taken back and of what is finished; then another one."""
     check_all(world, BY_NAME[name], False, world.kill_recover(first), 3)
+
+
+@pytest.mark.parametrize("first", ["begin virsh start", "done virsh shutdown"])
+def test_recover_of_a_restarted_guest_is_killed(world: World, first: str) -> None:
+    """SIGKILL of the recovery while the guest is down; then another one."""
+    check_all(world, BY_NAME["restart"], False, world.kill_recover(first), 3)

@@ -120,7 +120,14 @@ ADOPT = READY.adopting()
 # as a migration with links leaves it: with the name in the pool that it moves to
 THERE = READY.file_with(links=2).directory_with(entries={f"{UUID}_disk": 10})
 LIVE = Document.parse("<domain type='kvm' id='1'/>")
+REBORN = Document.parse("<domain type='kvm' id='1'><on_poweroff>restart</on_poweroff></domain>")
 SAVED = {"managed_save": True, "saved": LIVE}
+
+
+def reborn(document: Document) -> Document:
+    """A domain that would be started again when it shuts down."""
+    action = "<on_poweroff>restart</on_poweroff><devices>"
+    return Document.parse(document.text.replace("<devices>", action))
 
 
 def snapshot(inside: str) -> tuple[Document, ...]:
@@ -143,6 +150,27 @@ CASES: tuple[tuple[str, str, str, Scene, Scene], ...] = (
         "",
         READY.guest_with(state="running", live=LIVE),
         READY.guest_with(state="running", live=LIVE).but(restart=True),
+    ),
+    (
+        "running",
+        "refuse",
+        "",
+        READY.guest_with(state="paused", live=LIVE).but(restart=True),
+        READY.guest_with(state="running", live=LIVE).but(restart=True),
+    ),
+    (
+        "on-poweroff",
+        "refuse",
+        "",
+        READY.guest_with(state="running", live=REBORN).but(restart=True),
+        READY.guest_with(state="running", live=LIVE).but(restart=True),
+    ),
+    (
+        "on-poweroff",
+        "refuse",
+        "",
+        READY.guest_with(state="running", live=REBORN).but(restart=True),
+        READY.guest_with(document=reborn(READY.guest.document)).but(restart=True),
     ),
     (
         "running",

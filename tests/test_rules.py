@@ -30,7 +30,7 @@ GIVE_IDS = frozenset(
         "Concern",
         "SnapshotError",
     )
-) | {"_concern", "_concern_of", "_Failure"}
+) | {"_concern", "_concern_of", "_Failure", "_NotStarted"}
 
 
 def ids_in_the_code() -> set[str]:

@@ -16,7 +16,7 @@ import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scene import POOL, Scene, disk_xml
+from scene import POOL, Scene, disk_xml, until
 from strategies import Case, cases
 
 from xmlkit import steps
@@ -27,11 +27,22 @@ from xmlkit.host import parse_host
 from xmlkit.metadata import names_of, rewritten
 from xmlkit.observe import observe
 from xmlkit.plan import Plan, Transition, plan
-from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink, from_data, steps_of
-from xmlkit.testing import Libvirtd
+from xmlkit.steps import (
+    Copy,
+    Define,
+    Link,
+    Redefine,
+    Refresh,
+    Start,
+    Step,
+    Stop,
+    Unlink,
+    from_data,
+    steps_of,
+)
+from xmlkit.testing import Libvirtd, boot_sector
 from xmlkit.transformers import transform
 
-KINDS = (Link, Copy, Refresh, Redefine, Define, Unlink)
 UUID = "3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
 ODD = 'it\'s a "disk" $(x) `y`; -rf * é \\'
 
@@ -56,6 +67,8 @@ STEPS = st.one_of(
     st.builds(Refresh, TEXTS),
     st.builds(Redefine, TEXTS, TEXTS, TEXTS),
     st.builds(Define, TEXTS),
+    st.builds(Stop, TEXTS),
+    st.builds(Start, TEXTS),
     st.builds(Unlink, TEXTS, TEXTS),
     st.builds(steps.Backup, TEXTS, TEXTS, TEXTS),
     st.builds(steps.Convert, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
@@ -132,6 +145,17 @@ def test_the_steps_of_the_inverse_lead_back() -> None:
     assert forward == steps_of(there.inverse().inverse())
 
 
+def test_a_guest_is_down_for_no_step_that_can_wait() -> None:
+    """It runs again before an old name goes, and what is done besides is the same."""
+    there = Plan("volume", "a", UUID, (moved("vda", file("a"), volume("a")),))
+
+    found = steps_of(there, restart=True)
+
+    assert [Stop, Link, Refresh, Define, Start, Unlink] == [type(step) for step in found]
+    assert steps_of(there) == tuple(step for step in found if not isinstance(step, Stop | Start))
+    assert () == steps_of(Plan("volume", "a", UUID, ()), restart=True)
+
+
 def test_an_adopted_volume_that_was_seen_needs_a_definition_only() -> None:
     """One that was not seen needs the refresh."""
     seen = moved("vda", file("a"), volume("a"), "adopt")
@@ -188,8 +212,9 @@ def test_nearly_a_step_is_none(data: dict[str, Any]) -> None:
 def test_steps_of_two_kinds_are_never_equal() -> None:
     """A link and the unlinking of it hold the same two paths."""
     different = {Link("a", "b"), Copy("a", "b"), Unlink("a", "b"), Refresh("a"), Define("a")}
+    different |= {Stop("a"), Start("a")}
 
-    assert 5 == len(different)
+    assert 7 == len(different)
     assert Link("a", "b") in different
 
 
@@ -206,6 +231,8 @@ def test_a_shell_reads_each_command_as_it_was_meant(names: list[str]) -> None:
         (Unlink(a, b), [a]),
         (Refresh(a), [a]),
         (Define(a), [f"{a}.xml"]),
+        (Stop(a), [a]),
+        (Start(a), [a]),
         (Redefine(a, "snapshot", c), [a, f"{c or a}.xml"]),
         (Redefine(a, "checkpoint", c), [a, f"{c or a}.xml"]),
         (Redefine(a, "managed-save", ""), [a, f"{a}.xml"]),
@@ -292,6 +319,21 @@ def test_the_commands_for_libvirt_do_it(
     assert "after" == position(scene.connection, made)
     assert "volume=" in domain.snapshotLookupByName(f"s{name}").getXMLDesc()
     assert [] == list((scene.instances / domain.UUIDString()).iterdir())
+
+
+def test_a_guest_is_shut_down_and_started_by_their_commands(
+    libvirtd: Libvirtd, tmp_path: Path
+) -> None:
+    """virsh shutdown asks and does not wait; virsh start starts."""
+    scene = Scene(libvirtd, sector=boot_sector(hears_button=True))
+    domain = scene.nova_guest("a")
+    scene.start(domain)
+
+    shell(Stop(domain.UUIDString()), tmp_path, libvirtd.uri)
+    until(lambda: not domain.isActive())
+    shell(Start(domain.UUIDString()), tmp_path, libvirtd.uri)
+
+    assert domain.isActive()
 
 
 def test_a_managed_save_is_defined_by_its_command(libvirtd: Libvirtd, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ Laws
 - What libvirt has written is on its disk before the old name of an image goes.
 - Steps of one kind are taken for many domains at once: N disks into a pool cost one refresh. Where
   an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
+- A guest that is restarted goes alone too, so that it is down for its own steps only. Whatever
+  happens, it runs again: from the new addresses or, if it does not start there, from the old ones.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +34,18 @@ from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import is_local
 from xmlkit.plan import Plan, PlanError
-from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink
+from xmlkit.steps import (
+    SHUTDOWN_SECONDS,
+    Copy,
+    Define,
+    Link,
+    Redefine,
+    Refresh,
+    Start,
+    Step,
+    Stop,
+    Unlink,
+)
 from xmlkit.transformers import transform
 
 __all__ = ["Listener", "apply", "recover"]
@@ -45,6 +59,7 @@ Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is taken back
 CHUNK = 64  # steps with one sync for their intents
+ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
 
 _S = TypeVar("_S", bound=Step)
 
@@ -57,6 +72,10 @@ class _Failure(Exception):
         super().__init__(message)
 
 
+class _NotStarted(_Failure):
+    """A guest that was shut down for the transition does not start."""
+
+
 def apply(
     connection: Any,
     writer: Writer,
@@ -64,6 +83,7 @@ def apply(
     *,
     listener: Listener = lambda *_: None,
     max_failures: int | None = None,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
 ) -> dict[str, Outcome]:
     """Carry tasks out, whose journal `writer` began; each ends done, undone or pending.
 
@@ -71,11 +91,12 @@ def apply(
     what has not been begun is skipped. A KeyboardInterrupt is not raised again: what had been
     begun is settled, the rest skipped with the id "interrupted"; a second one is, and leaves what
     is not settled by then to recover(). A listener that cannot write (OSError) is not listened to.
+    shutdown_seconds: how long a guest with the step Stop may take; then it is left running, undone.
 
     Returns the outcome for each UUID. Raises JournalError if the journal cannot be written: then
     nothing more is done, and recover() settles it.
     """
-    executor = _Executor(connection, writer, listener, max_failures)
+    executor = _Executor(connection, writer, listener, max_failures, shutdown_seconds)
     outcomes = executor.outcomes
     for batch in _batches(tasks):
         if executor.interrupted or executor.too_many:
@@ -99,6 +120,7 @@ def recover(
         try:
             for task in journal.pending:
                 executor.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
+                executor.note(task, journal.done.get(task.uuid, ()))
                 for facts in journal.facts.get(task.uuid, ()):
                     executor.copied.update((p, images.Identity(*at)) for p, at in facts.items())
                 executor.settled[task.uuid] = executor.settle(task)
@@ -137,8 +159,8 @@ def _batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
     together: list[Task] = []
     alone: list[Task] = []
     for task in tasks:
-        copies = any(isinstance(step, Copy) for step in task.steps)
-        (alone if copies else together).append(task)
+        goes_alone = any(isinstance(step, Copy | Stop) for step in task.steps)
+        (alone if goes_alone else together).append(task)
     if together:
         yield together
     for task in alone:
@@ -147,7 +169,12 @@ def _batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
 
 class _Executor:
     def __init__(
-        self, connection: Any, writer: Writer, listener: Listener, max_failures: int | None = None
+        self,
+        connection: Any,
+        writer: Writer,
+        listener: Listener,
+        max_failures: int | None = None,
+        shutdown_seconds: float = SHUTDOWN_SECONDS,
     ) -> None:
         self.connection = connection
         self.writer = writer
@@ -156,9 +183,12 @@ class _Executor:
         self.settled: dict[str, Outcome] = {}  # outcomes that are not written down yet
         self.stale: set[str] = set()  # pools whose list has names that are gone
         self.begun: dict[str, set[int]] = {}
+        self.stopped: set[str] = set()  # guests that have shut down for us
+        self.started: set[str] = set()  # those that run again: what they do then is their own
         self.copied: dict[str, images.Identity] = {}  # originals and copies, as they were then
         self.interrupted = False
         self.max_failures = max_failures
+        self.shutdown_seconds = shutdown_seconds
         self.local = is_local(connection.getURI())
 
     @property
@@ -175,6 +205,14 @@ class _Executor:
     def end(self, ends: dict[str, Outcome]) -> None:
         self.writer.end(*ends.items())
         self.outcomes.update(ends)
+
+    def note(self, task: Task, done: Iterable[int]) -> None:
+        """What of a restart was done, as a journal says it."""
+        for number in done:
+            if isinstance(task.steps[number], Stop):
+                self.stopped.add(task.uuid)
+            elif isinstance(task.steps[number], Start):
+                self.started.add(task.uuid)
 
     def flush(self) -> None:
         """Refresh the pools that lost a name, once each, and write down what was settled."""
@@ -193,11 +231,13 @@ class _Executor:
         live = {task.uuid: task for task in batch}
         with contextlib.ExitStack() as locks:
             try:
+                self._stop_all(live)
                 self._images(live, locks)
                 self._refresh(live, before_definition=True)
                 self._each(live, Redefine)
                 self._each(live, Define)
                 locks.close()
+                self._each(live, Start)
                 _make_durable(*live.values())
                 self._each(live, Unlink)
                 self._refresh(live, before_definition=False)
@@ -211,6 +251,21 @@ class _Executor:
                     if task.uuid not in self.outcomes | self.settled:
                         self._fail(live, task, "interrupted", "interrupted")
                 self.flush()
+            except JournalError:
+                locks.close()
+                for task in batch:
+                    # nothing else is done, but at every instant what is defined boots
+                    with contextlib.suppress(_Failure, libvirt.libvirtError):
+                        self._create(task)
+                raise
+
+    def _stop_all(self, live: dict[str, Task]) -> None:
+        for task in list(live.values()):
+            if _of(task, Stop):
+                with self._failures(live, task):
+                    # one that somebody has shut off since stays off
+                    if self._domain(task).isActive():
+                        self._each(live, Stop)
 
     def _images(self, live: dict[str, Task], locks: contextlib.ExitStack) -> None:
         for task in list(live.values()):
@@ -235,7 +290,7 @@ class _Executor:
                 for task, number, step in chunk:
                     if task.uuid not in live:
                         continue
-                    if self.too_many and not isinstance(step, Unlink):
+                    if self.too_many and not isinstance(step, Start | Unlink):
                         self._fail(live, task, "max-failures", "others had failed")
                         continue
                     with self._failures(live, task):
@@ -296,7 +351,9 @@ class _Executor:
         live.pop(task.uuid, None)
         outcome = self.settle(task)
         if outcome.state != "done":
-            if outcome.message and outcome.message != message:
+            if message in outcome.message:
+                message = outcome.message
+            elif outcome.message:
                 message = f"{message}; {outcome.message}"
             outcome = Outcome(outcome.state, id, message)
         self.settled[task.uuid] = outcome
@@ -305,6 +362,10 @@ class _Executor:
 
     def _take(self, task: Task, step: Step) -> None:
         match step:
+            case Stop():
+                self._stop(task)
+            case Start():
+                self._create(task)
             case Link(source, target):
                 images.link(source, target)
                 disk_info.add(source, target)
@@ -313,7 +374,7 @@ class _Executor:
             case Redefine(_, kind, name):
                 metadata.redefine(self._domain(task), kind, name, task.plan)
             case Define():
-                self._define(task)
+                self._define(task, task.plan)
             case Unlink(path, kept):
                 self._unlink(task, path, kept)
             case Refresh(pool):
@@ -341,21 +402,74 @@ class _Executor:
             raise
         disk_info.add(step.source, step.target)
 
-    def _define(self, task: Task) -> None:
+    def _stop(self, task: Task) -> None:
+        """Ask the guest to shut down, until it has or the time is over."""
+        domain = self._domain(task)
+        transform(_document(domain), task.plan)  # or it would be down for nothing
+        state = domain.state()[0]
+        if state not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+            raise _Failure("running", "only a guest that runs, and is not paused, can be restarted")
+        deadline = time.monotonic() + self.shutdown_seconds
+        ask_at = time.monotonic()
+        refused = ""
+        while domain.isActive():
+            if time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + ASK_SECONDS
+                try:
+                    domain.shutdown()
+                except libvirt.libvirtError as error:
+                    # off by now, or its agent does not answer yet
+                    if not self.connection.isAlive():
+                        raise
+                    refused = f" ({_said(error)})"
+            if time.monotonic() > deadline:
+                seconds = f"{self.shutdown_seconds:g} s"
+                raise _Failure("not-stopped", f"it did not shut down within {seconds}{refused}")
+            time.sleep(0.1)
+        self.stopped.add(task.uuid)
+
+    def _create(self, task: Task) -> None:
+        """Start a guest that ran before, if it is off because of us."""
+        domain = _lookup(self.connection, task.uuid)
+        if domain is None or not self._is_down(task, domain):
+            return
+        if not domain.isActive():
+            try:
+                domain.create()
+            except libvirt.libvirtError as error:
+                if not self.connection.isAlive():
+                    raise
+                if not domain.isActive():  # somebody may have been faster
+                    raise _NotStarted("not-started", f"it does not start: {_said(error)}") from None
+        self.started.add(task.uuid)
+
+    def _is_down(self, task: Task, domain: Any) -> bool:
+        """Whether a guest was shut down for us, and has not been started again by us."""
+        if not self._is_restarting(task):
+            return False
+        return task.uuid in self.stopped or not domain.isActive()
+
+    def _is_restarting(self, task: Task) -> bool:
+        """Whether a guest was asked to shut down, and has not been started again by us."""
+        begun = self.begun.get(task.uuid, ())
+        asked = any(isinstance(task.steps[number], Stop) for number in begun)
+        return asked and task.uuid not in self.started
+
+    def _define(self, task: Task, plan: Plan) -> None:
         domain = self._domain(task)
         if domain.isActive():
             raise _Failure("running", "somebody has started it since")
         if metadata.is_saved(domain) and ("managed-save", "") not in _metadata(task):
             raise _Failure("managed-save", "somebody has saved it since, with its old addresses")
         document = _document(domain)
-        made = transform(document, task.plan)
-        self._check_resolves(task)
+        made = transform(document, plan)
+        self._check_resolves(plan)
         if made is document:
             return
         self.connection.defineXML(made.text)
         dropped = lost(made, _document(domain))
         # libvirt has started it meanwhile by what was defined then, or will by what is now
-        started = domain.isActive() and _uses(domain, task.plan)
+        started = domain.isActive() and _uses(domain, plan)
         if dropped or started:
             self.connection.defineXML(document.text)
         if started:
@@ -364,9 +478,9 @@ class _Executor:
             where = ", ".join(difference.where for difference in dropped[:3])
             raise _Failure("not-kept", f"libvirt did not keep what it was given: {where}")
 
-    def _check_resolves(self, task: Task) -> None:
+    def _check_resolves(self, plan: Plan) -> None:
         """Each new address leads to an image, as libvirt will look for it at the next start."""
-        for each in task.plan.transitions:
+        for each in plan.transitions:
             if not each.changes:
                 continue
             path = each.after.path
@@ -400,7 +514,7 @@ class _Executor:
     def _unlink(self, task: Task, path: str, kept: str) -> None:
         if position(self.connection, task.plan) != "after":
             raise _Failure("disk-changed", "somebody has changed its disks since")
-        self._check_resolves(task)
+        self._check_resolves(task.plan)
         domain = self._domain(task)
         if domain.isActive() and _uses(domain, task.plan):
             raise _Failure("running", f"it was started from {path}, which stays until it is off")
@@ -457,30 +571,85 @@ class _Executor:
         try:
             where = position(self.connection, task.plan)
             if where == "after":
+                if self._is_restarting(task):
+                    with contextlib.suppress(_Failure):
+                        self._resolve(task)
+                    try:
+                        self._start(task)
+                    except _NotStarted as failure:
+                        return self._start_back(task, failure)
                 return self._finish(task)
             if where == "mixed":
+                self._start(task)
                 return Outcome(
                     "pending",
                     "disk-changed",
                     "its disks are partly where they were to be and partly elsewhere: both names "
                     "of each image stay, look at it (virsh dumpxml --inactive)",
                 )
-            return self._take_back(task, defined=where != "gone")
+            try:
+                outcome = self._take_back(task, defined=where != "gone")
+            finally:
+                self._start(task)
+            return self._still_asked(task) or outcome
+        except JournalError:
+            raise
         except libvirt.libvirtError as error:
-            return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+            id, message = "libvirt", _said(error)
         except (_Failure, ImageError) as error:
-            return Outcome("pending", error.id, f"{error}; then run xmlkit recover")
+            id, message = error.id, str(error)
         except (XmlkitError, OSError) as error:
-            return Outcome("pending", "failed", f"{error}; then run xmlkit recover")
+            id, message = "failed", str(error)
+        starts = ", which starts the guest if it is off" if self._is_restarting(task) else ""
+        return Outcome("pending", id, f"{message}; then run xmlkit recover{starts}")
+
+    def _start(self, task: Task) -> None:
+        """Start the guest again if it has to be, and say so in the journal."""
+        domain = _lookup(self.connection, task.uuid)
+        if domain is None or not self._is_down(task, domain):
+            return
+        (step,) = _of(task, Start)
+        self.tell("begin", task.uuid, step)
+        self._create(task)
+        self.writer.done((task.uuid, _number_of(task, Start)))
+        self.tell("done", task.uuid, step)
+
+    def _start_back(self, task: Task, failure: _NotStarted) -> Outcome:
+        """The old addresses again, from which the guest ran before, where the new ones fail it."""
+        for copy in _of(task, Copy):
+            known = self.copied.get(copy.target)
+            if images.is_image(copy.target) and images.identity(copy.target) != known:
+                raise _Failure(
+                    "image-changed",
+                    f"{failure}; and {copy.target} was changed since it was copied, so the guest "
+                    f"does not go back to {copy.source} by itself",
+                )
+        try:
+            self._define(task, task.plan.inverse())
+            try:
+                self._take_back(task, defined=True)
+            finally:
+                self._start(task)
+        except JournalError:
+            raise
+        except (_Failure, XmlkitError, OSError, libvirt.libvirtError) as error:
+            why = _said(error) if isinstance(error, libvirt.libvirtError) else str(error)
+            message = f"{failure}; from its old address: {why}"
+            raise _NotStarted(failure.id, message) from None
+        return Outcome("undone", failure.id, f"{failure}; it runs from its old address")
+
+    def _still_asked(self, task: Task) -> Outcome | None:
+        """How it ended for a guest that was asked to shut down and has not done so."""
+        if not self._is_restarting(task) or task.uuid in self.stopped:
+            return None
+        message = (
+            "it runs on, but was asked to shut down and may still do so: then start it "
+            f"(virsh start {task.plan.name})"
+        )
+        return Outcome("undone", "not-stopped", message)
 
     def _finish(self, task: Task) -> Outcome:
-        try:
-            self._check_resolves(task)
-        except _Failure:
-            # the refresh was not taken, or forgotten by a libvirtd that was restarted since
-            for refresh in task.steps[: _number_of(task, Define)]:
-                if isinstance(refresh, Refresh):
-                    self._refresh_pool(refresh.pool)
+        self._resolve(task)
         for redefine in _of(task, Redefine):
             metadata.redefine(self._domain(task), redefine.kind, redefine.name, task.plan)
         _make_durable(task)
@@ -490,6 +659,16 @@ class _Executor:
             self.tell("done", task.uuid, unlink)
         self.stale.update(_pools_left(task))
         return Outcome("done")
+
+    def _resolve(self, task: Task) -> None:
+        """libvirt knows where the new addresses lead to."""
+        try:
+            self._check_resolves(task.plan)
+        except _Failure:
+            # the refresh was not taken, or forgotten by a libvirtd that was restarted since
+            for refresh in task.steps[: _number_of(task, Define)]:
+                if isinstance(refresh, Refresh):
+                    self._refresh_pool(refresh.pool)
 
     def _take_back(self, task: Task, *, defined: bool) -> Outcome:
         begun = self.begun.get(task.uuid, set())

@@ -73,8 +73,9 @@ def judge(
 
     accept: ids of rules that the operator accepts. copy: images may be copied to another file
     system. rewrite_metadata: snapshots, checkpoints and the managed save get the new addresses as
-    well. restart: the caller waits until the domain is shut off. migrating: the domain migrates, so
-    it has to run, and is judged even if no disk changes. also: what the caller has found besides.
+    well. restart: a domain that runs is shut down for it and started again. migrating: the domain
+    migrates, so it has to run, and is judged even if no disk changes. also: what the caller has
+    found besides.
     """
     case = _Case(plan, guest, survey, copy, rewrite_metadata, restart, migrating)
     found = [*also, *_rescue(case)]
@@ -213,11 +214,23 @@ def _rescue(case: _Case) -> Iterator[Concern]:
 
 
 def _running(case: _Case) -> Iterator[Concern]:
+    guest = case.guest
     if case.migrating:
-        if case.guest.state not in ("running", "blocked"):
-            yield _concern("not-running", f"it is {case.guest.state}")
-    elif case.guest.active and not case.restart:
-        yield _concern("running", f"it is {case.guest.state}")
+        if guest.state not in ("running", "blocked"):
+            yield _concern("not-running", f"it is {guest.state}")
+    elif guest.active and not case.restart:
+        yield _concern("running", f"it is {guest.state}")
+    elif guest.active and guest.state != "running":
+        message = f"it is {guest.state}, and would not hear that it is to shut down"
+        yield _concern("running", message)
+
+
+def _on_poweroff(case: _Case) -> Iterator[Concern]:
+    if case.restart and case.guest.live is not None:
+        # what it was started with is what counts
+        action = case.guest.live.root.findtext("on_poweroff") or "destroy"
+        if action != "destroy":
+            yield _concern("on-poweroff", f"on_poweroff is {action!r}")
 
 
 def _transient_domain(case: _Case) -> Iterator[Concern]:
@@ -304,6 +317,7 @@ def _volume_limits(case: _Case) -> Iterator[Concern]:
 
 _GUEST_RULES: tuple[Callable[[_Case], Iterator[Concern]], ...] = (
     _running,
+    _on_poweroff,
     _transient_domain,
     _managed_save,
     _snapshots,

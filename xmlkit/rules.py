@@ -419,6 +419,26 @@ RULES: dict[str, Rule] = {
             "pending.",
         ),
         Rule(
+            "not-stopped",
+            "the guest did not shut down",
+            "It was asked as the power button does, again and again until the time was over. Its "
+            "plug was not pulled, and all is as it was. That it was asked cannot be taken back: if "
+            "it shuts down later all the same, it stays off.",
+            "Look at the guest: is anything there that hears the button (acpid, systemd-logind, "
+            "the QEMU guest agent)? Give it more time (--shutdown-timeout SECONDS), or shut it "
+            "down yourself and run it again; start it (virsh start) if it is off later.",
+            "qemuDomainShutdownFlags, libvirt 9.0.0",
+        ),
+        Rule(
+            "not-started",
+            "the guest does not start",
+            "It was shut down to be restarted. If it does not start from its new addresses it gets "
+            "its old ones back and is started from these; if that fails too, the outcome is "
+            "pending, with what libvirt said to both.",
+            "Mend what the message names (QEMU's log is in /var/log/libvirt/qemu); then run it "
+            "again, or xmlkit recover if the outcome is pending: that starts the guest.",
+        ),
+        Rule(
             "interrupted",
             "somebody interrupted it",
             "What had been begun was brought to an end: a domain that had its new addresses keeps "
@@ -439,9 +459,21 @@ RULES: dict[str, Rule] = {
             "A running guest keeps its disks at the addresses that it was started with; what is "
             "defined counts from its next start. To move an image under it would lose what a "
             "restart of libvirt's daemon or a migration looks up.",
-            "Shut it down (virsh shutdown DOMAIN), or let xmlkit apply --on-shutdown wait for it.",
+            "Shut it down (virsh shutdown DOMAIN), or let xmlkit apply --on-shutdown wait for it, "
+            "or --restart shut it down and start it again; resume a paused one before.",
             "hosts whose daemon restarts kill such guests: rule pool-lost",
             severity="refuse",
+        ),
+        Rule(
+            "on-poweroff",
+            "the guest would not be off after it has shut down",
+            "libvirt restarts it, or keeps it, instead of ending it (<on_poweroff>): its images "
+            "stay in use, and there is no moment in which they can move.",
+            "Set <on_poweroff> to destroy (virsh edit, then shut it down and start it once), or "
+            "shut it down by other means (virsh destroy) and run xmlkit while it is off.",
+            "libvirt's formatdomain, section events configuration",
+            severity="refuse",
+            seen=_EACH,
         ),
         Rule(
             "transient-domain",

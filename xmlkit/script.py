@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from xmlkit.errors import XmlkitError
 from xmlkit.journal import Task
 from xmlkit.plan import plans_to_json
-from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Unlink
+from xmlkit.steps import Copy, Define, Link, Redefine, Refresh, Step, Stop, Unlink
 
 __all__ = ["ScriptError", "script"]
 
@@ -90,7 +90,7 @@ class ScriptError(XmlkitError):
 def script(tasks: Iterable[Task], uri: str) -> str:
     """The shell script that carries `tasks` out on the host of `uri`.
 
-    Raises ScriptError for a task that redefines snapshots.
+    Raises ScriptError for a task that redefines snapshots, or restarts a guest.
     """
     those = tuple(tasks)
     for task in those:
@@ -98,6 +98,10 @@ def script(tasks: Iterable[Task], uri: str) -> str:
             raise ScriptError(
                 f"{task.plan.name}: a script cannot redefine snapshots, checkpoints or managed "
                 "saves: use xmlkit apply without --script"
+            )
+        if any(isinstance(step, Stop) for step in task.steps):
+            raise ScriptError(
+                f"{task.plan.name}: a script restarts no guest: use xmlkit apply without --script"
             )
     pieces = [_HEAD % {"uri": shlex.quote(uri)}]
     for number, task in enumerate(those):

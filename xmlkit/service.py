@@ -24,7 +24,7 @@ from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import LibvirtError, without_password
 from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
-from xmlkit.steps import Copy, steps_of
+from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
 from xmlkit.survey import Guest, Survey, survey
 from xmlkit.transformers import transform
 from xmlkit.validation.verdict import validate
@@ -60,7 +60,8 @@ class Options:
 
     to, relocate, arrived, accept: as plan() takes them. copy: images may be copied to another file
     system. rewrite_metadata: snapshots, checkpoints and managed saves get the new addresses too.
-    schemas: libvirt's, by directory.
+    schemas: libvirt's, by directory. restart: a running domain is shut down for it and started
+    again. shutdown_seconds: how long it may take to shut down; then it is left running.
     """
 
     to: Form = "volume"
@@ -70,6 +71,8 @@ class Options:
     rewrite_metadata: bool = False
     arrived: bool = False
     schemas: str | None = None
+    restart: bool = False
+    shutdown_seconds: float = SHUTDOWN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         accept=options.accept,
         copy=options.copy,
         rewrite_metadata=options.rewrite_metadata,
+        restart=options.restart,
     )
     case = replace(case, concerns=concerns)
     stops = refusals(concerns)
@@ -208,6 +212,7 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         made,
         copied=_on_other_file_systems(made, surveyed) if options.copy else (),
         metadata=_metadata(guest) if options.rewrite_metadata else (),
+        restart=guest.active,
     )
     return replace(case, task=Task(made, steps))
 
@@ -251,6 +256,7 @@ def carry_out(
     uri: str,
     listener: Listener = lambda *_: None,
     max_failures: int | None = None,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
     kind: str = "apply",
     of: str | None = None,
 ) -> Result:
@@ -271,7 +277,12 @@ def carry_out(
     writer = Writer.create(str(directory), id, tasks, uri=bare, kind=kind, of=of)
     try:
         outcomes = executor.apply(
-            connection, writer, tasks, listener=listener, max_failures=max_failures
+            connection,
+            writer,
+            tasks,
+            listener=listener,
+            max_failures=max_failures,
+            shutdown_seconds=shutdown_seconds,
         )
     except JournalError as error:
         ended = journal.read(writer.path).outcomes
@@ -383,7 +394,7 @@ def _judged_back(
     if judged.task is None:
         return judged
     redefined = _metadata(guest) if options.rewrite_metadata else ()
-    steps = steps_of(inverse, copied=targets, metadata=redefined)
+    steps = steps_of(inverse, copied=targets, metadata=redefined, restart=guest.active)
     return replace(judged, task=Task(inverse, steps))
 
 
@@ -453,8 +464,10 @@ def transition(
     wait: float = 60.0,
     listener: Listener = lambda *_: None,
 ) -> Outcome:
-    """Move the disks of one domain that is shut off, in one call: for Nova's hard reboot or resize.
+    """Move the disks of one domain in one call: for Nova's hard reboot or resize.
 
+    The domain is shut off, or runs and is restarted (options.restart): whatever happens, it runs
+    again, if need be from its old addresses.
     wait: seconds to wait for another xmlkit on this host. Returns the outcome, whose state is also
     "nothing", "skipped" or "refused" with the reason; nothing has been changed then. Raises
     LockedError, StateError, JournalError, ServiceError, PlanError (no such pool), SchemaError, and
@@ -472,6 +485,11 @@ def transition(
         if case.task is None:
             return Outcome(case.state, case.id, case.message)
         result = carry_out(
-            connection, (case,), directory, uri=connection.getURI(), listener=listener
+            connection,
+            (case,),
+            directory,
+            uri=connection.getURI(),
+            listener=listener,
+            shutdown_seconds=wanted.shutdown_seconds,
         )
         return result.outcomes[case.uuid]

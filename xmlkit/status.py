@@ -197,7 +197,9 @@ def _of(
             going.append(disk.target)
     blocked = bool(legacy) and not going
     if legacy:
-        judged = judge(made, guest, survey, accept=accept, restart=True)
+        judged = judge(made, guest, survey, accept=accept)
+        # it is said as its state, and passes by itself
+        judged = tuple(each for each in judged if each.id != "running")
         blocked = blocked or bool(refusals(judged))
         # what holds for every volume disk says nothing about this domain
         concerns += (each for each in judged if each.severity != "note")

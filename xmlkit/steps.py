@@ -5,6 +5,8 @@ Laws
   is refreshed, the domain is defined and read back, and only then the old name goes.
 - Each step prints as the command that an operator would type, and can be done twice.
 - All can be undone but the last, the unlinking, and that one leaves what the domain names.
+- A guest that is restarted is down only between `Stop` and `Start`, and its old names stay until it
+  runs from the new ones. That it was asked to shut down cannot be undone, but it is started again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
 
 __all__ = [
+    "SHUTDOWN_SECONDS",
     "Backup",
     "Convert",
     "Copy",
@@ -29,11 +32,16 @@ __all__ = [
     "Redefine",
     "Refresh",
     "Resume",
+    "Start",
     "Step",
+    "Stop",
     "Unlink",
     "from_data",
     "steps_of",
 ]
+
+
+SHUTDOWN_SECONDS = 60.0  # how long a guest may take to shut down
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,26 @@ class Define:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """A running guest is asked to shut down, and waited for; its plug is never pulled."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "shutdown", "--", self.domain))
+
+
+@dataclass(frozen=True)
+class Start:
+    """The guest that was shut down runs again."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "start", "--", self.domain))
+
+
+@dataclass(frozen=True)
 class Unlink:
     """The old name of an image goes: the point of no return, and last.
 
@@ -204,12 +232,14 @@ class Publish:
 
 
 Step = (
-    Link
+    Stop
+    | Link
     | Copy
     | Create
     | Refresh
     | Redefine
     | Define
+    | Start
     | Migrate
     | Resume
     | Unlink
@@ -221,7 +251,8 @@ Step = (
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
     for kind in (
-        *(Link, Copy, Create, Refresh, Redefine, Define, Migrate, Resume, Unlink),
+        *(Stop, Link, Copy, Create, Refresh, Redefine, Define, Start),
+        *(Migrate, Resume, Unlink),
         *(Backup, Convert, Publish),
     )
 }
@@ -232,11 +263,13 @@ def steps_of(
     *,
     copied: Collection[str] = (),
     metadata: Collection[tuple[str, str]] = (),
+    restart: bool = False,
 ) -> tuple[Step, ...]:
     """The steps that carry a plan out; none if it changes nothing.
 
     copied: targets of the disks whose image cannot have a second name and is copied. metadata:
-    (kind, name) of what is redefined with the domain.
+    (kind, name) of what is redefined with the domain. restart: the domain runs, and is shut down
+    for it and started again.
     """
     changing = [each for each in plan.transitions if each.changes]
     if not changing:
@@ -245,10 +278,12 @@ def steps_of(
     images = tuple((Copy if each.target in copied else Link)(*_paths(each)) for each in moving)
     unlinks = tuple(Unlink(*_paths(each)) for each in moving)
     return (
+        *((Stop(plan.uuid),) if restart else ()),
         *images,
         *_refreshes(changing, "after"),
         *(Redefine(plan.uuid, kind, name) for kind, name in metadata),
         Define(plan.uuid),
+        *((Start(plan.uuid),) if restart else ()),
         *unlinks,
         *_refreshes(moving, "before"),
     )

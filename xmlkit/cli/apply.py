@@ -73,6 +73,7 @@ LOCK_SECONDS = 600.0
     metavar="SECONDS",
     help="With --on-shutdown: wait no longer.",
 )
+@carrying.restarting
 @click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
 @click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -92,6 +93,8 @@ def command(
     max_failures: int | None,
     on_shutdown: bool,
     timeout: float | None,
+    restart: bool,
+    shutdown_timeout: float | None,
     script: bool,
     dry_run: bool,
     yes: bool,
@@ -105,7 +108,8 @@ def command(
     Shows what will be done and why not, asks on a terminal, and does it step by step, each
     in a journal, so that xmlkit rollback takes it back and xmlkit recover finishes what was
     interrupted. At every instant the defined XML boots. Running domains are skipped, or with
-    --on-shutdown done when they have been shut off.
+    --on-shutdown done when they have been shut off, or with --restart shut down for it and
+    started again.
 
     \b
     Exit code: 0 all done or nothing to do; 1 some refused, skipped or failed;
@@ -126,6 +130,8 @@ def command(
         raise click.UsageError("--relocate moves disks into pools: it goes with --to volume")
     if on_shutdown and (script or dry_run):
         raise click.UsageError("--on-shutdown does it: give no --script and no --dry-run")
+    if restart and (script or on_shutdown):
+        raise click.UsageError("--restart does it now: give no --script and no --on-shutdown")
     if timeout is not None and not on_shutdown:
         raise click.UsageError("--timeout says how long --on-shutdown waits")
     uri = carrying.uri_of(connect)
@@ -142,6 +148,8 @@ def command(
         copy=copy,
         rewrite_metadata=rewrite_metadata,
         schemas=schemas,
+        restart=restart,
+        shutdown_seconds=carrying.shutdown_seconds(restart, shutdown_timeout),
     )
     apply = _Apply(uri, plans, options, state_dir, max_failures, yes, format_)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
@@ -226,8 +234,8 @@ class _Apply:
             waiting = [case for case in cases if case.state == "skipped"]
             if dry_run or not (ready or (waiting and not report)):
                 return self.report(dry_run=dry_run)
-            many = len(ready) if report else len(ready) + len(waiting)
-            if not carrying.asked(f"Change {many} domain{'s' * (many != 1)}?", yes=self.yes):
+            text = carrying.question("Change {}", ready, more=0 if report else len(waiting))
+            if not carrying.asked(text, yes=self.yes):
                 click.echo("nothing was changed", err=True)
                 return 1
             self._carry_out(connection, cases, directory)
@@ -256,6 +264,7 @@ class _Apply:
                 max_failures=None
                 if self.max_failures is None
                 else self.max_failures - self._failures(),
+                shutdown_seconds=self.options.shutdown_seconds,
             )
         self.results.append(result)
 

@@ -27,9 +27,12 @@ __all__ = [
     "limited",
     "line",
     "progress",
+    "question",
     "refuse_unknown",
     "report",
+    "restarting",
     "show",
+    "shutdown_seconds",
     "uri_of",
 ]
 
@@ -58,6 +61,45 @@ def host_to_change(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --restart and --shutdown-timeout."""
+    for option in (
+        click.option(
+            "--shutdown-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="With --restart: how long a guest may take; 60 if not given.",
+        ),
+        click.option(
+            "--restart",
+            is_flag=True,
+            help="Shut running domains down, one at a time, and start them again.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def shutdown_seconds(restart: bool, given: float | None) -> float:
+    """How long a guest may take to shut down. Raises UsageError if none is shut down."""
+    from xmlkit.steps import SHUTDOWN_SECONDS
+
+    if given is not None and not restart:
+        raise click.UsageError("--shutdown-timeout says how long --restart waits for a guest")
+    return SHUTDOWN_SECONDS if given is None else given
+
+
+def question(text: str, cases: Sequence[Case], *, more: int = 0) -> str:
+    """What is asked before it is done: how many domains, and how many of them are restarted."""
+    from xmlkit.steps import Stop
+
+    tasks = [case.task for case in cases if case.task is not None]
+    many = len(tasks) + more
+    restarts = sum(isinstance(task.steps[0], Stop) for task in tasks)
+    restarting = f", and restart {restarts} of them" if restarts else ""
+    return text.format(f"{many} domain{'s' * (many != 1)}") + restarting + "?"
 
 
 def uri_of(connect: str | None) -> str:

@@ -22,6 +22,7 @@ from xmlkit.rules import ACCEPTABLE
     help="Redefine snapshots, checkpoints and managed saves with the old addresses.",
 )
 @click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@carrying.restarting
 @click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @carrying.host_to_change
@@ -33,6 +34,8 @@ def command(
     accept: tuple[str, ...],
     rewrite_metadata: bool,
     schemas: str | None,
+    restart: bool,
+    shutdown_timeout: float | None,
     dry_run: bool,
     yes: bool,
     connect: str | None,
@@ -42,7 +45,8 @@ def command(
     """Take a transition back: images get their old names, domains their old addresses.
 
     It changes the domains' present XML, so that edits made since stay; a disk that was
-    changed itself is refused (disk-changed). With DOMAIN only these are taken back.
+    changed itself is refused (disk-changed). With DOMAIN only these are taken back. Running
+    domains are skipped, or with --restart shut down for it and started again.
     Without --connect it goes to the host that the journal names.
 
     \b
@@ -57,6 +61,7 @@ def command(
     from xmlkit.observe import opened
     from xmlkit.survey import survey
 
+    seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
     directory = state.directory(state_dir)
     with carrying.interruptible(), state.lock(directory):
         done = journal.find(str(directory), id)
@@ -74,7 +79,11 @@ def command(
         with opened(uri, write=True) as connection:
             uuids = tuple(task.uuid for task in chosen)
             options = service.Options(
-                to="path", accept=accept, rewrite_metadata=rewrite_metadata, schemas=schemas
+                to="path",
+                accept=accept,
+                rewrite_metadata=rewrite_metadata,
+                schemas=schemas,
+                restart=restart,
             )
             places = service.directories_of(task.plan.inverse() for task in chosen)
             surveyed = survey(connection, uuids, secure=True, directories=places)
@@ -84,8 +93,7 @@ def command(
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
                 return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
-            many = f"{len(ready)} domain{'s' * (len(ready) != 1)}"
-            if not carrying.asked(f"Take {many} back?", yes=yes):
+            if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 click.echo("nothing was changed", err=True)
                 return 1
             with carrying.progress(ready) as listener:
@@ -95,6 +103,7 @@ def command(
                     directory,
                     uri=uri,
                     listener=listener,
+                    shutdown_seconds=seconds,
                     kind="rollback",
                     of=done.id,
                 )
