@@ -66,6 +66,12 @@ def release(request: pytest.FixtureRequest, start_libvirtd: Callable[..., Libvir
     return Release(request.param, _tree(request.param), start_libvirtd)
 
 
+@pytest.fixture
+def releases(start_libvirtd: Callable[..., Libvirtd]) -> Callable[[str], Release]:
+    """A release of Debian by its name, for a test with two of them."""
+    return lambda suite: Release(suite, _tree(suite), start_libvirtd)
+
+
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
     """An emulated machine with LVM, one for all tests that are marked by `in_machine`."""

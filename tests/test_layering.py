@@ -41,6 +41,7 @@ diff hook observe script testing
 leisure survey
 actions executor
 preflight snapshot
+migrate
 service status
 .
 cli
@@ -66,6 +67,7 @@ OTHERS = {
             "xmlkit.executor",
             "xmlkit.leisure",
             "xmlkit.metadata",
+            "xmlkit.migrate",
             "xmlkit.observe",
             "xmlkit.snapshot",
         ),

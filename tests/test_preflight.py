@@ -454,13 +454,39 @@ def test_a_rule_fires_on_what_it_is_about_alone(
     assert [] == [each for each in silent.judged() if each.id == id and each.severity == severity]
 
 
+# Of a migration: what is found on two hosts is in test_migrate.py.
+MIGRATION = {
+    *("not-running", "same-host", "domain-exists", "older-libvirt", "unsafe-cache"),
+    *("no-shared-storage", "base-unverified"),
+}
+
+
 def test_every_rule_of_a_transition_has_a_case() -> None:
     """The rest are about the host alone, or come from the plan."""
-    rules = {rule.id for rule in RULES.values() if rule.severity}
+    rules = {rule.id for rule in RULES.values() if rule.severity} - MIGRATION
     assert rules - {"no-schemas", "no-pools", "rescue"} == {case[0] for case in CASES}
 
 
-@pytest.mark.parametrize("id", ACCEPTABLE)
+def test_what_the_caller_has_found_is_judged_with_the_rest() -> None:
+    """It stops a transition, or warns if it is accepted and may be."""
+    also = (Concern("base-unverified", "another"), Concern("same-host", "one"))
+    given = (READY.plan, READY.guest, READY.surveyed)
+    ids = {"base-unverified", "same-host"}
+    assert ids <= {each.id for each in refusals(judge(*given, also=also))}
+    found = refusals(judge(*given, also=also, accept=tuple(ids)))
+    assert {"same-host"} == ids & {each.id for each in found}
+
+
+def test_only_a_guest_that_runs_migrates() -> None:
+    """What stands in the way of a transition is what a migration needs."""
+    given = (READY.plan, READY.guest, READY.surveyed)
+    assert "not-running" in {each.id for each in judge(*given, migrating=True)}
+    live = replace(READY.guest, live=READY.guest.document, state="running")
+    ids = {each.id for each in judge(READY.plan, live, READY.surveyed, migrating=True)}
+    assert not ids & {"running", "not-running"}
+
+
+@pytest.mark.parametrize("id", sorted(set(ACCEPTABLE) - MIGRATION))
 def test_what_is_accepted_becomes_a_warning(id: str) -> None:
     """It is still told, and stops nothing."""
     scene = next(case[3] for case in CASES if case[0] == id and case[1] == "refuse")

@@ -80,10 +80,10 @@ class Outcome(NamedTuple):
 class Journal:
     """A journal that was read.
 
-    kind: "apply" or "rollback"; of: the transition that a rollback takes back. tasks by the
-    domain's UUID. begun, done: numbers of steps, by UUID. facts: what is to be remembered,
-    by UUID: inode, size and time of an image, by its path. outcomes by UUID; a domain without one
-    is pending.
+    kind: "apply", "rollback" or "migrate"; of: the transition that a rollback takes back; to: the
+    URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
+    UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by its path.
+    outcomes by UUID; a domain without one is pending.
     """
 
     id: str
@@ -97,6 +97,7 @@ class Journal:
     done: dict[str, set[int]] = field(default_factory=dict)
     facts: dict[str, list[dict[str, list[int]]]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    to: str | None = None
 
     @property
     def pending(self) -> tuple[Task, ...]:
@@ -142,6 +143,7 @@ class Writer:
         uri: str,
         kind: str = "apply",
         of: str | None = None,
+        to: str | None = None,
     ) -> Writer:
         """A new journal that says what is meant. Raises JournalError, and then there is none."""
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
@@ -153,6 +155,8 @@ class Writer:
             "uri": uri,
             "at": now(),
         }
+        if to is not None:
+            head["to"] = to
         try:
             writer.write(head, *({"task": task.as_data()} for task in tasks))
             fsync_directory(directory)
@@ -292,6 +296,7 @@ def as_data(journal: Journal) -> dict[str, Any]:
         "kind": journal.kind,
         "of": journal.of,
         "uri": journal.uri,
+        **({} if journal.to is None else {"to": journal.to}),
         "started": journal.started,
         "state": journal.state,
         "domains": domains,
@@ -362,7 +367,7 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
             plan = Plan.from_data(data["plan"])
             tasks[plan.uuid] = Task(plan, tuple(map(steps.from_data, data["steps"])))
     kind, of, uri, started = (head[name] for name in ("kind", "of", "uri", "at"))
-    journal = Journal(head["id"], path, kind, of, uri, started, tasks)
+    journal = Journal(head["id"], path, kind, of, uri, started, tasks, to=head.get("to"))
     for record in records:
         if "begin" in record:
             _steps_of(record, tasks, journal.begun).add(record["begin"])

@@ -37,6 +37,7 @@ from xmlkit.rules import RULES
 
 __all__ = [
     "KINDS",
+    "STAYS",
     "Plan",
     "PlanError",
     "Reason",
@@ -54,6 +55,11 @@ Form = Literal["volume", "path"]
 
 # The kinds of disk that --relocate tells apart (the spec's footnote 6).
 KINDS = ("root", "ephemeral", "swap")
+
+# Reasons for which a disk is as it should be, or somebody else's: no refusal.
+STAYS = frozenset(
+    ("already", "cinder", "config-drive", "empty", "source-type", "fdgroup", "outside-pools")
+)
 
 
 class PlanError(XmlkitError, ValueError):

@@ -11,7 +11,7 @@ Laws
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -66,16 +66,20 @@ def judge(
     copy: bool = False,
     rewrite_metadata: bool = False,
     restart: bool = False,
+    migrating: bool = False,
+    also: Iterable[Concern] = (),
 ) -> tuple[Concern, ...]:
     """What stands in the way of carrying `plan` out on `guest`: refusals first, then warnings.
 
     accept: ids of rules that the operator accepts. copy: images may be copied to another file
     system. rewrite_metadata: snapshots, checkpoints and the managed save get the new addresses as
-    well. restart: a domain that runs is shut down for it and started again.
+    well. restart: a domain that runs is shut down for it and started again. migrating: the domain
+    migrates, so it has to run, and is judged even if no disk changes. also: what the caller has
+    found besides.
     """
-    case = _Case(plan, guest, survey, copy, rewrite_metadata, restart)
-    found = list(_rescue(case))
-    if plan.changes:
+    case = _Case(plan, guest, survey, copy, rewrite_metadata, restart, migrating)
+    found = [*also, *_rescue(case)]
+    if plan.changes or migrating:
         for rule in _GUEST_RULES:
             found += rule(case)
         for transition in case.transitions:
@@ -146,6 +150,7 @@ class _Case:
         copy: bool,
         rewrite_metadata: bool,
         restart: bool,
+        migrating: bool,
     ) -> None:
         self.plan = plan
         self.guest = guest
@@ -153,6 +158,7 @@ class _Case:
         self.copy = copy
         self.rewrite_metadata = rewrite_metadata
         self.restart = restart
+        self.migrating = migrating
         self.transitions = tuple(each for each in plan.transitions if each.changes)
         self.moves = tuple(each for each in self.transitions if each.action == "move")
         self.to_volumes = any(each.after.type == "volume" for each in self.transitions)
@@ -209,7 +215,10 @@ def _rescue(case: _Case) -> Iterator[Concern]:
 
 def _running(case: _Case) -> Iterator[Concern]:
     guest = case.guest
-    if guest.active and not case.restart:
+    if case.migrating:
+        if guest.state not in ("running", "blocked"):
+            yield _concern("not-running", f"it is {guest.state}")
+    elif guest.active and not case.restart:
         yield _concern("running", f"it is {guest.state}")
     elif guest.active and guest.state != "running":
         message = f"it is {guest.state}, and would not hear that it is to shut down"

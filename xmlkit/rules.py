@@ -919,6 +919,83 @@ RULES: dict[str, Rule] = {
             "Turn the disk into one with a path: xmlkit transform --to path.",
             "docs/formatdomain.rst: since 1.0.5; the schema of 0.10.2",
         ),
+        # What stands in the way of a migration.
+        Rule(
+            "not-running",
+            "the domain is not running",
+            "Only a guest that runs migrates live; one that is paused or shut off has its XML and "
+            "its images brought over by other means.",
+            "Start or resume it, or define at the destination what xmlkit transform --host makes.",
+            severity="refuse",
+        ),
+        Rule(
+            "same-host",
+            "source and destination are one host",
+            "libvirt migrates between two hosts, which it tells apart by their UUIDs.",
+            "Name another destination; hosts that were cloned need a host_uuid of their own "
+            "(/etc/libvirt/libvirtd.conf).",
+            "qemuMigrationCookieXMLParse, libvirt 9.0.0",
+            severity="refuse",
+        ),
+        Rule(
+            "domain-exists",
+            "the destination has a domain of this name or UUID",
+            "It may be a guest of its own, or the rest of a migration that went wrong.",
+            "Look at it; undefine it there (virsh undefine) if nobody needs it.",
+            severity="refuse",
+        ),
+        Rule(
+            "older-libvirt",
+            "the destination has an older libvirt",
+            "libvirt promises migration to newer versions only; an older one may not know all that "
+            "the domain has.",
+            "Migrate to a host that is as new, or try it: if it is refused, the guest stays here.",
+            severity="warn",
+            seen=("9.0.0 (not so)", "12.8.0"),
+        ),
+        Rule(
+            "unsafe-cache",
+            "a disk's cache may keep what the other host has not seen",
+            "With other caches than none and directsync the destination may read old content from "
+            "its own page cache, unless the file system keeps both coherent.",
+            "Set cache='none', or accept it where the file system is coherent.",
+            "qemuMigrationSrcIsSafe, libvirt 9.0.0: error 81",
+            severity="refuse",
+            acceptable=True,
+            seen=_EACH,
+        ),
+        Rule(
+            "no-shared-storage",
+            "the destination does not see the same files",
+            "A name that was made here did not show in the destination's pool, or shows another "
+            "file: a guest that migrated there would lose its disk.",
+            "Copy the disks: --storage full, or --storage incremental where the destination has "
+            "the same backing files.",
+            severity="refuse",
+        ),
+        Rule(
+            "base-unverified",
+            "a backing file at the destination may be another one",
+            "An incremental copy brings only what lies above the backing file; over other content "
+            "that is a broken disk.",
+            "Put the backing file into a pool of the destination, so that it can be compared; copy "
+            "in full; or accept it if you know that the two are the same.",
+            severity="refuse",
+            acceptable=True,
+        ),
+        Rule(
+            "two-running",
+            "the hosts do not agree on where the guest is",
+            "Two guests on one image destroy it, so xmlkit ends none of them by itself.",
+            "Look at both (virsh domstate --reason), end the one that is not wanted, and run "
+            "xmlkit recover.",
+        ),
+        Rule(
+            "guest-lost",
+            "the guest or its definition is gone",
+            "Somebody has ended or undefined it while it migrated.",
+            "Its images are untouched: define it again where it is to run, and run xmlkit recover.",
+        ),
         # What the policy refuses in documents that libvirt shall create (schemas/*.xsd).
         Rule(
             "policy-name",

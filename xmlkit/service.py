@@ -22,7 +22,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import LibvirtError, without_password
-from xmlkit.plan import Form, Plan, PlanError, Reason, Skip, plan
+from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
 from xmlkit.survey import Guest, Survey, survey
@@ -31,6 +31,7 @@ from xmlkit.validation.verdict import validate
 
 if TYPE_CHECKING:  # it imports libvirt
     from xmlkit.executor import Listener
+    from xmlkit.migrate import Migration
 
 __all__ = [
     "Case",
@@ -42,6 +43,7 @@ __all__ = [
     "cases_of",
     "directories_of",
     "is_done",
+    "migrate_one",
     "recover_all",
     "roll_back_cases",
     "transition",
@@ -215,16 +217,10 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
     return replace(case, task=Task(made, steps))
 
 
-# Reasons for which a disk is as it should be, or somebody else's: no refusal.
-_AS_IT_SHOULD_BE = frozenset(
-    ("already", "cinder", "config-drive", "empty", "source-type", "fdgroup", "outside-pools")
-)
-
-
 def _why_nothing(made: Plan) -> dict[str, Any]:
     """Nothing to do, or refused: if a disk that could have changed is kept from it."""
     for disk in made.disks:
-        if isinstance(disk, Skip) and disk.reason.id not in _AS_IT_SHOULD_BE:
+        if isinstance(disk, Skip) and disk.reason.id not in STAYS:
             message = f"{disk.target}: {disk.reason.message}"
             return {"state": "refused", "id": disk.reason.id, "message": message}
     for disk in made.disks:
@@ -298,6 +294,35 @@ def carry_out(
     return Result(id, outcomes)
 
 
+def migrate_one(
+    source: Any,
+    there: Any,
+    migration: Migration,
+    directory: Path,
+    *,
+    uri: str,
+    to: str,
+    listener: Listener = lambda *_: None,
+) -> Result:
+    """Do a migration that is ready. To be called with the lock of the state directory held.
+
+    source, there: connections that may write, at the URIs `uri` and `to`. Raises JournalError, and
+    ServiceError if an older transition is pending.
+    """
+    from xmlkit import migrate
+
+    refuse_pending(directory)
+    if migration.task is None:
+        return Result(None, {})
+    id = state.new_id(directory)
+    tasks = (migration.task,)
+    writer = Writer.create(str(directory), id, tasks, uri=uri, kind="migrate", to=to)
+    try:
+        return Result(id, migrate.run(source, there, writer, migration, listener=listener))
+    finally:
+        writer.close()
+
+
 def refuse_pending(directory: Path) -> None:
     """Raise ServiceError if an older transition has not come to an end."""
     journals, errors = journal.read_all(str(directory))
@@ -319,8 +344,14 @@ def roll_back_cases(
 ) -> list[Case]:
     """The cases that take a transition back: the inverse of what was done, on the present XML.
 
-    later: the journals after it; what one of them has taken back already is nothing to do.
+    later: the journals after it; what one of them has taken back already is nothing to do. Raises
+    ServiceError for a migration.
     """
+    if done.kind == "migrate":
+        raise ServiceError(
+            f"transition {done.id} is a migration: migrate back, with xmlkit migrate --connect "
+            f"{done.to} --to {done.uri}"
+        )
     journals = tuple(later)
     guests = {guest.uuid: guest for guest in surveyed.guests}
     cases = []
@@ -378,12 +409,18 @@ def directories_of(plans: Iterable[Plan]) -> set[str]:
 
 
 def recover_all(
-    connections: Any, directory: Path, *, listener: Listener = lambda *_: None
+    connections: Any,
+    directory: Path,
+    *,
+    there: Any = None,
+    listener: Listener = lambda *_: None,
 ) -> tuple[list[tuple[Journal, dict[str, Outcome]]], list[XmlkitError]]:
     """Bring every pending transition to an end. To be called with the lock held.
 
-    connections: a function from a journal to a connection that may write. Returns each journal
-    with the outcome for each UUID, and what kept others from being read or brought to an end.
+    connections: a function from a journal to a connection that may write; there: the same, to
+    where a migration was to go. A migration one of whose hosts cannot be reached stays pending.
+    Returns each journal with the outcome for each UUID, and what kept others from being read or
+    brought to an end.
     """
     from xmlkit import executor, snapshot
 
@@ -395,12 +432,27 @@ def recover_all(
             try:
                 if each.kind == "snapshot":
                     outcomes = snapshot.recover(connections(each), each)
+                elif each.kind == "migrate":
+                    outcomes = _recover_migration(connections, there, each, listener)
                 else:
                     outcomes = executor.recover(connections(each), each, listener=listener)
                 found.append((each, outcomes))
             except (JournalError, LibvirtError) as error:
                 errors.append(error)
     return found, errors
+
+
+def _recover_migration(
+    connections: Any, there: Any, pending: Journal, listener: Listener
+) -> dict[str, Outcome]:
+    from xmlkit import migrate
+
+    try:
+        both = connections(pending), there(pending)
+    except LibvirtError as error:
+        message = f"{error}: a migration is ended with both hosts; then run xmlkit recover"
+        return {task.uuid: Outcome("pending", "libvirt", message) for task in pending.pending}
+    return migrate.recover(*both, pending, listener=listener)
 
 
 def transition(

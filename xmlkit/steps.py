@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from xmlkit.errors import XmlkitError
@@ -24,11 +24,14 @@ __all__ = [
     "Backup",
     "Convert",
     "Copy",
+    "Create",
     "Define",
     "Link",
+    "Migrate",
     "Publish",
     "Redefine",
     "Refresh",
+    "Resume",
     "Start",
     "Step",
     "Stop",
@@ -66,12 +69,63 @@ class Copy:
 
 @dataclass(frozen=True)
 class Refresh:
-    """libvirt reads the pool's directory again."""
+    """libvirt reads the pool's directory again. uri: of the libvirt, "" for the one here."""
 
     pool: str
+    uri: str = ""
 
     def __str__(self) -> str:
-        return shlex.join(("virsh", "pool-refresh", "--", self.pool))
+        return shlex.join((*_virsh(self.uri), "pool-refresh", "--", self.pool))
+
+
+@dataclass(frozen=True)
+class Create:
+    """A volume for the disk `target`, at the destination of a migration, that QEMU fills.
+
+    capacity: bytes. backing, backing_format: what it is laid over, "" for an empty volume.
+    """
+
+    target: str
+    pool: str
+    volume: str
+    format: str
+    capacity: int
+    backing: str
+    backing_format: str
+    uri: str
+
+    def __str__(self) -> str:
+        words = [*_virsh(self.uri), "vol-create-as", "--format", self.format, "--allocation", "0"]
+        if self.backing:
+            words += ["--backing-vol", self.backing, "--backing-vol-format", self.backing_format]
+        return shlex.join((*words, "--", self.pool, self.volume, str(self.capacity)))
+
+
+@dataclass(frozen=True)
+class Migrate:
+    """The running domain goes to the libvirt at `to`. storage: "shared", "full", "incremental"."""
+
+    domain: str
+    to: str
+    storage: str
+
+    def __str__(self) -> str:
+        words = ["virsh", "migrate", "--live", "--persistent", "--undefinesource"]
+        copied = {"full": "--copy-storage-all", "incremental": "--copy-storage-inc"}
+        words += [copied[self.storage]] if self.storage in copied else []
+        files = ("--xml", f"{self.domain}-live.xml", "--persistent-xml", f"{self.domain}.xml")
+        return shlex.join((*words, *files, "--", self.domain, self.to))
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The domain runs at the libvirt at `uri`, where it has been paused since it came."""
+
+    domain: str
+    uri: str
+
+    def __str__(self) -> str:
+        return shlex.join((*_virsh(self.uri), "resume", "--", self.domain))
 
 
 @dataclass(frozen=True)
@@ -178,13 +232,27 @@ class Publish:
 
 
 Step = (
-    Stop | Link | Copy | Refresh | Redefine | Define | Start | Unlink | Backup | Convert | Publish
+    Stop
+    | Link
+    | Copy
+    | Create
+    | Refresh
+    | Redefine
+    | Define
+    | Start
+    | Migrate
+    | Resume
+    | Unlink
+    | Backup
+    | Convert
+    | Publish
 )
 
 _KINDS: dict[str, type[Step]] = {
     kind.__name__.lower(): kind
     for kind in (
-        *(Stop, Link, Copy, Refresh, Redefine, Define, Start, Unlink),
+        *(Stop, Link, Copy, Create, Refresh, Redefine, Define, Start),
+        *(Migrate, Resume, Unlink),
         *(Backup, Convert, Publish),
     )
 }
@@ -238,16 +306,25 @@ def _refreshes(transitions: list[Transition], side: str) -> tuple[Refresh, ...]:
     return tuple(map(Refresh, found))
 
 
-def as_data(step: Step) -> dict[str, str]:
-    """The step as it stands in a journal."""
-    return {"step": type(step).__name__.lower(), **asdict(step)}
+def _virsh(uri: str) -> tuple[str, ...]:
+    return ("virsh", "--connect", uri) if uri else ("virsh",)
+
+
+def as_data(step: Step) -> dict[str, Any]:
+    """The step as it stands in a journal; a field that says nothing but its default is left out."""
+    defaults = {field.name: field.default for field in fields(step)}
+    kept = {name: value for name, value in asdict(step).items() if value != defaults[name]}
+    return {"step": type(step).__name__.lower(), **kept}
 
 
 def from_data(data: Mapping[str, Any]) -> Step:
     """The step that `as_data` gave. Raises XmlkitError for anything else."""
     values = dict(data)
-    texts = all(isinstance(value, str) for value in values.values())
-    kind = _KINDS.get(values.pop("step", "")) if texts else None
-    if kind is None or set(values) != {field.name for field in fields(kind)}:
+    kind = _KINDS.get(str(values.pop("step", "")))
+    known = {} if kind is None else {field.name: field for field in fields(kind)}
+    needed = {name for name, field in known.items() if field.default is MISSING}
+    whole = needed <= set(values) <= set(known)
+    typed = all(type(v) is (int if name == "capacity" else str) for name, v in values.items())
+    if kind is None or not whole or not typed:
         raise XmlkitError(f"not a step: {data!r}")
     return kind(**values)

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ ip link set lo up
 # No kvm: where QEMU may not open it, libvirt probes QEMU anew, for seconds, at each define.
 mount -t tmpfs -o mode=755 dev "$directory/dev"
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$directory/dev"
+# whatever mode they have here: without its /dev/null QEMU takes no locks on images
+chmod 666 "$directory"/dev/*
 mkdir -m 1777 "$directory/dev/shm" "$directory/dev/pts"
 mount -t devpts -o ptmxmode=666 devpts "$directory/dev/pts"
 ln -s pts/ptmx "$directory/dev/ptmx"
@@ -214,6 +216,7 @@ def private_libvirtd(
     host_uuid: str | None = None,
     root: Path = Path("/"),
     shared: Sequence[Path] = (),
+    places: Mapping[Path, Path] | None = None,
     cache: Path | None = None,
     security_driver: str = "none",
     remember_owner: bool = True,
@@ -226,6 +229,7 @@ def private_libvirtd(
         host_uuid: of the host, random unless given; live migration asks for two different ones.
         root: the tree to run in, such as a chroot with another version of libvirt.
         shared: directories that are seen in another root, at the same path.
+        places: what this host alone sees at a path: directories by the path.
         cache: where libvirt keeps what it learnt from QEMU, one for each root; several libvirtds
             may use it at once. Without it the first define of each takes half a second.
         security_driver, remember_owner: as in qemu.conf. Two hosts on one machine cannot both
@@ -273,6 +277,7 @@ def private_libvirtd(
         binds.append((cache, root / "var/cache/libvirt"))
     if root != Path("/"):
         binds += [(path, root / path.relative_to("/")) for path in (directory, *shared)]
+    binds += [(mine, root / at.relative_to("/")) for at, mine in (places or {}).items()]
     # The end of this thread ends unshare, and the end of unshare ends the namespaces.
     command = ["setpriv", "--pdeathsig=KILL", "unshare", "--kill-child=KILL", "--fork", "--pid"]
     command += ["--mount", "--ipc", "--uts", *(["--net"] if private_network else [])]

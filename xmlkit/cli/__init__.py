@@ -30,6 +30,7 @@ COMMANDS = {
     "explain": "Explain an id that xmlkit printed.",
     "hook": "Rewrite the XML of a domain that migrates to this host.",
     "journal": "List the transitions of this host.",
+    "migrate": "Move a running guest to another host and onto its pools.",
     "observe": "Write down what libvirt reports of a host.",
     "plan": "Decide what becomes of each disk, as JSON.",
     "pool": "Write the XML that creates a storage pool.",

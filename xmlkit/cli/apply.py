@@ -39,6 +39,7 @@ LOCK_SECONDS = 600.0
 @click.option(
     "--accept",
     type=click.Choice(ACCEPTABLE),
+    metavar="ID",
     multiple=True,
     help="A rule that shall not stand in the way.",
 )

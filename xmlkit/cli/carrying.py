@@ -181,13 +181,13 @@ def _bar(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         whole = bar.add_task("steps", total=steps)
-        copying = bar.add_task("MiB copied and compared", total=None, visible=False)
+        copying = bar.add_task("MiB copied", total=None, visible=False)
 
         def listen(what: str, uuid: str, step: Step, done: int = 0, sum_: int = 0) -> None:
             if what == "done":
                 bar.advance(whole)
                 bar.update(copying, visible=False)
-            elif what == "copied":
+            elif what in ("copied", "migrated"):
                 bar.update(copying, completed=done >> 20, total=sum_ >> 20, visible=True)
 
         yield listen

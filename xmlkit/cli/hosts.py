@@ -93,6 +93,7 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--accept",
             type=click.Choice(ACCEPTABLE),
+            metavar="ID",
             multiple=True,
             help="A reason that shall not stand in the way.",
         ),

@@ -18,7 +18,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     After a crash, a power failure or a lost connection: a domain whose persistent XML has
     the new addresses is finished, one that has the old ones is taken back, and one that
     somebody has changed meanwhile is left alone and told. It can be run at any time.
-    Without --connect it goes to the hosts that the journals name.
+    Without --connect it goes to the hosts that the journals name. A migration is finished
+    where the guest runs at the destination, and taken back where it is not there.
 
     \b
     Exit code: 0 all came to an end, or nothing to do; 1 something is still
@@ -35,13 +36,16 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     with state.lock(directory), ExitStack() as stack:
         connections: dict[str, Any] = {}
 
-        def connection_for(journal: Any) -> Any:
-            uri = connect or journal.uri
+        def connected(uri: str) -> Any:
             if uri not in connections:
                 connections[uri] = stack.enter_context(opened(uri, write=True))
             return connections[uri]
 
-        found, errors = service.recover_all(connection_for, directory)
+        found, errors = service.recover_all(
+            lambda journal: connected(connect or journal.uri),
+            directory,
+            there=lambda journal: connected(journal.to),
+        )
     if format_ == "json":
         import json
 

@@ -12,6 +12,7 @@ from xmlkit.rules import ACCEPTABLE
 @click.option(
     "--accept",
     type=click.Choice(ACCEPTABLE),
+    metavar="ID",
     multiple=True,
     help="A rule that shall not stand in the way.",
 )

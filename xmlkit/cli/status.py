@@ -35,6 +35,7 @@ _WORDS = {
 @click.option(
     "--accept",
     type=click.Choice(ACCEPTABLE),
+    metavar="ID",
     multiple=True,
     help="A rule that shall not stand in the way.",
 )
