@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -19,7 +20,7 @@ from xmlkit.document import Document
 from xmlkit.host import Host, Pool
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.plan import plan
-from xmlkit.steps import Copy, Define, Link, Refresh, Unlink, steps_of
+from xmlkit.steps import Copy, Define, Link, Refresh, Step, Unlink, steps_of
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "schemas/journal-1.json").read_text())
@@ -482,6 +483,21 @@ def test_as_data_is_what_its_schema_says(tmp_path: Path) -> None:
     ):
         with pytest.raises(jsonschema.ValidationError):
             valid({**found, **change})
+
+
+def test_the_schema_has_each_kind_of_step() -> None:
+    """With its fields, and nothing else."""
+    around = {"step", "command", "state"}
+    shown = {}
+    for each in SCHEMA["$defs"]["step"]["oneOf"]:
+        kind = each["properties"]["step"]
+        for name in kind.get("enum") or [kind["const"]]:
+            shown[name] = set(each["properties"]) - around
+    kinds = get_args(Step)
+
+    assert shown == {
+        kind.__name__.lower(): {field.name for field in dataclasses.fields(kind)} for kind in kinds
+    }
 
 
 def valid(transition: dict[str, Any]) -> None:

@@ -54,8 +54,8 @@ def command(
     it and remove what was made. The domain and its images stay as they are.
 
     \b
-    Exit code: 0 made; 1 something is pending (xmlkit recover); 2 trouble or refused,
-    nothing begun; 3 failed or interrupted, and all is as before.
+    Exit code: 0 made; 1 something is pending (xmlkit recover); 2 trouble or
+    refused, nothing begun; 3 failed or interrupted, and all is as before.
 
     \b
     Example:
