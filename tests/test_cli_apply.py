@@ -654,3 +654,61 @@ def test_reading_commands_work_on_the_test_driver(tmp_path: Path) -> None:
     assert "nothing" in xmlkit("diff", "--plan", path).told(0).stderr
     assert "apply: 1 nothing\n" == xmlkit("apply", "--plan", path, "--dry-run").told(0).stdout
     assert "apply: 1 nothing\n" == xmlkit("apply", "test", "--dry-run").told(0).stdout
+
+
+# Odd hosts.
+
+
+def test_a_refused_domain_keeps_no_other_from_being_done(scene: Scene, xmlkit: Shell) -> None:
+    """By a reason of the plan: libvirt lists a volume of that name."""
+    taken, free = scene.nova_guest("a"), scene.nova_guest("b")
+    volume = scene.instances / "disks" / f"{taken.UUIDString()}_disk"
+    volume.write_bytes(bytes(4096))
+    scene.connection.storagePoolLookupByName(POOL).refresh()
+    done = xmlkit("apply", *TO_POOL, "--all", "--yes").told(1)
+
+    assert "a  refused: volume-taken" in done.stderr + done.stdout
+    assert ["file", "volume"] == [form(scene, each) for each in (taken, free)]
+
+
+@pytest.mark.parametrize("odd", ["directory", "info-link", "info-text"])
+def test_what_cannot_be_walked_or_read_leaves_nothing_pending(
+    scene: Scene, xmlkit: Shell, odd: str
+) -> None:
+    """A link in the path is refused before, an odd disk.info when it is met: all is as it was."""
+    domain = scene.nova_guest("guest")
+    directory = scene.instances / domain.UUIDString()
+    if odd == "directory":
+        directory.rename(scene.instances / "elsewhere")
+        directory.symlink_to(scene.instances / "elsewhere")
+    elif odd == "info-link":
+        (directory / "disk.info").symlink_to("other")
+    else:
+        (directory / "disk.info").write_text("no JSON")
+    done = xmlkit("apply", *TO_POOL, "--all", "--yes")
+
+    assert (1 if odd == "directory" else 3) == done.returncode, done
+    assert "symlink" in done.stderr + done.stdout or odd == "info-text"
+    assert "nothing to recover" in xmlkit("recover").told(0).stdout
+    assert "file" == form(scene, domain)
+    assert [] == list((scene.instances / "disks").iterdir())
+
+
+def test_what_is_done_is_done_though_nobody_can_be_told(scene: Scene, xmlkit: Shell) -> None:
+    """A full stdout does not turn it into trouble; stderr says where it stands."""
+    scene.nova_guest("guest")
+    with open("/dev/full", "w") as full:
+        process = xmlkit.start("apply", *TO_POOL, "--all", "--yes", stdout=full)
+        done = xmlkit.end(process)
+    (id,) = xmlkit.transitions()
+
+    assert 0 == done.returncode, done.stderr
+    assert f"xmlkit journal {id} says how it ended" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
+def test_a_time_without_an_end_is_none(xmlkit: Shell, seconds: str) -> None:
+    """Else it would be waited for ever."""
+    done = xmlkit("apply", "--all", "--restart", "--shutdown-timeout", seconds)
+
+    assert (2, "") == (done.returncode, done.stdout)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,39 @@ from xmlkit.observe import LibvirtError
 from xmlkit.testing import Libvirtd
 
 SECONDS = 120.0
+
+
+class Loop(threading.Thread):
+    """libvirt's event loop, run on: once it is registered, no connection of this process is closed
+    without it, and the tests that come later would run out of files."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = False
+        self.timer = libvirt.virEventAddTimeout(100, lambda *_: None, None)
+
+    def run(self) -> None:
+        while not self.over:
+            libvirt.virEventRunDefaultImpl()
+
+    def end(self) -> None:
+        self.over = True
+        self.join()
+        libvirt.virEventRemoveTimeout(self.timer)
+
+
+LOOPS: list[Loop] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loop() -> Iterator[None]:
+    """While these tests run it is theirs; a worker may come back to them."""
+    while LOOPS:
+        LOOPS.pop().end()
+    yield
+    libvirt.virEventRegisterDefaultImpl()
+    LOOPS.append(Loop())
+    LOOPS[0].start()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import libvirt
 import pytest
 from chroots import Release
@@ -713,6 +714,8 @@ def test_the_command(scene: Scene, directory: Path) -> None:
     words = ("--to-volume", f"{POOL}/taken", "--format", "json")
     process = command(scene, directory, "off", "vda", *words)
     data = json.loads(process.communicate(timeout=120)[0])
+    rules = json.loads((Path(__file__).parents[1] / "schemas/snapshot-1.json").read_text())
+    jsonschema.validate(data, rules, jsonschema.Draft202012Validator)
     assert ("xmlkit.snapshot/1", "done", "off") == (
         *(data["schema"], data["state"], data["consistency"]),
     )

@@ -61,6 +61,9 @@ REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is take
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
 
+# What cannot be walked or read now could not be changed before either: nothing is to be taken back.
+_NOTHING_MADE = ("symlink", "bad-path", "disk-info")
+
 _S = TypeVar("_S", bound=Step)
 
 
@@ -537,7 +540,12 @@ class _Executor:
 
     def _drop_copy(self, step: Copy) -> None:
         """Remove a copy that no domain names; never what somebody else has put there."""
-        images.discard(step.target)
+        try:
+            images.discard(step.target)
+        except ImageError as error:
+            if error.id in _NOTHING_MADE:
+                return
+            raise
         known = self.copied.get(step.target)
         if known is None or not images.is_image(step.target):
             return
@@ -689,16 +697,25 @@ class _Executor:
                         f"{step.source} is gone, and {step.target} may be the only name that the "
                         "image has: look at it, give it the old name again (ln -T)",
                     )
-                disk_info.remove(step.target, beside=step.source)
+                _forget(step)
             elif isinstance(step, Copy):
                 self._drop_copy(step)
-                disk_info.remove(step.target, beside=step.source)
+                _forget(step)
         self.stale.update(step.pool for step in taken if isinstance(step, Refresh))
         return Outcome("undone")
 
 
 def _of(task: Task, kind: type[_S]) -> list[_S]:
     return [step for step in task.steps if isinstance(step, kind)]
+
+
+def _forget(step: Link | Copy) -> None:
+    """Take the new path out of Nova's disk.info, if it could be put in."""
+    try:
+        disk_info.remove(step.target, beside=step.source)
+    except ImageError as error:
+        if error.id not in _NOTHING_MADE:
+            raise
 
 
 def _make_durable(*tasks: Task) -> None:

@@ -237,7 +237,14 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
     One that says nothing is passed over: the power failed when it was made.
     """
     journals, errors = [], []
-    for name in sorted(os.listdir(directory)):
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise JournalError(
+            f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
+            "with --state-dir"
+        ) from None
+    for name in names:
         if not name.endswith(".jsonl") or not ID.fullmatch(name.removesuffix(".jsonl")):
             continue
         try:
@@ -246,6 +253,8 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
             continue
         except JournalError as error:
             errors.append(error)
+    # of two that were begun within a second the id does not tell
+    journals.sort(key=lambda each: (each.started, each.id))
     return tuple(journals), tuple(errors)
 
 

@@ -796,6 +796,8 @@ class _Mover:
 
     def _decided(self, here: _Side, there: _Side, *, late: bool) -> Outcome | None:
         """How it ends; None to look again."""
+        if (there.active or there.persistent) and self._is_others(there):
+            return self._take_back("somebody else has migrated it")
         if there.running:
             return self._runs_there(here, late=late)
         if there.active:
@@ -821,6 +823,24 @@ class _Mover:
             "neither host has the domain: both names of each image stay; define it again where it "
             "is to run",
         )
+
+    def _is_others(self, there: _Side) -> bool:
+        """Whether what the destination has did not come by this migration: its disks tell.
+
+        Nothing of it is changed then, and no name that it uses is taken away.
+        """
+        if not self._was_begun(Migrate):
+            return True
+        flags = 0 if there.active else libvirt.VIR_DOMAIN_XML_INACTIVE
+        document = _document(self.there.lookupByUUIDString(self.uuid).XMLDesc(flags))
+        disks = {disk.target: disk.address for disk in read_domain(document).disks}
+        for each in self.task.plan.transitions:
+            if each.changes:
+                address = disks.get(each.target, Address(""))
+                # an incremental copy is at the volume's path while it runs
+                if not address.same(each.after) and address.path != each.after.path:
+                    return True
+        return False
 
     def _runs_there(self, here: _Side, *, late: bool) -> Outcome | None:
         if here.running:

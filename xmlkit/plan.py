@@ -350,6 +350,8 @@ class _Planner:
             )
         name = names.volume_name(self.domain.uuid, own[1])
         to = pool.path_of(name)
+        if len(name.encode()) > 255:
+            raise _Refusal("bad-name", f"{name!r} is longer than the 255 bytes of a file's name")
         if fault := names.fault_of_volume_name(name):
             raise _Refusal("bad-name", f"{name!r} cannot name a volume: {fault}")
         if to is None or name in pool.by_name:

@@ -391,6 +391,10 @@ def _image(case: _Case, transition: Transition) -> Iterator[Concern]:
     if file.link and image_type == "file":
         yield _concern("symlink", f"{path} is a symbolic link", "", target)
         return
+    real = os.path.dirname(path or "")
+    if move and case.survey.real.get(real, real) != real:
+        message = f"{path}: its directory is {case.survey.real[real]} by symbolic links"
+        yield _concern("symlink", message, "", target)
     # the name that it moves to may be there already
     if file.links > 1 + _is_there(case, transition) and move:
         yield _concern("hard-link", f"{path} has {file.links} names", "", target)

@@ -177,7 +177,7 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
     """The case of a domain whose plan is made."""
     case = Case(guest.name, guest.uuid, made)
     if not made.changes:
-        return replace(case, state="nothing", **_why_nothing(made))
+        return replace(case, **{"state": "nothing", **_why_nothing(made)})
     concerns = judge(
         made,
         guest,

@@ -137,8 +137,9 @@ class Survey:
 
     guests: the domains that were asked for. local: whether the files are this machine's; if not,
     files and directories are empty. uses: which domains' disks are at a path, by paths without
-    doubled slashes. overlays: which images a path backs. transient_pools: their names. nova_aware:
-    whether Nova on this host knows of pools, which only its operator can say.
+    doubled slashes. real: the directories of images, each without symbolic links. overlays: which
+    images a path backs. transient_pools: their names. nova_aware: whether Nova on this host knows
+    of pools, which only its operator can say.
     """
 
     host: Host
@@ -150,6 +151,7 @@ class Survey:
     overlays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     transient_pools: frozenset[str] = frozenset()
     nova_aware: bool = False
+    real: Mapping[str, str] = field(default_factory=dict)
 
     def path_of(self, disk: Disk) -> str | None:
         """Where a disk's image is; None if it has no path or only libvirt knows it."""
@@ -215,6 +217,9 @@ def survey(
         overlays={path: tuple(sorted(above)) for path, above in known.overlays.items()},
         transient_pools=frozenset(pool.name() for pool in transient or ()),
         nova_aware=nova_aware,
+        real={path: os.path.realpath(path) for path in map(os.path.dirname, known.files)}
+        if local
+        else {},
     )
 
 
@@ -563,6 +568,8 @@ def _directory(path: str, user: tuple[int, int] | None, mounts: Mapping[int, str
         return Directory(path, error=str(error.strerror))
     finally:
         os.close(descriptor)
+    if (real := os.path.realpath(path)) != os.path.normpath(path):
+        return Directory(path, error=f"it is {real} by symbolic links")
     return Directory(
         path=path,
         device=status.st_dev,

@@ -186,7 +186,9 @@ class Libvirtd:
         raise self._error(f"did not answer within {TIMEOUT:.0f} s")
 
     def _ended(self, seconds: float) -> bool:
-        return bool(select.select([self._control], [], [], seconds)[0])
+        poll = select.poll()  # not select(), which ends at the 1,024th open file
+        poll.register(self._control, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _error(self, failure: str) -> LibvirtdError:
         log = (self.directory / "libvirtd.log").read_text(errors="replace")

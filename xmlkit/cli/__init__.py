@@ -8,17 +8,20 @@ Laws
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from xmlkit import __version__
 from xmlkit.errors import XmlkitError
 
-__all__ = ["TROUBLE", "main", "printable"]
+__all__ = ["SECONDS", "TROUBLE", "drop_output", "main", "printable"]
 
 # What a terminal would obey: C0 and C1 controls, marks that turn the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -44,6 +47,19 @@ COMMANDS = {
 }
 
 TROUBLE = 2
+
+
+class _Seconds(click.FloatRange):
+    """A time: more than 0, and an end."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no time", param, ctx)
+        return found
+
+
+SECONDS = _Seconds(min=0, min_open=True)
 
 
 class _Commands(click.Group):
@@ -83,28 +99,28 @@ def main(args: list[str] | None = None) -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         code = TROUBLE
     except BrokenPipeError:
         # the reader has seen enough
-        _drop_output()
+        drop_output()
         code = 141
     except XmlkitError as error:
-        click.echo(f"xmlkit: {printable(str(error))}", err=True)
+        _complain(str(error))
         code = TROUBLE
     except OSError as error:
         # files are read and written in cli/files.py, which names them: this is stdout
-        click.echo(f"xmlkit: cannot write to stdout: {error.strerror}", err=True)
-        _drop_output()
+        _complain(f"cannot write to stdout: {error.strerror}")
+        drop_output()
         code = TROUBLE
     except Exception as error:
         # Python would exit with 1, which has a meaning here
         if os.environ.get("XMLKIT_DEBUG"):
             raise
-        click.echo(
-            f"xmlkit: internal error: {type(error).__name__}: {error}; please report it "
-            "(XMLKIT_DEBUG=1 shows where)",
-            err=True,
+        _complain(
+            f"internal error: {type(error).__name__}: {error}; please report it "
+            "(XMLKIT_DEBUG=1 shows where)"
         )
         code = TROUBLE
     sys.exit(code)
@@ -113,6 +129,12 @@ def main(args: list[str] | None = None) -> None:
 def printable(text: str) -> str:
     """The text with what a terminal would obey escaped; names in documents may be anybody's."""
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def _complain(message: str) -> None:
+    """On stderr; if that is full, the exit code has to say it alone."""
+    with contextlib.suppress(OSError):
+        click.echo(f"xmlkit: {printable(message)}", err=True)
 
 
 def _open_streams() -> None:
@@ -127,6 +149,6 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Keep Python from trying again, and failing again, at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

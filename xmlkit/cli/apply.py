@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import SECONDS, carrying
 from xmlkit.errors import XmlkitError
 from xmlkit.rules import ACCEPTABLE
 
@@ -69,7 +69,7 @@ LOCK_SECONDS = 600.0
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="With --on-shutdown: wait no longer.",
 )

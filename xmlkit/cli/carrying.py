@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import printable
+from xmlkit.cli import SECONDS, drop_output, printable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -68,7 +68,7 @@ def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--shutdown-timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=SECONDS,
             metavar="SECONDS",
             help="With --restart: how long a guest may take; 60 if not given.",
         ),
@@ -237,10 +237,43 @@ def report(
     kind: str,
     dry_run: bool = False,
 ) -> int:
-    """Say how it ended, and return the exit code."""
+    """Say how it ended, and return the exit code, which counts also if nobody can be told."""
+    ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
+    outcomes = [outcome_of(case, ended) for case in cases]
+    with told([result.id for result in results if result.id is not None]):
+        _report(cases, outcomes, results, format_=format_, kind=kind, dry_run=dry_run)
+    return code_of(outcomes)
+
+
+@contextmanager
+def told(ids: Sequence[str]) -> Iterator[None]:
+    """What is done is done: that stdout is full or closed then changes no exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if not ids:
+            raise
+        with suppress(OSError):
+            click.echo(
+                f"xmlkit: cannot write to stdout: {error.strerror}; xmlkit journal "
+                f"{' and '.join(ids)} says how it ended",
+                err=True,
+            )
+        drop_output()
+
+
+def _report(
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    results: Sequence[Result],
+    *,
+    format_: str,
+    kind: str,
+    dry_run: bool,
+) -> None:
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     ids = {uuid: result.id for result in results for uuid in result.outcomes}
-    outcomes = [outcome_of(case, ended) for case in cases]
     if format_ == "json":
         import json
 
@@ -254,7 +287,7 @@ def report(
             ],
         }
         click.echo(json.dumps(data, indent=2))
-        return code_of(outcomes)
+        return
     for case, outcome in zip(cases, outcomes, strict=True):
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
@@ -272,7 +305,6 @@ def report(
             click.echo(f"take it back with: xmlkit rollback {id}", err=True)
     if counts.get("pending"):
         click.echo("bring it to an end with: xmlkit recover", err=True)
-    return code_of(outcomes)
 
 
 def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xmlkit.cli import printable
+from xmlkit.cli import SECONDS, printable
 from xmlkit.errors import XmlkitError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _LateError(Exception):
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=5.0,
     show_default=True,
     metavar="SECONDS",

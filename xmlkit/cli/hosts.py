@@ -175,7 +175,8 @@ class Planner:
 
     def domains(self) -> list[str]:
         """The UUIDs of all domains of the connection."""
-        return [domain.UUIDString() for domain in self.connection.listAllDomains()]
+        found = self.connection.listAllDomains()
+        return [each.UUIDString() for each in sorted(found, key=lambda each: str(each.name()))]
 
     def document(self, argument: str) -> Document:
         """The document of a FILE or DOMAIN. Raises what reading it raises."""

@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit.cli import carrying, printable
+
+if TYPE_CHECKING:
+    from xmlkit.journal import Outcome
 
 _WORTH = {
     "off": "the domain was off",
@@ -118,9 +121,13 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
 
 
 def _report(shot: Any, taken: Any, format_: str) -> int:
-    from xmlkit.journal import Outcome
-
     outcome: Outcome = taken.outcome
+    with carrying.told([taken.id]):
+        _say(shot, taken, outcome, format_)
+    return carrying.code_of((outcome,))
+
+
+def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
     if format_ == "json":
         import json
 
@@ -155,4 +162,3 @@ def _report(shot: Any, taken: Any, format_: str) -> int:
             click.echo(_WORTH[taken.consistency], err=True)
         if outcome.state == "pending":
             click.echo("bring it to an end with: xmlkit recover", err=True)
-    return carrying.code_of((outcome,))
