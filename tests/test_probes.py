@@ -26,9 +26,13 @@ def expected(id: str, libversion: int) -> bool | None:
     return said
 
 
+# Rules of two hosts, which test_migrate.py tries between versions.
+OF_TWO = {"older-libvirt", "unsafe-cache"}
+
+
 def test_every_rule_that_was_seen_on_a_version_has_a_probe() -> None:
     """So that a libvirt that behaves otherwise is found out, and a fixed one lifts the rule."""
-    assert PROBES.keys() == {rule.id for rule in RULES.values() if rule.seen}
+    assert PROBES.keys() | OF_TWO == {rule.id for rule in RULES.values() if rule.seen}
 
 
 @pytest.mark.parametrize("id", PROBES)

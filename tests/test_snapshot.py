@@ -778,11 +778,15 @@ def test_the_guest_agent_freezes_for_the_moment(
     until(lambda: log.exists() and b"XMLKIT-GUEST-UP" in log.read_bytes())
     until(lambda: "state='connected'" in domain.XMLDesc(0))
 
-    taken = shoot(scene, directory, "agent", file_in(scene), live=True)
+    for number in range(10):
+        taken = shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+        # libvirt gives an agent five seconds for its first word, and a busy machine may need more
+        if taken.consistency == "frozen":
+            break
 
     assert ("done", "frozen") == (taken.outcome.state, taken.consistency), taken
     said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
-    assert [b"FREEZE", b"THAW"] == said
+    assert [b"FREEZE", b"THAW"] == said[-2:]
 
 
 def test_a_block_device(scene: Scene, directory: Path) -> None:
