@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from pair import Pair, make_pair, wait_for
 from scene import POOL, SECONDS, quiet, until
@@ -103,6 +104,12 @@ class World:
 
     def kill_xmlkit(self, point: int, when: str = "") -> bool:
         """Migrate in a process that is killed; whether it was, and did not end before that."""
+        killed, directory = self.crash(point, when)
+        self.prove(directory)
+        return killed
+
+    def crash(self, point: int, when: str = "") -> tuple[bool, Path]:
+        """The same, and nobody has recovered it yet."""
         self.pair.guest()
         directory = self.directory()
         options = self.options()
@@ -118,8 +125,7 @@ class World:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         )
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        self.prove(directory)
-        return done.returncode != 0
+        return done.returncode != 0, directory
 
     def prove(self, directory: Path) -> None:
         """Recover, and see that all is well; then everything goes."""
@@ -202,6 +208,44 @@ def test_xmlkit_is_killed_at_each_step(world: World) -> None:
     steps = 4 if world.storage == "shared" else 3
     assert 2 * steps == point - 1
     assert {"done", "undone"} == set(world.ends)
+
+
+@pytest.mark.parametrize(("storage", "point"), [("shared", 4), ("full", 2), ("full", 3)])
+def test_what_somebody_else_migrated_is_left_alone(world: World, point: int) -> None:
+    """After a kill, an operator migrates the guest without xmlkit: what runs there is not ours."""
+    pair = world.pair
+    killed, directory = world.crash(point)
+    assert killed
+    pair.connect()
+    domain = pair.source.lookupByName("guest")
+    uuid = domain.UUIDString()
+    old = pair.instances / uuid / "disk"
+    parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
+    if world.storage == "full":
+        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = pair.unix("nbd")
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+        there = pair.seen(old, 1)
+        there.parent.mkdir(exist_ok=True)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", str(there), str(8 << 20)], check=True
+        )
+    domain.migrate3(pair.destination, parameters, flags)
+    found, errors = service.recover_all(
+        lambda _: pair.source, directory, there=lambda _: pair.destination
+    )
+    ((_, outcomes),) = found
+    moved = pair.destination.lookupByUUIDString(uuid)
+
+    assert ([], "undone") == (errors, outcomes[uuid].state), outcomes
+    assert ("there",) == pair.running(uuid)
+    assert [("file", str(old))] == [each[:2] for each in pair.addresses(moved, 0)]
+    assert pair.seen(old, 1).exists()
+    assert [] == pair.links()
+    assert not moved.isPersistent()
+    assert pair.source.lookupByUUIDString(uuid).isPersistent()
+    pair.goes_on(moved)
+    moved.destroy()
 
 
 MOMENTS = ("prepared", "paused", "resumed")
