@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -407,14 +408,17 @@ def test_it_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
 
 
 def test_other_files_of_the_state_directory_are_passed_over(tmp_path: Path) -> None:
-    """The key, the lock, an editor's copies; the journals come oldest first."""
+    """The key, the lock, an editor's copies; the journals come oldest first, whatever their ids."""
     (tmp_path / "lock").write_text("")
     (tmp_path / f"{ID}.jsonl~").write_text("x")
     (tmp_path / "notes.jsonl").write_text("x")
-    ids = [written_as(tmp_path, id_) for id_ in ("20261123-000000-0000", "20261122-000000-ffff")]
+    ids = []
+    for id_ in ("20261122-000000-ffff", "20261122-000000-0000", "20261122-000000-8888"):
+        ids.append(written_as(tmp_path, id_))
+        time.sleep(0.01)
 
     journals, errors = journal.read_all(str(tmp_path))
-    assert (sorted(ids), ()) == ([each.id for each in journals], errors)
+    assert (ids, ()) == ([each.id for each in journals], errors)
 
 
 def test_a_closed_process_leaves_whole_lines(tmp_path: Path) -> None:
