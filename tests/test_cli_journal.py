@@ -50,8 +50,8 @@ def write(
 
 def test_transitions_are_listed_oldest_first(xmlkit: Shell) -> None:
     """A line each."""
-    write(xmlkit, SECOND, of=FIRST, state="undone")
     write(xmlkit, FIRST)
+    write(xmlkit, SECOND, of=FIRST, state="undone")
     done = xmlkit("journal").told(0)
 
     assert (

@@ -157,13 +157,13 @@ def asked(question: str, *, yes: bool) -> bool:
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere.
 
-    A KeyboardInterrupt that comes through is the second one: it is told what that means.
+    A KeyboardInterrupt that comes through is not settled: it is told what that means.
     """
     try:
         with _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None) as listener:
             yield listener
     except KeyboardInterrupt:
-        click.echo("interrupted again: bring it to an end with xmlkit recover", err=True)
+        click.echo("interrupted: xmlkit recover brings to an end what was begun", err=True)
         raise
 
 
