@@ -202,7 +202,8 @@ def _log(message: str) -> None:
 
     # a name may be any bytes
     text = printable(message).encode(errors="backslashreplace").decode()
-    with suppress(OSError):
-        print(f"xmlkit hook: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):
+        # not by print: what a full stderr does not take would be tried again, and fail, at the end
+        os.write(sys.stderr.fileno(), f"xmlkit hook: {text}\n".encode())
     syslog.openlog("xmlkit", 0, syslog.LOG_DAEMON)
     syslog.syslog(syslog.LOG_NOTICE, f"hook: {text}")
