@@ -34,6 +34,15 @@ if [ "$1" = create ]; then
         count=$((count - 1))
     done
 fi
+# how long a key takes is measured by the clock, and QEMU gives up where other work is in the way
+case $1,$* in
+    create,*luks* | convert,*luks*)
+        for try in 1 2 3 4 5 6 7 8 9; do
+            {qemu_img} "$@" && exit
+            sleep 0.5
+        done
+        ;;
+esac
 exec {qemu_img} "$@"
 """
 

@@ -796,7 +796,8 @@ class _Mover:
 
     def _decided(self, here: _Side, there: _Side, *, late: bool) -> Outcome | None:
         """How it ends; None to look again."""
-        if (there.active or there.persistent) and self._is_others(there):
+        both = here.running and there.running  # then nothing at all is touched, see below
+        if (there.active or there.persistent) and not both and self._is_others(there):
             return self._take_back("somebody else has migrated it")
         if there.running:
             return self._runs_there(here, late=late)
