@@ -796,9 +796,16 @@ class _Mover:
 
     def _decided(self, here: _Side, there: _Side, *, late: bool) -> Outcome | None:
         """How it ends; None to look again."""
-        both = here.running and there.running  # then nothing at all is touched, see below
-        if (there.active or there.persistent) and not both and self._is_others(there):
-            return self._take_back("somebody else has migrated it")
+        if (there.active or there.persistent) and self._is_others(there):
+            if not (here.active and there.active):
+                return self._take_back("somebody else has migrated it")
+            if not late:
+                return None
+            raise _Failure(
+                "two-running",
+                f"it is {there} there, on other disks than this migration's, and {here} here: find "
+                "out which one is right, and end the other one (virsh destroy)",
+            )
         if there.running:
             return self._runs_there(here, late=late)
         if there.active:
