@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import libvirt
 from lxml import etree
 
-from xmlkit import disk_info, images
+from xmlkit import disk_info, images, leisure
 from xmlkit.actions import create_volume
 from xmlkit.disks import Address, Disk, read_domain
 from xmlkit.document import Document
@@ -62,7 +62,7 @@ POLL = 0.2  # seconds
 SHOWING = 10.0  # seconds in which a name that we have made must show there (NFS keeps attributes)
 SETTLING = 30.0  # seconds that libvirt has to cancel what its client has left
 EMPTY = 1 << 20  # bytes that an image takes in which nothing was written yet
-REFRESHING = 30.0  # seconds to wait for a pool that is busy
+REFRESHING = 10.0  # seconds to wait for a pool that is busy
 
 # Caches under which no host keeps what the other one has written (virsh(1), migrate --unsafe).
 _SAFE_CACHES = ("none", "directsync")
@@ -1085,16 +1085,10 @@ def _volume(connection: Any, pool: str, name: str) -> Any:
 
 def _refresh(connection: Any, pool: str) -> None:
     """Read a pool again, as soon as it is not busy. Raises _Failure."""
-    deadline = time.monotonic() + REFRESHING
-    while True:
-        try:
-            connection.storagePoolLookupByName(pool).refresh(0)
-            return
-        except libvirt.libvirtError as error:
-            busy = "asynchronous jobs running" in str(error.get_error_message())
-            if not busy or time.monotonic() > deadline:
-                raise _Failure("pool-refresh", f"pool {pool}: {_said(error)}") from None
-        time.sleep(POLL)
+    try:
+        leisure.refresh(connection.storagePoolLookupByName(pool), seconds=REFRESHING)
+    except libvirt.libvirtError as error:
+        raise _Failure("pool-refresh", f"pool {pool}: {_said(error)}") from None
 
 
 def _is_shared(there: Any, pool: str, name: str, path: str) -> bool:
