@@ -174,8 +174,7 @@ def _read_domain(root: etree._Element) -> Domain:
 def read(element: etree._Element) -> Disk:
     """What a `<disk>` element says."""
     # backwards: of two of one name libvirt takes the first
-    backwards = element.iterchildren(etree.Element, reversed=True)
-    children: dict[Any, etree._Element] = {child.tag: child for child in backwards}
+    children: dict[Any, etree._Element] = {child.tag: child for child in reversed(element)}
     type_ = element.get("type", "file")
     target, driver = children.get("target"), children.get("driver")
     source = children.get("source")

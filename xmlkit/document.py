@@ -24,6 +24,7 @@ from xmlkit.markup import (
     first_quote,
     retagged,
     start_tag,
+    starts_of,
     tag_at,
     with_attribute,
 )
@@ -84,8 +85,8 @@ class Document:
     # Most documents never need the last two, and these are made by the thousand.
     _text: str | None = None
     _plain: bool | None = None
-    # names of which each element has an end tag of its own
-    _closed: frozenset[str] = frozenset()
+    # names of elements that all have one parent, so that none is within another
+    _flat: frozenset[str] = frozenset()
     _trees: Mapping[etree._Element, dict[etree._Element, etree._Element]] = MappingProxyType({})
 
     def __init__(self, source: bytes, encoding: str, root: etree._Element | None, limits: Limits):
@@ -220,7 +221,7 @@ class Document:
             if around is not None and self._plain:
                 # the only one of its name within a parent whose place is known
                 found = start_tag(name).search(self.text, *around)
-                if found and not start_tag(name).search(self.text, found.end(), around[1]):
+                if found and self.text.find(f"<{name}", found.end(), around[1]) < 0:
                     return found.start()
             starts = self._starts[name] = self._starts_of(element, name)
         return starts[element]
@@ -234,12 +235,12 @@ class Document:
                 "?" not in text or text.find("<?", 2) < 0
             )
         if self._plain and "{" not in name:
-            starts = [match.start() for match in start_tag(name).finditer(text)]
-            if text.count(f"</{name}>") == len(starts):
-                self._closed |= {name}
+            starts = starts_of(text, name)
             parent = element.getparent()
-            siblings = [] if parent is None else list(parent.iterchildren(name))
+            alone = parent is None or len(starts) == 1
+            siblings = [element] if alone else list(parent.iterchildren(name))
             if len(siblings) == len(starts):
+                self._flat |= {name}
                 return dict(zip(siblings, starts, strict=True))
             elements = list(self.root.iter(name))
             if len(elements) == len(starts):
@@ -261,9 +262,10 @@ class Document:
     def _end(self, start: int, name: str) -> int:
         """Where the element of this name that starts at `start` ends."""
         text = self.text
-        if name in self._closed:
-            end = text.index(f"</{name}>", start)
-            if text.find(f"<{name}", start + 1, end) < 0:
+        if name in self._flat:
+            # the next end tag is its own, unless it is empty and another one comes before
+            end = text.find(f"</{name}>", start)
+            if end >= 0 and text.find(f"<{name}", start + 1, end) < 0:
                 return end + len(name) + 3
         tag = tag_at(text, start)
         if tag.endswith("/>"):

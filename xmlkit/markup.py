@@ -24,6 +24,7 @@ __all__ = [
     "quoted",
     "retagged",
     "start_tag",
+    "starts_of",
     "tag_at",
     "with_attribute",
 ]
@@ -35,7 +36,7 @@ MARKUP = re.compile(
     re.DOTALL,
 )
 # White space, name, "=" and value of an attribute.
-ATTRIBUTE = re.compile(r"((?<!\s)\s+)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+ATTRIBUTE = re.compile(r"(\s(?<!\s\s)\s*)([^\s=/>]+)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
 CDATA = "<![CDATA["
 
 _NAME = re.compile(r"<[^\s/>]+")
@@ -49,6 +50,19 @@ IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 def start_tag(name: str) -> re.Pattern[str]:
     """What the start tags of elements of this name begin with."""
     return re.compile(rf"<{re.escape(name)}[\s/>]")
+
+
+def starts_of(text: str, name: str) -> list[int]:
+    """Where the start tags of elements of this name begin, in a text without comments or CDATA."""
+    opening = f"<{name}"
+    starts = []
+    at = text.find(opening)
+    while at >= 0:
+        after = at + len(opening)
+        if text[after] in " \t\r\n/>":
+            starts.append(at)
+        at = text.find(opening, after)
+    return starts
 
 
 def first_quote(text: str, at: int) -> str:

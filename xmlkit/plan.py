@@ -234,12 +234,15 @@ def plan(
         if pool not in host.by_name:
             known = ", ".join(sorted(host.by_name)) or "none"
             raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
+    said = read_domain(domain)
+    if not said.disks:
+        return Plan(to, said.name, said.uuid, ())
     planner = _Planner(domain, host, relocate or {}, live, arrived, accept)
     decide = planner.to_volume if to == "volume" else planner.to_path
     decisions = [planner.decision(disk, decide) for disk in planner.disks]
     if relocate:
         decisions = list(_without_clashes(decisions))
-    return Plan(to, planner.domain.name, planner.domain.uuid, tuple(decisions))
+    return Plan(to, said.name, said.uuid, tuple(decisions))
 
 
 def _without_clashes(decisions: list[Transition | Skip]) -> Iterator[Transition | Skip]:
