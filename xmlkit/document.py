@@ -237,8 +237,10 @@ class Document:
         if self._plain and "{" not in name:
             starts = starts_of(text, name)
             parent = element.getparent()
-            alone = parent is None or len(starts) == 1
-            siblings = [element] if alone else list(parent.iterchildren(name))
+            if parent is None or len(starts) == 1:
+                siblings = [element]
+            else:
+                siblings = list(parent.iterchildren(name))
             if len(siblings) == len(starts):
                 self._flat |= {name}
                 return dict(zip(siblings, starts, strict=True))

@@ -41,6 +41,7 @@ CDATA = "<![CDATA["
 
 _NAME = re.compile(r"<[^\s/>]+")
 _QUOTE = re.compile(r"=\s*([\"'])")
+_NOTHING = ("", "", "", "")
 # What cannot stand in a value as it is; of these, what XML has no way to write.
 _SPECIAL = re.compile(r"[&<'\"\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -105,23 +106,24 @@ def retagged(tag: str, new: dict[str, str | None], quote: str = "'") -> str:
     else:
         start = len(name_of(tag)) + 1
         written, end = [tag[:start]], tag[start:]
-    pieces = written[:1]
     place, space = 0, " "
     for i in range(1, len(written), 5):
         name = written[i + 1]
         if name not in new:
-            pieces += written[i : i + 4]
-        elif (value := new.pop(name)) is not None:
-            pieces += written[i : i + 3]
-            pieces.append(quoted(value, written[i + 3][0]))
-        elif not place:
-            place, space = len(pieces), written[i]
+            continue
+        value = new.pop(name)
+        if value is not None:
+            written[i + 3] = quoted(value, written[i + 3][0])
+        else:
+            if not place:
+                place, space = i, written[i]
+            written[i : i + 4] = _NOTHING
     if new:
         added = [f"{space}{n}={quoted(v, quote)}" for n, v in new.items() if v is not None]
-        place = place or len(pieces)
-        pieces[place:place] = added
-    pieces.append(end)
-    return "".join(pieces)
+        place = place or len(written)
+        written[place:place] = added
+    written.append(end)
+    return "".join(written)
 
 
 @lru_cache(maxsize=512)

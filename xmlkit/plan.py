@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from xmlkit import names
-from xmlkit.disks import FORMATS, Address, Disk, read_domain, shared_targets
+from xmlkit.disks import FORMATS, Address, Disk, Domain, read_domain, shared_targets
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import (
@@ -237,7 +237,7 @@ def plan(
     said = read_domain(domain)
     if not said.disks:
         return Plan(to, said.name, said.uuid, ())
-    planner = _Planner(domain, host, relocate or {}, live, arrived, accept)
+    planner = _Planner(domain, said, host, relocate or {}, live, arrived, accept)
     decide = planner.to_volume if to == "volume" else planner.to_path
     decisions = [planner.decision(disk, decide) for disk in planner.disks]
     if relocate:
@@ -274,6 +274,7 @@ class _Planner:
     def __init__(
         self,
         document: Document,
+        domain: Domain,
         host: Host,
         relocate: Mapping[str | None, str],
         live: bool,
@@ -281,7 +282,7 @@ class _Planner:
         accept: Collection[str],
     ) -> None:
         self.document = document
-        self.domain = read_domain(document)
+        self.domain = domain
         self.host = host
         self.relocate = relocate
         self.live = live
