@@ -12,9 +12,8 @@ import difflib
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from xmlkit.disks import read_domain
 from xmlkit.document import Document
@@ -32,8 +31,7 @@ Tag = Literal["replace", "delete", "insert", "equal"]
 Opcode = tuple[Tag, int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(NamedTuple):
     """One domain's transition: the plan, both documents, what is wrong with each.
 
     file: where it was read from, as it was named.
@@ -110,7 +108,7 @@ def _disk(disk: Transition | Skip) -> dict[str, Any]:
         "from": None,
         "to": None,
         "verified": None,
-        "reason": None if disk.reason is None else asdict(disk.reason),
+        "reason": disk.reason and disk.reason._asdict(),
     }
     if isinstance(disk, Skip):
         data["from"] = disk.address._asdict() | {"format": disk.format}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from lxml import etree
 
@@ -65,8 +66,7 @@ POOL_DISK_TYPES: dict[str, str | None] = {
 NAMED_BY_PATH = frozenset(("dir", "fs", "netfs", "vstorage", "logical", "disk", "zfs"))
 
 
-@dataclass(frozen=True)
-class Capability:
+class Capability(NamedTuple):
     """One thing that not every host can do.
 
     since: first libvirt version, as libVersion() counts it (major * 1,000,000 + minor * 1,000 +
@@ -236,7 +236,8 @@ CAPABILITIES = {
 
 # What the confined virt-aa-helper may read to find a disk's backing files.
 # Source: the profile usr.lib.libvirt.virt-aa-helper, alike in libvirt 9.0.0, 11.3.0 and 12.8.0.
-_AA_HELPER_READS = re.compile(
+# Compiled when it is asked for: few hosts have AppArmor.
+_AA_HELPER_READS = (
     r"/var/lib/libvirt/images/.*|/var/lib/nova/instances/_base/[^/]*|/(media|mnt|opt|srv)/.*"
     r"|/(root|home/[^/]+)/(?!\.|bin/).*|.*\.(img|raw|qcow2?|qed|vmdk|vhd|(?i:iso))"
     r"|(/.*)?/disk(\.[^/]*)?"
@@ -355,7 +356,7 @@ class Host:
 
 def aa_helper_reads(path: str) -> bool:
     """Whether AppArmor's profile lets virt-aa-helper read `path`, as the profile is shipped."""
-    return _AA_HELPER_READS.fullmatch(path) is not None
+    return re.fullmatch(_AA_HELPER_READS, path) is not None
 
 
 def sanitized(path: str) -> str:

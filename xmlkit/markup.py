@@ -15,11 +15,11 @@ from xmlkit.parsing import DocumentError
 __all__ = [
     "ATTRIBUTE",
     "CDATA",
-    "IMPOSSIBLE",
     "MARKUP",
     "blank_before",
     "encoded",
     "first_quote",
+    "impossible",
     "name_of",
     "quoted",
     "retagged",
@@ -42,9 +42,10 @@ CDATA = "<![CDATA["
 _NAME = re.compile(r"<[^\s/>]+")
 _QUOTE = re.compile(r"=\s*([\"'])")
 _NOTHING = ("", "", "", "")
-# What cannot stand in a value as it is; of these, what XML has no way to write.
-_SPECIAL = re.compile(r"[&<'\"\x00-\x1f\ud800-\udfff\ufffe\uffff]")
-IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+# What cannot stand in a printable value as it is.
+_SPECIAL = re.compile(r"[&<'\"]")
+# What XML has no way to write; slow to compile, so this is left to the first that is not printable.
+_IMPOSSIBLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 
 @cache
@@ -155,15 +156,21 @@ def encoded(text: str, encoding: str) -> bytes:
     return text.encode(encoding, "xmlcharrefreplace")
 
 
+def impossible(text: str) -> str:
+    """The first character of `text` that no XML can have, "" without one."""
+    found = None if text.isprintable() else re.search(_IMPOSSIBLE, text)
+    return found.group() if found else ""
+
+
 def quoted(value: str, quote: str = "'") -> str:
     """An attribute's value as it stands in a start tag, quotes and all.
 
     Raises DocumentError for characters that XML cannot have.
     """
-    if _SPECIAL.search(value) is None:
+    if value.isprintable() and _SPECIAL.search(value) is None:
         return f"{quote}{value}{quote}"
-    if found := IMPOSSIBLE.search(value):
-        raise DocumentError(f"no XML can have the character {found.group()!r} of {value!r}")
+    if found := impossible(value):
+        raise DocumentError(f"no XML can have the character {found!r} of {value!r}")
     value = value.replace("&", "&amp;").replace("<", "&lt;")
     value = value.replace("\t", "&#9;").replace("\n", "&#10;").replace("\r", "&#13;")
     return quote + value.replace(quote, "&quot;" if quote == '"' else "&apos;") + quote

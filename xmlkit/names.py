@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from xmlkit.markup import IMPOSSIBLE
+from xmlkit.markup import impossible
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -83,7 +83,7 @@ def fault_of_volume_name(name: str) -> str | None:
         return "it has a '/'"
     if _CONTROL.search(name):
         return "it has a control character, and a pool's refresh leaves such files out"
-    if IMPOSSIBLE.search(name):
+    if impossible(name):
         return "it has a character that no XML can have"
     return None
 
@@ -98,6 +98,6 @@ def fault_of_pool_name(name: str) -> str | None:
         return "it is empty"
     if "/" in name or "\n" in name:
         return "it has a '/' or a line break"
-    if IMPOSSIBLE.search(name):
+    if impossible(name):
         return "it has a character that no XML can have"
     return None

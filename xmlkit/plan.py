@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, TypeGuard
 
@@ -33,7 +32,6 @@ from xmlkit.host import (
     version_text,
 )
 from xmlkit.redaction import redact
-from xmlkit.rules import RULES
 
 __all__ = [
     "KINDS",
@@ -66,8 +64,7 @@ class PlanError(XmlkitError, ValueError):
     """A plan cannot be made or read, or does not fit the document; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """Why: an id of `xmlkit explain` and a message about this disk."""
 
     id: str
@@ -267,6 +264,9 @@ class _Refusal(Exception):
     def __init__(self, id: str, message: str) -> None:
         super().__init__(message)
         self.reason = Reason(id, message)
+        # the texts of all rules are imported only where there is a reason
+        from xmlkit.rules import RULES
+
         assert id in RULES, id
 
 
@@ -648,7 +648,7 @@ def _address_from_data(data: Any, where: str) -> Address:
 
 def _disk_as_data(disk: Transition | Skip) -> dict[str, Any]:
     data = disk._asdict()
-    data["reason"] = disk.reason and asdict(disk.reason)
+    data["reason"] = disk.reason and disk.reason._asdict()
     if isinstance(disk, Skip):
         return {"action": "skip"} | data | {"address": disk.address._asdict()}
     return data | {

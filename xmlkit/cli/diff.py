@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from xmlkit.cli import TROUBLE, carrying, printable
+from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import read_plans
 from xmlkit.cli.hosts import PLANNING, host_options, planner
 from xmlkit.cli.paint import Paint, color_option, painter
@@ -81,6 +81,7 @@ def command(
             if planned.connection is None:
                 raise click.UsageError("--plan is shown with a libvirt's domains: say --connect")
             from xmlkit import service
+            from xmlkit.cli import carrying
 
             plans = {plan.uuid: plan for plan in read_plans(plan_file)}
             uri = options["connect"] or os.environ["LIBVIRT_DEFAULT_URI"]
