@@ -48,12 +48,19 @@ SECRETS = {
         "<q:property xmlns:q='u' name='password' type='string' value='HIDE-ME'/>",
         "type='string'",
     ),
+    "auth, prefixed": ("<x:auth xmlns:x='u' username='HIDE-ME'/>", "xmlns"),
+    "upper case": ("<!-- PASSWD='HIDE-ME' --><a/>", "<a/>"),
+    "a letter that is one of them but for its case": (
+        "<!-- pa\u017f\u017fwd='HIDE-ME' --><a/>",
+        "<a/>",
+    ),
     "query, signed": ("<source name='n' query='Expires=1&amp;Signature=HIDE-ME'/>", "name='n'"),
 }
 
 # As the value of <qemu:arg>.
 ARGUMENTS = {
     "secret": "secret,id=sec0,data=HIDE-ME",
+    "data without the word": "sev-guest,id=sev0,data=HIDE-ME",
     "secret, then more": "secret,id=sec0,data=HIDE-ME,format=raw",
     "secret, doubled comma": "secret,id=sec0,data=a,,HIDE-ME",
     "secret, blank": "secret,id=sec0,data=a HIDE-ME",

@@ -85,8 +85,8 @@ class Document:
     # Most documents never need the last two, and these are made by the thousand.
     _text: str | None = None
     _plain: bool | None = None
-    # names of elements that all have one parent, so that none is within another
-    _flat: frozenset[str] = frozenset()
+    # names of which each element has an end tag of its own
+    _closed: frozenset[str] = frozenset()
     _trees: Mapping[etree._Element, dict[etree._Element, etree._Element]] = MappingProxyType({})
 
     def __init__(self, source: bytes, encoding: str, root: etree._Element | None, limits: Limits):
@@ -236,13 +236,14 @@ class Document:
             )
         if self._plain and "{" not in name:
             starts = starts_of(text, name)
+            if text.count(f"</{name}>") == len(starts):
+                self._closed |= {name}
             parent = element.getparent()
             if parent is None or len(starts) == 1:
                 siblings = [element]
             else:
                 siblings = list(parent.iterchildren(name))
             if len(siblings) == len(starts):
-                self._flat |= {name}
                 return dict(zip(siblings, starts, strict=True))
             elements = list(self.root.iter(name))
             if len(elements) == len(starts):
@@ -264,10 +265,9 @@ class Document:
     def _end(self, start: int, name: str) -> int:
         """Where the element of this name that starts at `start` ends."""
         text = self.text
-        if name in self._flat:
-            # the next end tag is its own, unless it is empty and another one comes before
-            end = text.find(f"</{name}>", start)
-            if end >= 0 and text.find(f"<{name}", start + 1, end) < 0:
+        if name in self._closed:
+            end = text.index(f"</{name}>", start)
+            if text.find(f"<{name}", start + 1, end) < 0:
                 return end + len(name) + 3
         tag = tag_at(text, start)
         if tag.endswith("/>"):

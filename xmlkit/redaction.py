@@ -19,10 +19,11 @@ __all__ = ["redact", "redact_pair"]
 HIDDEN = "(redacted)"
 CHANGED = "(changed)"
 
-# Enough to see that a text has none, which is the usual case.
-_HINT = re.compile(
-    r"pass|pwd|cookie|secret|token|credential|key|<auth\b|\bquery\b|@|sig",
-    re.IGNORECASE,
+# An ASCII text without any of them has no secret, which is the usual case. In others a pattern that
+# ignores case also takes letters such as the long s for these.
+_HINTS = (
+    *("pass", "pwd", "cookie", "secret", "token", "credential", "key", "auth", "query", "@"),
+    *("sig", "data="),
 )
 _ATTRIBUTES = frozenset(("passwd", "password", "query"))
 _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
@@ -69,8 +70,10 @@ def _replaced(text: str, old: list[str] | None) -> str:
 
 def _secrets(text: str) -> Iterator[tuple[int, int]]:
     """Where the secrets stand, in their order."""
-    if not _HINT.search(text):
-        return
+    if text.isascii():
+        lowered = text.lower()
+        if not any(hint in lowered for hint in _HINTS):
+            return
     hidden = ""  # the element whose text is a secret, and where that text began
     began = 0
     for match in MARKUP.finditer(text):
