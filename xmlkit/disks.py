@@ -153,7 +153,8 @@ def _read_domain(root: etree._Element) -> Domain:
     name = uuid = ""
     nova = False
     disks: tuple[Disk, ...] = ()
-    for child in root.iterchildren("name", "uuid", "metadata", "devices"):
+    # faster than to have lxml choose by four names
+    for child in root:
         tag = child.tag
         if tag == "devices":
             disks += tuple(map(read, child.iterchildren("disk")))
@@ -164,7 +165,7 @@ def _read_domain(root: etree._Element) -> Domain:
             if len(uuid) == 32:
                 # libvirt takes it without dashes as well
                 uuid = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))
-        else:
+        elif tag == "metadata":
             nova = any(
                 str(each.tag).startswith(_NOVA) for each in child.iterchildren(etree.Element)
             )

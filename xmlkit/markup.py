@@ -42,8 +42,6 @@ CDATA = "<![CDATA["
 _NAME = re.compile(r"<[^\s/>]+")
 _QUOTE = re.compile(r"=\s*([\"'])")
 _NOTHING = ("", "", "", "")
-# What cannot stand in a printable value as it is.
-_SPECIAL = re.compile(r"[&<'\"]")
 # What XML has no way to write; slow to compile, so this is left to the first that is not printable.
 _IMPOSSIBLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
@@ -167,7 +165,8 @@ def quoted(value: str, quote: str = "'") -> str:
 
     Raises DocumentError for characters that XML cannot have.
     """
-    if value.isprintable() and _SPECIAL.search(value) is None:
+    plain = "&" not in value and "<" not in value and quote not in value
+    if plain and value.isprintable():
         return f"{quote}{value}{quote}"
     if found := impossible(value):
         raise DocumentError(f"no XML can have the character {found!r} of {value!r}")

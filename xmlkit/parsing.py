@@ -198,6 +198,7 @@ def parsed(source: bytes, encoding: str, limits: Limits) -> etree._Element:
             no_network=True,
             load_dtd=False,
             dtd_validation=False,
+            collect_ids=False,
             huge_tree=deep,
         )
     try:
