@@ -19,6 +19,7 @@ import libvirt
 import pytest
 from chroots import Release
 from click.testing import CliRunner, Result
+from commands import Shell
 from pair import Pair, make_pair
 from scene import POOL, SECURE, run
 
@@ -70,7 +71,11 @@ def judged(pair: Pair, **options: Any) -> Migration:
 
 def moved(pair: Pair, place: Path, listener: Any = None, **options: Any) -> Outcome:
     """Migrate the guest; what became of it."""
-    made = judged(pair, **options)
+    return carried_out(pair, place, judged(pair, **options), listener)
+
+
+def carried_out(pair: Pair, place: Path, made: Migration, listener: Any = None) -> Outcome:
+    """Do what was judged; what became of it."""
     assert ("ready", "") == (made.state, made.message), made.concerns
     result = service.migrate_one(
         pair.source,
@@ -313,6 +318,7 @@ def test_preflight_refuses_before_anything_is_touched(
     # without a pool that takes it a file stays at its path, and cannot be copied there
     assert [] == ids(relocate={})
     assert ["outside-pools"] == ids(relocate={}, storage="full")
+    assert "--relocate POOL" in judged(pair, relocate={}, storage="full").message
 
     same = migrate.judged(pair.source, pair.source, "guest", "", Options(relocate=RELOCATE))
     assert "same-host" == same.id
@@ -331,6 +337,79 @@ def test_preflight_refuses_before_anything_is_touched(
     assert ["disk-changed", "snapshots"] == sorted(ids(storage="full"))
     assert [] == pair.links()
     assert ("here",) == pair.running(uuid)
+
+
+@pytest.mark.parametrize("storage", ["full", "incremental"])
+def test_a_file_that_libvirt_has_not_listed_takes_the_name(
+    apart: Pair, place: Path, storage: str
+) -> None:
+    """It is found before the guest is touched, named by its path, and not overwritten or removed.
+
+    Also one that somebody puts there after it was judged, before the step and during it.
+    """
+    domain = apart.guest()
+    path = apart.instances / "disks" / f"{domain.UUIDString()}_disk"
+    theirs = apart.seen(path, 1)
+    theirs.write_bytes(b"theirs")
+    options: dict[str, Any] = {"storage": storage, "accept": ("base-unverified",)}
+
+    (concern,) = refusals(judged(apart, **options).concerns)
+    assert ("volume-taken", "vda") == (concern.id, concern.target)
+    assert str(path) in concern.message
+
+    theirs.unlink()
+    made = judged(apart, **options)
+    theirs.write_bytes(b"theirs")
+    outcome = carried_out(apart, place, made)
+    assert ("undone", "volume-taken") == (outcome.state, outcome.id)
+    assert str(path) in outcome.message
+    assert b"theirs" == theirs.read_bytes()
+
+    theirs.unlink()
+    made = judged(apart, **options)
+    pool = apart.destination.storagePoolLookupByName(POOL)
+
+    def put(what: str, _: str, step: Any, *rest: Any) -> None:
+        if (what, type(step).__name__) == ("begin", "Create"):
+            theirs.write_bytes(b"theirs")
+            pool.refresh()
+
+    outcome = carried_out(apart, place, made, put)
+    assert "undone" == outcome.state
+    assert b"theirs" == theirs.read_bytes()
+    assert ("here",) == apart.running(domain.UUIDString())
+
+
+@pytest.mark.parametrize(
+    ("option", "uri"),
+    [
+        ("--migrate-uri", "garbage"),
+        ("--migrate-uri", ""),
+        ("--migrate-uri", "tcp://"),
+        ("--migrate-uri", "tcp:host:49152"),
+        ("--migrate-uri", "tcp://host:port"),
+        ("--migrate-uri", "tcp://host:99999"),
+        ("--migrate-uri", "tcp://[::1"),
+        ("--migrate-uri", "tcp://host/path"),
+        ("--migrate-uri", "unix://host/path"),
+        ("--migrate-uri", "unix:relative"),
+        ("--migrate-uri", "ssh://host"),
+        ("--migrate-uri", "tcp://host:1\n"),
+        ("--disks-uri", "rdma://host"),
+    ],
+)
+def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) -> None:
+    """One line, exit code 2, before any host is asked."""
+    hosts = ("--connect", "test:///nowhere", "--to", "test:///nowhere", "--storage", "full")
+    Shell(None, tmp_path)("migrate", *hosts, option, uri, "guest").refused(f"{option} ")
+
+
+@pytest.mark.parametrize(
+    "uri", ["tcp://host", "tcp://host:49152", "tcp://[::1]:1", "unix:///a/b.sock", "unix:/a"]
+)
+def test_a_uri_that_is_one_is_taken(uri: str) -> None:
+    """As libvirt takes it."""
+    assert uri == Options(migrate_uri=uri, disks_uri=uri).disks_uri
 
 
 def test_interrupted_it_stays_here(pair: Pair, place: Path) -> None:
