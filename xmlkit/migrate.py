@@ -657,6 +657,7 @@ class _Mover:
         self.begun: set[int] = set()
         self.done: set[int] = set()
         self.shown = False  # each disk is a file that both hosts see
+        self.moved = self.whole = 0  # bytes, as libvirt counts them
         # whether it is resumed by us, and not by libvirt
         self.resumes = any(isinstance(step, Resume) for step in task.steps)
 
@@ -810,22 +811,25 @@ class _Mover:
     def _call(self, step: Step, domain: Any, parameters: dict[str, Any], flags: int) -> None:
         """migrate3 in a thread; this one looks how far it is, and hears Ctrl-C."""
         failures: list[BaseException] = []
+        # not Thread.join: when Ctrl-C interrupts it, a thread that runs counts as ended (Python 3.11)
+        ended = threading.Event()
 
         def call() -> None:
             try:
                 domain.migrate3(self.there, parameters, flags)
             except BaseException as error:
                 failures.append(error)
+            finally:
+                ended.set()
 
-        thread = threading.Thread(target=call, name="migrate", daemon=True)
         interrupted = False
-        thread.start()
-        while thread.is_alive():
+        threading.Thread(target=call, name="migrate", daemon=True).start()
+        while not ended.is_set():
             try:
                 if interrupted:
                     with contextlib.suppress(libvirt.libvirtError):
                         domain.abortJob()
-                thread.join(POLL)
+                ended.wait(POLL)
                 self._progress(domain, step)
             except KeyboardInterrupt:
                 interrupted = True
@@ -833,6 +837,8 @@ class _Mover:
             raise KeyboardInterrupt
         if failures:
             raise failures[0]
+        if self.whole:
+            self.listener("migrated", self.uuid, step, self.whole, self.whole)
 
     def _progress(self, domain: Any, step: Step) -> None:
         with contextlib.suppress(libvirt.libvirtError):
@@ -840,7 +846,10 @@ class _Mover:
             whole = stats.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL, 0)
             if whole:
                 left = stats.get(libvirt.VIR_DOMAIN_JOB_DATA_REMAINING, 0)
-                self.listener("migrated", self.uuid, step, whole - left, whole)
+                # what the guest writes meanwhile is left again, but it was moved
+                self.moved = max(self.moved, whole - left)
+                self.whole = max(self.whole, whole)
+                self.listener("migrated", self.uuid, step, self.moved, self.whole)
 
     def _domain_here(self) -> Any:
         return self.source.lookupByUUIDString(self.uuid)
@@ -1130,7 +1139,7 @@ def _side(connection: Any, uuid: str) -> _Side:
         if not domain.isActive():
             return _Side(persistent)
         state, reason = domain.state()
-        job = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        job = _has_job(domain)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return _Side()
@@ -1145,6 +1154,17 @@ def _side(connection: Any, uuid: str) -> _Side:
         waiting=paused and reason == libvirt.VIR_DOMAIN_PAUSED_USER,
         job=job,
     )
+
+
+def _has_job(domain: Any) -> bool:
+    """Whether a job is running on a domain. Source: qemuDomainGetJobInfo, libvirt 9.0.0."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        # one that is just coming has a job that its source alone knows of
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return True
+        raise
 
 
 def _volume(connection: Any, pool: str, name: str) -> Any:
