@@ -419,7 +419,7 @@ def test_a_uri_that_is_one_is_taken(uri: str) -> None:
 
 
 def test_interrupted_it_stays_here(pair: Pair, place: Path) -> None:
-    """Ctrl-C cancels a migration that is under way, of which the destination knows no statistics."""
+    """Ctrl-C cancels a migration that is under way; the destination has no statistics of it."""
     domain = pair.guest(memory=3072)
     domain.migrateSetMaxSpeed(1)
     sides = []

@@ -811,7 +811,7 @@ class _Mover:
     def _call(self, step: Step, domain: Any, parameters: dict[str, Any], flags: int) -> None:
         """migrate3 in a thread; this one looks how far it is, and hears Ctrl-C."""
         failures: list[BaseException] = []
-        # not Thread.join: when Ctrl-C interrupts it, a thread that runs counts as ended (Python 3.11)
+        # not Thread.join: Ctrl-C in it, and a thread that runs counts as ended (Python 3.11)
         ended = threading.Event()
 
         def call() -> None:
