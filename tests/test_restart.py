@@ -498,6 +498,16 @@ def test_a_guest_that_shuts_down_while_others_are_done_is_started(scene: Scene) 
     runs(scene, other, "new")
 
 
+def test_a_guest_that_shut_down_late_and_was_moved_then_runs_from_there(scene: Scene) -> None:
+    """An apply takes it for one that is off; that it is owed a start is not forgotten."""
+    domain = given_up(scene)
+    assert Outcome("done") == restart(scene, domain)
+    stays_off(domain)
+
+    assert ["not-stopped"] == [each.id for each in recover_all(scene)]
+    runs(scene, domain, "new")
+
+
 def test_of_several_transitions_the_last_one_counts(scene: Scene) -> None:
     """A guest that was given up, and was restarted after that, is asked no more."""
     domain = given_up(scene)
