@@ -114,7 +114,8 @@ def apply(
         executor.run(batch)
     for task in tasks:
         if task.uuid in executor.asked:
-            with contextlib.suppress(libvirt.libvirtError):
+            # what is left of it is for recover
+            with contextlib.suppress(libvirt.libvirtError, KeyboardInterrupt):
                 executor.start_late(task)
     return outcomes
 
