@@ -443,20 +443,47 @@ class World:
 
     def kill_libvirtd(self, job: Job) -> str:
         """Do a job here, and kill libvirtd at its point, of those that the listener is told of."""
+        where = self._strike(
+            job, self.scene.connection, "libvirtd", lambda: self.libvirtd.restart(signal.SIGKILL)
+        )
+        self.scene.reopen()
+        return where
+
+    def cut_connection(self, job: Job) -> str:
+        """The same, and libvirtd goes on: it is the connection that is cut."""
+        from scene import cuttable
+
+        with cuttable(job.uri) as (connection, cut):
+            return self._strike(job, connection, "connection", cut)
+
+    def _strike(self, job: Job, connection: Any, victim: str, act: Callable[[], object]) -> str:
+        """Do a job, and `act` at its point: before and after a step, or when a guest was asked."""
         told = 0
         where = ""
 
-        def listener(word: str, _: str, step: Step, *rest: object) -> None:
+        def at(what: str) -> None:
             nonlocal told, where
             told += 1
             if told == job.kill_at:
-                where = f"point {told}, libvirtd, before: {word} {step} {rest or ''}"
-                self.libvirtd.restart(signal.SIGKILL)
+                where = f"point {told}, {victim}, {what}"
+                act()
+
+        def listener(word: str, _: str, step: Step, *rest: object) -> None:
+            at(f"before: {word} {step} {rest or ''}")
+
+        shutdown = libvirt.virDomain.shutdown
+
+        def asked(domain: Any) -> None:
+            shutdown(domain)
+            at(f"after it was{ASKED}")
 
         writer = Writer.create(job.directory, job.id, job.tasks, uri=job.uri, kind=job.kind)
-        outcomes = executor.apply(self.scene.connection, writer, job.tasks, listener=listener)
-        writer.close()
-        self.scene.reopen()
+        libvirt.virDomain.shutdown = asked
+        try:
+            outcomes = executor.apply(connection, writer, job.tasks, listener=listener)
+        finally:
+            libvirt.virDomain.shutdown = shutdown
+            writer.close()
         states = {outcome.state for outcome in outcomes.values()}
         assert states <= {"done", "undone", "pending"}, outcomes
         assert where or states == {"done"}, outcomes

@@ -8,11 +8,15 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import stat
 import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +82,38 @@ def until(condition: Any, seconds: float = SECONDS) -> Any:
         assert time.monotonic() < deadline, "took too long"
         time.sleep(0.01)
     return value
+
+
+@contextlib.contextmanager
+def cuttable(uri: str) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A connection to libvirt, and a function that cuts it as a network would.
+
+    libvirtd hears that its client has gone, and the client that its libvirtd has.
+    """
+    before = _sockets()
+    connection = libvirt.open(uri)
+    (handle,) = _sockets() - before
+    # the socket itself: its number may become another one's
+    with socket.socket(fileno=os.dup(handle)) as line:
+        yield connection, lambda: line.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.close()
+
+
+def _sockets() -> set[int]:
+    """The file descriptors of this process that are sockets of libvirt's client."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as each:
+                peer = each.getpeername()
+        except OSError:
+            continue
+        if isinstance(peer, str) and peer.endswith("libvirt-sock"):
+            found.add(int(name))
+    return found
 
 
 def disk_xml(path: Path, target: str = "vda", format: str = "qcow2") -> str:

@@ -29,14 +29,14 @@ def xmlkit(scene: Scene) -> Shell:
     return Shell.of(scene)
 
 
-def killed(scene: Scene, xmlkit: Shell, *arguments: str) -> str:
-    """The id of a transition whose xmlkit was killed after the names were made."""
+def killed(scene: Scene, xmlkit: Shell, *arguments: str, names: int = 1) -> str:
+    """The id of a transition whose xmlkit was killed after so many names were made."""
     daemon = scene.libvirtd.daemon
     known = set(xmlkit.transitions())
 
     def kill(pid: int) -> None:
         try:
-            until(lambda: '"begin": 1' in xmlkit.written())
+            until(lambda: f'"begin": {names}' in xmlkit.written())
         finally:
             os.kill(pid, signal.SIGKILL)
             os.kill(daemon, signal.SIGCONT)
@@ -112,7 +112,7 @@ def test_what_cannot_be_told_stays_pending(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 1 for a domain that somebody has half changed, until it is one thing or another."""
     domain = scene.nova_guest("guest", kinds=("disk", "disk.local"))
     before = scene.document(domain).text
-    id = killed(scene, xmlkit, *APPLY, "guest")
+    id = killed(scene, xmlkit, *APPLY, "guest", names=2)
     uuid = domain.UUIDString()
     path, new = scene.instances / uuid / "disk", scene.instances / "disks" / f"{uuid}_disk"
     assert path.samefile(new)

@@ -1,4 +1,4 @@
-"""xmlkit and libvirtd are killed at every point of a transition: nothing is lost.
+"""xmlkit, libvirtd and the connection die at every point of a transition: nothing is lost.
 
 Rules
 - Before anybody recovers, what is defined leads to the guest's content, and boots (once for each
@@ -99,6 +99,20 @@ def test_xmlkit_is_killed(world: World, scenario: Scenario, rollback: bool) -> N
 def test_libvirtd_is_killed(world: World, scenario: Scenario, rollback: bool) -> None:
     """SIGKILL of libvirtd before and after each step; xmlkit goes on, with a dead connection."""
     check_all(world, scenario, rollback, world.kill_libvirtd, 2)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "rollback"),
+    [
+        pytest.param(BY_NAME["link-overlay"], False, id="link-overlay-apply"),
+        pytest.param(BY_NAME["copy"], True, id="copy-rollback"),
+        *RESTARTED,
+        *SLOWER,
+    ],
+)
+def test_the_connection_is_cut(world: World, scenario: Scenario, rollback: bool) -> None:
+    """The same, and libvirtd goes on: what it was asked may still happen."""
+    check_all(world, scenario, rollback, world.cut_connection, 2)
 
 
 @pytest.mark.parametrize("name", ["link-two-guests", "link-snapshot", "copy"])

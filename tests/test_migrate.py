@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,9 @@ import libvirt
 import pytest
 from chroots import Release
 from click.testing import CliRunner, Result
-from pair import Pair, make_pair
-from scene import POOL, SECURE, run
+from commands import Shell
+from pair import SIZE, Pair, make_pair
+from scene import POOL, SECURE, run, until
 
 from xmlkit import migrate, service, state
 from xmlkit.cli import cli
@@ -70,7 +75,11 @@ def judged(pair: Pair, **options: Any) -> Migration:
 
 def moved(pair: Pair, place: Path, listener: Any = None, **options: Any) -> Outcome:
     """Migrate the guest; what became of it."""
-    made = judged(pair, **options)
+    return carried_out(pair, place, judged(pair, **options), listener)
+
+
+def carried_out(pair: Pair, place: Path, made: Migration, listener: Any = None) -> Outcome:
+    """Do what was judged; what became of it."""
     assert ("ready", "") == (made.state, made.message), made.concerns
     result = service.migrate_one(
         pair.source,
@@ -106,7 +115,7 @@ def arrived(pair: Pair, uuid: str, *, live: str = "volume", side: int = 0) -> No
     assert ticks <= pair.ticks(volume, side=side)
 
 
-def stays(pair: Pair, domain: Any) -> None:
+def stays(pair: Pair, domain: Any, format: str = "qcow2") -> None:
     """It runs here and nowhere else, with its old disk and without a trace there."""
     uuid = domain.UUIDString()
     disk = pair.instances / uuid / "disk"
@@ -117,7 +126,7 @@ def stays(pair: Pair, domain: Any) -> None:
     assert [] == pair.destination.listAllDomains()
     pair.goes_on(domain)
     domain.destroy()
-    ticks = pair.ticks(disk)
+    ticks = pair.ticks(disk, format)
     assert 5 < ticks
     assert ticks - 1 <= pair.prints() <= ticks
 
@@ -297,6 +306,8 @@ def test_preflight_refuses_before_anything_is_touched(
 
     taken = pair.instances / "disks" / f"{uuid}_disk"
     taken.touch()
+    # the list is old, and the directory is looked at
+    assert "volume-taken" in ids()
     pair.destination.storagePoolLookupByName(POOL).refresh()
     assert "volume-taken" in ids()
     assert "volume-taken" in ids(storage="full")
@@ -313,6 +324,7 @@ def test_preflight_refuses_before_anything_is_touched(
     # without a pool that takes it a file stays at its path, and cannot be copied there
     assert [] == ids(relocate={})
     assert ["outside-pools"] == ids(relocate={}, storage="full")
+    assert "--relocate POOL" in judged(pair, relocate={}, storage="full").message
 
     same = migrate.judged(pair.source, pair.source, "guest", "", Options(relocate=RELOCATE))
     assert "same-host" == same.id
@@ -333,17 +345,93 @@ def test_preflight_refuses_before_anything_is_touched(
     assert ("here",) == pair.running(uuid)
 
 
+@pytest.mark.parametrize("storage", ["full", "incremental"])
+def test_a_file_that_libvirt_has_not_listed_takes_the_name(
+    apart: Pair, place: Path, storage: str
+) -> None:
+    """It is found before the guest is touched, named by its path, and not overwritten or removed.
+
+    Also one that somebody puts there after it was judged, before the step and during it.
+    """
+    domain = apart.guest()
+    path = apart.instances / "disks" / f"{domain.UUIDString()}_disk"
+    theirs = apart.seen(path, 1)
+    theirs.write_bytes(b"theirs")
+    options: dict[str, Any] = {"storage": storage, "accept": ("base-unverified",)}
+
+    (concern,) = refusals(judged(apart, **options).concerns)
+    assert ("volume-taken", "vda") == (concern.id, concern.target)
+    assert str(path) in concern.message
+
+    theirs.unlink()
+    made = judged(apart, **options)
+    theirs.write_bytes(b"theirs")
+    outcome = carried_out(apart, place, made)
+    assert ("undone", "volume-taken") == (outcome.state, outcome.id)
+    assert str(path) in outcome.message
+    assert b"theirs" == theirs.read_bytes()
+
+    theirs.unlink()
+    made = judged(apart, **options)
+    pool = apart.destination.storagePoolLookupByName(POOL)
+
+    def put(what: str, _: str, step: Any, *rest: Any) -> None:
+        if (what, type(step).__name__) == ("begin", "Create"):
+            theirs.write_bytes(b"theirs")
+            pool.refresh()
+
+    outcome = carried_out(apart, place, made, put)
+    assert "undone" == outcome.state
+    assert b"theirs" == theirs.read_bytes()
+    assert ("here",) == apart.running(domain.UUIDString())
+
+
+@pytest.mark.parametrize(
+    ("option", "uri"),
+    [
+        ("--migrate-uri", "garbage"),
+        ("--migrate-uri", ""),
+        ("--migrate-uri", "tcp://"),
+        ("--migrate-uri", "tcp:host:49152"),
+        ("--migrate-uri", "tcp://host:port"),
+        ("--migrate-uri", "tcp://host:99999"),
+        ("--migrate-uri", "tcp://[::1"),
+        ("--migrate-uri", "tcp://host/path"),
+        ("--migrate-uri", "unix://host/path"),
+        ("--migrate-uri", "unix:relative"),
+        ("--migrate-uri", "ssh://host"),
+        ("--migrate-uri", "tcp://host:1\n"),
+        ("--disks-uri", "rdma://host"),
+    ],
+)
+def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) -> None:
+    """One line, exit code 2, before any host is asked."""
+    hosts = ("--connect", "test:///nowhere", "--to", "test:///nowhere", "--storage", "full")
+    Shell(None, tmp_path)("migrate", *hosts, option, uri, "guest").refused(f"{option} ")
+
+
+@pytest.mark.parametrize(
+    "uri", ["tcp://host", "tcp://host:49152", "tcp://[::1]:1", "unix:///a/b.sock", "unix:/a"]
+)
+def test_a_uri_that_is_one_is_taken(uri: str) -> None:
+    """As libvirt takes it."""
+    assert uri == Options(migrate_uri=uri, disks_uri=uri).disks_uri
+
+
 def test_interrupted_it_stays_here(pair: Pair, place: Path) -> None:
-    """Ctrl-C cancels a migration that is under way."""
+    """Ctrl-C cancels a migration that is under way; the destination has no statistics of it."""
     domain = pair.guest(memory=3072)
     domain.migrateSetMaxSpeed(1)
+    sides = []
 
-    def interrupt(what: str, *_: Any) -> None:
+    def interrupt(what: str, uuid: str, *_: Any) -> None:
         if what == "migrated":
+            sides.append(migrate._side(pair.destination, uuid))
             raise KeyboardInterrupt
 
     outcome = moved(pair, place, interrupt)
 
+    assert sides[0].job
     assert ("undone", "interrupted") == (outcome.state, outcome.id)
     stays(pair, domain)
 
@@ -361,6 +449,107 @@ def test_interrupted_a_copy_goes_again(apart: Pair, place: Path) -> None:
 
     assert ("undone", "interrupted") == (outcome.state, outcome.id)
     stays(apart, domain)
+
+
+def filled(pair: Pair, **options: Any) -> Any:
+    """A guest that runs, with 24 MiB on its disk that have to be copied."""
+    domain = pair.guest(format="raw", start=False, **options)
+    with pair.seen(pair.instances / domain.UUIDString() / "disk").open("r+b") as image:
+        image.seek(SIZE)
+        image.write(os.urandom(24 << 20))
+    domain.create()
+    until(lambda: pair.written(domain) > 2)
+    return domain
+
+
+def test_progress_is_what_libvirt_counts(apart: Pair, place: Path) -> None:
+    """It grows, never beyond the whole, and ends there: disks and memory, in bytes."""
+    domain = filled(apart, memory=256)
+    domain.migrateSetMaxSpeed(8)
+    told: list[tuple[int, int]] = []
+
+    def listener(what: str, *rest: Any) -> None:
+        if what == "migrated":
+            told.append(rest[2:])
+
+    assert Outcome("done") == moved(apart, place, listener, storage="full")
+    done, whole = zip(*told, strict=True)
+    assert sorted(done) == list(done)
+    assert 2 < len(set(done))
+    assert all(part <= all_ for part, all_ in told)
+    assert done[-1] == whole[-1]
+    assert (24 + 256) << 20 <= whole[-1]
+
+
+def test_progress_is_not_told_where_libvirt_has_none(
+    pair: Pair, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is made up."""
+    pair.guest()
+    monkeypatch.setattr(libvirt.virDomain, "jobStats", lambda *_: {})
+    told: list[str] = []
+
+    assert Outcome("done") == moved(pair, place, lambda what, *_: told.append(what))
+    assert {"begin", "done"} == set(told)
+
+
+@pytest.mark.parametrize("storage", ["shared", "full"])
+def test_ctrl_c_while_it_is_copied(
+    storage: str, place: Path, start_libvirtd: Callable[..., Libvirtd]
+) -> None:
+    """SIGINT to the command, while memory or a disk goes over: exit code 3, and all is as before.
+
+    Until then the terminal shows how much has gone over.
+    """
+    hosts = make_pair(start_libvirtd, place, separate=storage != "shared")
+    domain = hosts.guest(memory=3072) if storage == "shared" else filled(hosts)
+    domain.migrateSetMaxSpeed(1)
+    key = "memory_processed" if storage == "shared" else "disk_processed"
+    under_way: list[int] = []
+
+    def interrupt(pid: int) -> None:
+        # some looks at it, so that the terminal has shown one of them
+        while len(under_way) < 3:
+            known = under_way[-1] if under_way else 0
+            now = until(lambda known=known: max(0, domain.jobStats().get(key, 0) - known))
+            under_way.append(known + now)
+            time.sleep(0.5)
+        os.kill(pid, signal.SIGINT)
+
+    disks = () if storage == "shared" else ("--disks-uri", hosts.unix("nbd"))
+    threads: list[threading.Thread] = []
+
+    def after(pid: int) -> None:
+        threads.append(threading.Thread(target=interrupt, args=(pid,)))
+        threads[0].start()
+
+    shell = Shell(None, place / "state")
+    done = shell.on_terminal(
+        *("migrate", "--connect", hosts.here.uri, "--to", hosts.there.uri),
+        *("--relocate", POOL, "--storage", storage),
+        *("--migrate-uri", hosts.unix(), *disks, "guest"),
+        answer="y\n",
+        after=after,
+    )
+    threads[0].join()
+
+    assert 3 == len(under_way)
+    done.told(3)
+    assert "guest  undone: interrupted: interrupted" in done.stdout
+    shown = re.findall(
+        r"MiB copied\S* [^/]* (\d+)/(\d+)", re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", done.stderr)
+    )
+    parts = [int(part) for part, _ in shown]
+    assert parts, done.stderr
+    assert sorted(parts) == parts
+    assert parts[-1] > 0
+    assert all(int(part) <= int(whole) for part, whole in shown)
+    (journal,) = read_all(str(place / "state"))[0]
+    assert ("undone", ()) == (journal.state, journal.pending)
+    hosts.connect()
+    domain = hosts.source.lookupByName("guest")
+    assert libvirt.VIR_DOMAIN_JOB_NONE == domain.jobInfo()[0]
+    stays(hosts, domain, "qcow2" if storage == "shared" else "raw")
 
 
 def test_what_the_destination_refuses_is_taken_back(pair: Pair, place: Path) -> None:

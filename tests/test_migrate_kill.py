@@ -9,9 +9,10 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import Any
 import libvirt
 import pytest
 from pair import Pair, make_pair, wait_for
-from scene import POOL, SECONDS, quiet, until
+from scene import POOL, SECONDS, cuttable, quiet, until
 
 from xmlkit import migrate, service, state
 from xmlkit.journal import Outcome, read_all
@@ -51,10 +52,10 @@ assert made.task is not None, made.concerns
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 def later():
-    if when.isalpha():
-        wait_for(when, here, there)
-    else:
+    if not when.isalpha():
         time.sleep(float(when))
+    elif not wait_for(when, here, there):
+        os._exit(7)
     kill()
 count = 0
 def listener(what, uuid, step, *_):
@@ -90,6 +91,7 @@ class World:
         self.place = place
         self.storage = storage
         self.states = 0
+        self.tried = 0
         self.ends: list[str] = []
 
     def directory(self) -> Path:
@@ -129,6 +131,7 @@ class World:
 
     def prove(self, directory: Path) -> None:
         """Recover, and see that all is well; then everything goes."""
+        self.tried += 1
         pair = self.pair
         pair.connect()
         pair.writers()
@@ -147,7 +150,6 @@ class World:
             ended = outcomes[uuid]
         assert ended.state in ("done", "undone"), ended
         there = ended.state == "done"
-        self.ends.append(ended.state)
         connection = pair.destination if there else pair.source
         domain = connection.lookupByUUIDString(uuid)
         assert ("there" if there else "here",) == pair.running(uuid)
@@ -173,18 +175,20 @@ class World:
         for each in (pair.source, pair.destination):
             assert [] == each.listAllDomains()
             each.storagePoolLookupByName(POOL).refresh()
+        self.ends.append(ended.state)
 
-    def migrate(self, listener: Any = lambda *_: None) -> tuple[Path, Outcome]:
-        """Migrate in this process, in which something else is killed."""
+    def migrate(
+        self, listener: Any = lambda *_: None, ends: tuple[Any, Any] | None = None
+    ) -> tuple[Path, Outcome]:
+        """Migrate in this process, in which something else is killed; by these connections."""
         pair = self.pair
         quiet()
         directory = self.directory()
-        made = migrate.judged(
-            pair.source, pair.destination, "guest", pair.there.uri, self.options()
-        )
+        source, there = ends or (pair.source, pair.destination)
+        made = migrate.judged(source, there, "guest", pair.there.uri, self.options())
         assert made.task is not None, made.concerns
         result = service.migrate_one(
-            *(pair.source, pair.destination, made, directory),
+            *(source, there, made, directory),
             uri=pair.here.uri,
             to=pair.there.uri,
             listener=listener,
@@ -193,10 +197,18 @@ class World:
 
 
 @pytest.fixture
-def world(storage: str, place: Path, start_libvirtd: Callable[..., Libvirtd]) -> World:
-    """Two hosts, with one storage or each its own."""
+def world(
+    storage: str,
+    place: Path,
+    start_libvirtd: Callable[..., Libvirtd],
+    record_property: Callable[[str, object], None],
+) -> Iterator[World]:
+    """Two hosts, with one storage or each its own; its numbers are reported."""
     pair = make_pair(start_libvirtd, place, separate=storage != "shared")
-    return World(pair, place, storage)
+    made = World(pair, place, storage)
+    yield made
+    record_property("states", made.tried)
+    record_property("lost", made.tried - len(made.ends))
 
 
 @pytest.mark.parametrize("storage", ["shared", "full", "incremental"])
@@ -248,6 +260,25 @@ def test_what_somebody_else_migrated_is_left_alone(world: World, point: int) -> 
     moved.destroy()
 
 
+class Point:
+    """A listener that does something at one of the points before and after each step."""
+
+    def __init__(self, number: int, act: Callable[[], None]) -> None:
+        self.left = number
+        self.act = act
+
+    @property
+    def struck(self) -> bool:
+        """Whether there were so many points."""
+        return self.left <= 0
+
+    def __call__(self, what: str, *_: Any) -> None:
+        if what != "migrated":
+            self.left -= 1
+            if self.left == 0:
+                self.act()
+
+
 MOMENTS = ("prepared", "paused", "resumed")
 
 
@@ -260,27 +291,36 @@ def test_xmlkit_is_killed_while_it_migrates(world: World) -> None:
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
-@pytest.mark.parametrize("storage", ["shared"])
+@pytest.mark.parametrize("storage", ["shared", "full", "incremental"])
 def test_libvirtd_is_killed_at_each_step(world: World, side: str) -> None:
     """Before and after each step, and it comes back at once."""
     victim: Libvirtd = getattr(world.pair, side)
-    point = 1
-    while True:
-        count = 0
-
-        def kill(what: str, *_: Any) -> None:
-            nonlocal count
-            count += what != "migrated"
-            if what != "migrated" and count == point:  # noqa: B023
-                victim.restart(signal.SIGKILL)
-
+    for point in itertools.count(1):
+        passed = Point(point, lambda: victim.restart(signal.SIGKILL))
         world.pair.guest()
-        directory, _ = world.migrate(kill)
+        directory, _ = world.migrate(passed)
         world.prove(directory)
-        if count < point:
+        if not passed.struck:
             break
-        point += 1
-    assert point > 3
+    assert 2 < point < 10
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+@pytest.mark.parametrize("storage", ["shared", "full", "incremental"])
+def test_a_connection_is_cut_at_each_step(world: World, side: str) -> None:
+    """Before and after each step, and it does not come back: recover has to make a new one."""
+    pair = world.pair
+    for point in itertools.count(1):
+        world.pair.guest()
+        with cuttable(pair.here.uri) as (source, a), cuttable(pair.there.uri) as (there, b):
+            passed = Point(point, a if side == "here" else b)
+            directory, outcome = world.migrate(passed, (source, there))
+        assert outcome.state in ("pending", "done"), outcome
+        world.prove(directory)
+        if not passed.struck:
+            break
+    assert "done" == world.ends[-1]
+    assert 2 < point < 10
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
@@ -291,10 +331,11 @@ def test_libvirtd_is_killed_while_it_migrates(world: World, side: str) -> None:
     victim: Libvirtd = getattr(pair, side)
     for when in ("0.1", *MOMENTS):
         killers = []
+        seen = []
 
         def later() -> None:
             if when.isalpha():  # noqa: B023
-                wait_for(when, pair.here.uri, pair.there.uri)  # noqa: B023
+                seen.append(wait_for(when, pair.here.uri, pair.there.uri))  # noqa: B023
             else:
                 time.sleep(float(when))  # noqa: B023
             victim.restart(signal.SIGKILL)
@@ -308,6 +349,7 @@ def test_libvirtd_is_killed_while_it_migrates(world: World, side: str) -> None:
         directory, _ = world.migrate(kill)
         for each in killers:
             each.join()
+        assert all(seen), when
         world.prove(directory)
     assert 4 == len(world.ends)
 
@@ -316,33 +358,17 @@ def test_libvirtd_is_killed_while_it_migrates(world: World, side: str) -> None:
 @pytest.mark.parametrize("storage", ["shared", "full"])
 def test_a_connection_is_cut_while_it_migrates(world: World, side: str) -> None:
     """The guest is big and the way is slow, so that it is under way."""
-    world.pair.guest(memory=3072)
-    before, kept = _sockets(), (world.pair.source, world.pair.destination)
-    world.pair.connect()
-    cut = sorted(_sockets() - before)[side == "there"]
-    world.pair.source.lookupByName("guest").migrateSetMaxSpeed(1)
+    pair = world.pair
+    pair.guest(memory=3072).migrateSetMaxSpeed(1)
+    with cuttable(pair.here.uri) as (source, a), cuttable(pair.there.uri) as (there, b):
+        cut = a if side == "here" else b
 
-    def kill(what: str, *_: Any) -> None:
-        if what == "migrated":
-            with socket.socket(fileno=os.dup(cut)) as ours:
-                ours.shutdown(socket.SHUT_RDWR)
+        def kill(what: str, *_: Any) -> None:
+            if what == "migrated":
+                with contextlib.suppress(OSError):  # it was cut before
+                    cut()
 
-    directory, outcome = world.migrate(kill)
-    assert all(kept)  # so that their numbers were not given again
+        directory, outcome = world.migrate(kill, (source, there))
     assert outcome.state in ("undone", "pending")
     world.prove(directory)
     assert ["undone"] == world.ends
-
-
-def _sockets() -> set[int]:
-    """The file descriptors of this process that are sockets of libvirt's client."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(int(name))) as each:
-                peer = each.getpeername()
-        except OSError:
-            continue
-        if isinstance(peer, str) and peer.endswith("libvirt-sock"):
-            found.add(int(name))
-    return found

@@ -377,10 +377,149 @@ def test_a_guest_that_does_not_hear_runs_on(deaf: Scene) -> None:
 
     assert ("undone", "not-stopped") == outcome[:2]
     assert "within 1 s" in outcome.message
-    assert "may still do so: then start it (virsh start a)" in outcome.message
+    assert "may still do so: then xmlkit recover starts it" in outcome.message
     runs(deaf, domain, "old")
     assert first == start_of(deaf, domain)
     assert [place(domain, "old")] == images(deaf)
+
+
+@contextlib.contextmanager
+def late() -> Iterator[None]:
+    """Within it the buttons that are pressed are heard by nobody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(libvirt.virDomain, "shutdown", lambda _: None)
+        yield
+
+
+def given_up(scene: Scene) -> Any:
+    """A guest that heard the button when it was given up."""
+    domain = running(scene)
+    with late():
+        outcome = restart(scene, domain, BRIEF)
+    assert ("undone", "not-stopped") == outcome[:2], outcome
+    assert [] == recover_all(scene)
+    domain.shutdown()
+    until(lambda: not domain.isActive())
+    return domain
+
+
+def recover_all(scene: Scene) -> list[Outcome]:
+    """What xmlkit recover finds to do, and how it ends."""
+    found, errors = service.recover_all(lambda _: scene.connection, state_of(scene))
+    assert [] == errors
+    return [outcome for _, outcomes in found for outcome in outcomes.values()]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["libvirtd goes on", "libvirtd restarts"])
+def test_a_guest_that_shuts_down_late_is_started_by_recover(
+    scene: Scene, *, restarted: bool
+) -> None:
+    """Once: what it does after that is its owner's. The command says so."""
+    domain = given_up(scene)
+    if restarted:
+        # then libvirt does not know any more why it is off
+        scene.libvirtd.restart()
+        scene.reopen()
+        domain = scene.connection.lookupByUUIDString(domain.UUIDString())
+
+    (transition,) = Shell.of(scene).json("recover", 0, "recover")["transitions"]
+
+    (told,) = transition["domains"]
+    assert ("a", "undone", "not-stopped") == (told["name"], told["state"], told["id"])
+    assert "was started again" in told["message"]
+    runs(scene, domain, "old")
+    assert ("undone", ()) == (last(scene).state, last(scene).asked)
+    domain.shutdown()
+    until(lambda: not domain.isActive())
+    assert [] == recover_all(scene)
+    stays_off(domain)
+
+
+def test_what_somebody_else_did_with_a_guest_that_was_given_up_counts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose plug was pulled or that was saved stays off, and one that was started runs on."""
+    domain = given_up(scene)
+    scene.start(domain)
+    assert [] == recover_all(scene)
+    domain.managedSave()
+    assert [] == recover_all(scene)
+    scene.start(domain)
+    domain.destroy()
+    assert [] == recover_all(scene)
+    scene.start(domain)
+    domain.shutdown()
+    until(lambda: not domain.isActive())
+    monkeypatch.setattr(service, "LATE", 0.0)  # a day later it is nobody's fault
+    assert [] == recover_all(scene)
+    stays_off(domain)
+
+
+def test_a_guest_that_shuts_down_late_and_does_not_start_is_pending(scene: Scene) -> None:
+    """Then nothing new is begun, and recover starts it when it can."""
+    domain = given_up(scene)
+    directory = scene.instances / domain.UUIDString()
+    directory.chmod(0o700)
+    (outcome,) = recover_all(scene)
+    assert ("pending", "not-started") == outcome[:2], outcome
+    (outcome,) = recover_all(scene)
+    assert ("pending", "not-started") == outcome[:2], outcome
+    directory.chmod(0o755)
+    assert ["undone"] == [each.state for each in recover_all(scene)]
+    runs(scene, domain, "old")
+
+
+def test_a_guest_that_shuts_down_while_others_are_done_is_started(scene: Scene) -> None:
+    """Whoever was given up is looked at once more in the end."""
+    first, other = running(scene, "a"), running(scene, "b")
+    asked: list[str] = []
+
+    def listener(event: str, uuid: str, step: Any, *_: int) -> None:
+        if (event, type(step)) == ("begin", Stop):
+            asked.append(uuid)
+            if uuid != first.UUIDString():
+                patience.close()
+                first.shutdown()
+                until(lambda: not first.isActive())
+
+    cases = cases_of(scene, first, other)
+    options = Options(relocate={None: POOL}, restart=True, shutdown_seconds=20.0)
+    with contextlib.ExitStack() as patience:
+        patience.enter_context(late())
+        result = carry_out(scene, cases, options=options, listener=listener)
+
+    assert [first.UUIDString(), other.UUIDString()] == asked
+    outcome = result.outcomes[first.UUIDString()]
+    assert ("undone", "not-stopped") == outcome[:2]
+    assert "was started again" in outcome.message
+    assert outcome == last(scene).outcomes[first.UUIDString()]
+    assert Outcome("done") == result.outcomes[other.UUIDString()]
+    runs(scene, first, "old")
+    runs(scene, other, "new")
+
+
+def test_a_guest_that_shut_down_late_and_was_moved_then_runs_from_there(scene: Scene) -> None:
+    """An apply takes it for one that is off; that it is owed a start is not forgotten."""
+    domain = given_up(scene)
+    assert Outcome("done") == restart(scene, domain)
+    stays_off(domain)
+
+    assert ["not-stopped"] == [each.id for each in recover_all(scene)]
+    runs(scene, domain, "new")
+
+
+def test_of_several_transitions_the_last_one_counts(scene: Scene) -> None:
+    """A guest that was given up, and was restarted after that, is asked no more."""
+    domain = given_up(scene)
+    scene.start(domain)
+    assert Outcome("done") == restart(scene, domain)
+    scene.stop(domain)
+    scene.start(domain)
+    domain.shutdown()
+    until(lambda: not domain.isActive())
+
+    assert [] == recover_all(scene)
+    stays_off(domain)
 
 
 def test_it_is_asked_again(deaf: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -24,11 +25,13 @@ import pytest
 from chroots import Release
 from loops import loop_device, mounted
 from machines import Files
-from scene import DISK, POOL, Scene, disk_xml, run, until
+from scene import DISK, POOL, Scene, cuttable, disk_xml, run, until
 
 from xmlkit import images, journal, service, snapshot, state
 from xmlkit.disks import Address
+from xmlkit.document import Document
 from xmlkit.images import ImageError
+from xmlkit.journal import Outcome
 from xmlkit.snapshot import SnapshotError
 from xmlkit.testing import Libvirtd, boot_sector
 from xmlkit.volumes import VolumeError
@@ -629,7 +632,9 @@ def die_at(scene: Scene, directory: Path, at: int, live: str, pool: str, path: s
 
 @pytest.mark.kill
 @pytest.mark.parametrize("live", ["off", "live"])
-def test_killed_at_each_step(scene: Scene, directory: Path, live: str) -> None:
+def test_killed_at_each_step(
+    scene: Scene, directory: Path, live: str, record_property: Callable[[str, object], None]
+) -> None:
     """Then recover leaves the whole snapshot or nothing, and the guest as it was."""
     domain = scene.nova_guest("guest")
     if live == "live":
@@ -651,6 +656,8 @@ def test_killed_at_each_step(scene: Scene, directory: Path, live: str) -> None:
         assert before == (domain.XMLDesc(0), domain.XMLDesc(2))
         if not killed:
             break
+    record_property("states", len(ends))
+    record_property("lost", 0)
     assert {"undone", "done"} == set(ends)
     assert "undone" == ends[0]
     assert "done" == ends[-1]
@@ -658,6 +665,114 @@ def test_killed_at_each_step(scene: Scene, directory: Path, live: str) -> None:
         runs_on(scene, domain)
         scene.stop(domain)
     scene.boots(domain)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("victim", ["libvirtd", "connection"])
+@pytest.mark.parametrize("live", ["off", "live"])
+def test_libvirtd_or_the_connection_ends_at_each_step(
+    scene: Scene,
+    directory: Path,
+    live: str,
+    victim: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Before and after each step and while QEMU copies: the whole snapshot, or nothing of it."""
+    domain = large(scene, "guest", 32 << 20)
+    uuid = domain.UUIDString()
+    if live == "live":
+        scene.start(domain)
+    before = [scene.document(domain).text, live_disk(domain)]
+    place = scene.instances / "disks"
+    ends, struck = [], True
+    for point in itertools.count(1):
+        name = f"taken-{point}"
+        with cuttable(scene.libvirtd.uri) as (connection, cut):
+            strike = cut if victim == "connection" else restart(scene)
+            outcome, struck = struck_at(point, strike, connection, scene, directory, live, name)
+        scene.reopen()
+        domain = scene.connection.lookupByUUIDString(uuid)
+        if outcome.state == "pending":
+            ((_, outcomes),) = recovered(scene, directory)
+            outcome = outcomes[uuid]
+        ends.append(outcome.state)
+        made = [name] if outcome.state == "done" else []
+        assert made == sorted(path.name for path in place.iterdir()), (point, outcome)
+        known = scene.connection.storagePoolLookupByName(POOL).listAllVolumes()
+        assert made == [volume.name() for volume in known], (point, outcome)
+        if made:
+            # what is above is not the guest's counting
+            is_prefix(blocks(str(place / name))[: (SIZE >> 9) - 9])
+            (place / name).unlink()
+            scene.connection.storagePoolLookupByName(POOL).refresh()
+        assert before == [scene.document(domain).text, live_disk(domain)]
+        if live == "live":
+            runs_on(scene, domain)
+        if not struck:
+            break
+    record_property("states", len(ends))
+    record_property("lost", 0)
+    assert ("undone", "done") == (ends[0], ends[-1])
+    assert 6 < len(ends)
+    scene.stop(domain)
+    scene.boots(domain)
+
+
+def restart(scene: Scene) -> Callable[[], None]:
+    return lambda: scene.libvirtd.restart(signal.SIGKILL)
+
+
+def live_disk(domain: Any) -> list[str]:
+    """The disk that the domain runs with, and the images below it, as libvirt says it."""
+    document = Document.parse(domain.XMLDesc(0))
+    return [document.text_of(disk) for disk in document.root.iterfind("devices/disk")]
+
+
+def struck_at(
+    point: int,
+    strike: Callable[[], None],
+    connection: Any,
+    scene: Scene,
+    directory: Path,
+    live: str,
+    name: str,
+) -> tuple[Outcome, bool]:
+    """Take a snapshot and strike at a point; how it ended, and whether there was such a point."""
+    left = point
+    looked = False
+
+    def at() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            strike()
+
+    def listener(what: str, _: float) -> None:
+        nonlocal looked
+        if what == "backup" and not looked:
+            looked = True
+            at()
+
+    def watched(call: Callable[..., None], *, first: bool) -> Callable[..., None]:
+        def calling(*given: Any) -> None:
+            if first:
+                at()
+            call(*given)
+            if not first:
+                at()
+
+        return calling
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.Writer, "begin", watched(journal.Writer.begin, first=False))
+        patch.setattr(journal.Writer, "done", watched(journal.Writer.done, first=True))
+        target = Address("volume", None, POOL, name)
+        shot = snapshot.prepare(connection, "guest", "vda", target, live=live == "live")
+        taken = snapshot.take(
+            connection, shot, directory, uri=scene.libvirtd.uri, listener=listener
+        )
+    assert taken.outcome.state in ("done", "undone", "pending"), taken
+    return taken.outcome, left <= 0
 
 
 @pytest.mark.kill

@@ -12,6 +12,7 @@ Laws
   an image is copied its domain goes alone, and no QEMU can open the image until it is defined.
 - A guest that is restarted goes alone too, so that it is down for its own steps only. Whatever
   happens, it runs again: from the new addresses or, if it does not start there, from the old ones.
+  One that shuts down after it was given up is started too, at the end of the run or by recovery.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from xmlkit.steps import (
 )
 from xmlkit.transformers import transform
 
-__all__ = ["Listener", "apply", "recover"]
+__all__ = ["Listener", "apply", "recover", "start_late"]
 
 # Called as ("begin" or "done", UUID, step) around each step, and ("copied", UUID, step, bytes
 # done, bytes in all) while an image is copied.
@@ -60,6 +61,10 @@ SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is taken back
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
+
+# Why a guest is off that its button may have shut down, and nobody has ended, saved or migrated: a
+# libvirtd that was restarted does not know any more.
+_SHUT_DOWN = (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
 
 # What cannot be walked or read now could not be changed before either: nothing is to be taken back.
 _NOTHING_MADE = ("symlink", "bad-path", "disk-info")
@@ -107,7 +112,41 @@ def apply(
             executor.end({task.uuid: Outcome("skipped", why, "not begun") for task in batch})
             continue
         executor.run(batch)
+    for task in tasks:
+        if task.uuid in executor.asked:
+            # what is left of it is for recover
+            with contextlib.suppress(libvirt.libvirtError, KeyboardInterrupt):
+                executor.start_late(task)
     return outcomes
+
+
+def start_late(
+    connection: Any,
+    journal: Journal,
+    uuids: Iterable[str],
+    *,
+    listener: Listener = lambda *_: None,
+) -> dict[str, Outcome]:
+    """Start guests that have shut down after a transition had given up waiting for them.
+
+    uuids: of those in `journal.asked` that are to be looked at. Each is started once; one that
+    runs, or that was not shut down from within (virDomainGetState's reason), is left alone. Returns
+    the outcome for each that was off: "undone" if it runs again, else "pending". Raises
+    JournalError, and what libvirt raises.
+    """
+    found = {}
+    for task in journal.asked:
+        if task.uuid in uuids and _is_shut_down(_lookup(connection, task.uuid)):
+            # there is nothing to be written about those that are left alone
+            writer = Writer(journal.path, new=False)
+            try:
+                executor = _Executor(connection, writer, listener)
+                executor.begun[task.uuid] = set(journal.begun[task.uuid])
+                executor.start_late(task)
+                found.update(executor.outcomes)
+            finally:
+                writer.close()
+    return found
 
 
 def recover(
@@ -186,6 +225,7 @@ class _Executor:
         self.settled: dict[str, Outcome] = {}  # outcomes that are not written down yet
         self.stale: set[str] = set()  # pools whose list has names that are gone
         self.begun: dict[str, set[int]] = {}
+        self.asked: set[str] = set()  # guests that ran on, and may still shut down for us
         self.stopped: set[str] = set()  # guests that have shut down for us
         self.started: set[str] = set()  # those that run again: what they do then is their own
         self.copied: dict[str, images.Identity] = {}  # originals and copies, as they were then
@@ -266,8 +306,11 @@ class _Executor:
         for task in list(live.values()):
             if _of(task, Stop):
                 with self._failures(live, task):
+                    domain = self._domain(task)
                     # one that somebody has shut off since stays off
-                    if self._domain(task).isActive():
+                    if domain.isActive():
+                        # before it is begun: from then on it may have been asked
+                        self._check_stops(task, domain)
                         self._each(live, Stop)
 
     def _images(self, live: dict[str, Task], locks: contextlib.ExitStack) -> None:
@@ -405,13 +448,15 @@ class _Executor:
             raise
         disk_info.add(step.source, step.target)
 
-    def _stop(self, task: Task) -> None:
-        """Ask the guest to shut down, until it has or the time is over."""
-        domain = self._domain(task)
+    def _check_stops(self, task: Task, domain: Any) -> None:
         transform(_document(domain), task.plan)  # or it would be down for nothing
         state = domain.state()[0]
         if state not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
             raise _Failure("running", "only a guest that runs, and is not paused, can be restarted")
+
+    def _stop(self, task: Task) -> None:
+        """Ask the guest to shut down, until it has or the time is over."""
+        domain = self._domain(task)
         deadline = time.monotonic() + self.shutdown_seconds
         ask_at = time.monotonic()
         refused = ""
@@ -650,11 +695,25 @@ class _Executor:
         """How it ended for a guest that was asked to shut down and has not done so."""
         if not self._is_restarting(task) or task.uuid in self.stopped:
             return None
+        self.asked.add(task.uuid)
         message = (
-            "it runs on, but was asked to shut down and may still do so: then start it "
-            f"(virsh start {task.plan.name})"
+            "it runs on, but was asked to shut down and may still do so: then xmlkit recover "
+            f"starts it, for a day (or virsh start {task.plan.name})"
         )
         return Outcome("undone", "not-stopped", message)
+
+    def start_late(self, task: Task) -> None:
+        """Start a guest again that has shut down though it was given up, and say so."""
+        if not _is_shut_down(_lookup(self.connection, task.uuid)):
+            return
+        message = "it shut down after xmlkit had given up waiting for it, and was started again"
+        outcome = Outcome("undone", "not-stopped", message)
+        try:
+            self._start(task)
+        except _NotStarted as failure:
+            message = f"it shut down late; {failure}; then run xmlkit recover, which starts it"
+            outcome = Outcome("pending", failure.id, message)
+        self.end({task.uuid: outcome})
 
     def _finish(self, task: Task) -> Outcome:
         self._resolve(task)
@@ -756,6 +815,14 @@ def _lookup(connection: Any, uuid: str) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _is_shut_down(domain: Any) -> bool:
+    """Whether a domain is off, and may be so by its own doing. Source: virDomainGetState."""
+    if domain is None or domain.isActive():
+        return False
+    state, reason = domain.state()
+    return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in _SHUT_DOWN
 
 
 def _document(domain: Any) -> Document:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from xmlkit import steps
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan
-from xmlkit.steps import Step
+from xmlkit.steps import Start, Step, Stop
 
 __all__ = [
     "SCHEMA",
@@ -106,12 +106,37 @@ class Journal:
         return tuple(task for uuid, task in self.tasks.items() if uuid not in ended)
 
     @property
+    def stopping(self) -> frozenset[str]:
+        """The UUIDs of the guests that were asked to shut down."""
+        return frozenset(task.uuid for task in self.tasks.values() if _has(self.begun, task, Stop))
+
+    @property
+    def asked(self) -> tuple[Task, ...]:
+        """Those that were asked to shut down, and ran on when the transition was given up.
+
+        Each may still shut down; one that was started again since then is none of them.
+        """
+        return tuple(
+            task
+            for uuid, task in self.tasks.items()
+            if uuid in self.stopping
+            and self.outcomes.get(uuid, Outcome("pending")).state == "undone"
+            and not _has(self.done, task, Stop)
+            and not _has(self.done, task, Start)
+        )
+
+    @property
     def state(self) -> str:
         """Of the whole: pending, done, undone, skipped, or partly (some done, others not)."""
         states = {outcome.state for outcome in self.outcomes.values()}
         if self.pending:
             return "pending"
         return states.pop() if len(states) == 1 else "partly"
+
+
+def _has(numbers: Mapping[str, set[int]], task: Task, kind: type[Step]) -> bool:
+    """Whether a step of a kind is among those with these numbers."""
+    return any(isinstance(task.steps[number], kind) for number in numbers.get(task.uuid, ()))
 
 
 class Writer:

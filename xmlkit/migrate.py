@@ -23,9 +23,10 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import libvirt
 from lxml import etree
@@ -35,10 +36,18 @@ from xmlkit.actions import create_volume
 from xmlkit.disks import Address, Disk, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
-from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, POOL_DISK_TYPES, Host, sanitized, version_text
+from xmlkit.host import (
+    HOST_LIMITS,
+    NAMED_BY_PATH,
+    POOL_DISK_TYPES,
+    Host,
+    Pool,
+    sanitized,
+    version_text,
+)
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml, is_local
+from xmlkit.observe import LibvirtError, domain_xml, is_local
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
@@ -47,7 +56,7 @@ from xmlkit.survey import Guest, Survey, survey
 from xmlkit.transformers import transform
 from xmlkit.volumes import Creation, Target, VolumeError, blank, overlay
 
-__all__ = ["Migration", "Options", "judged", "recover", "run"]
+__all__ = ["Migration", "Options", "UriError", "judged", "recover", "run"]
 
 Storage = Literal["shared", "full", "incremental"]
 
@@ -84,6 +93,10 @@ class _Failure(Exception):
         super().__init__(message)
 
 
+class UriError(XmlkitError):
+    """A URI that no QEMU can connect to; the message says which option, and how it is written."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How a migration is wanted.
@@ -91,6 +104,9 @@ class Options:
     relocate, accept: as plan() takes them. storage: whether both hosts see the images, or the
     disks are copied, in full or what they have above their backing files. migrate_uri, disks_uri:
     for QEMU's own connections (virsh migrate --migrateuri, --disks-uri).
+
+    Raises UriError. Source: qemuMigrationDstPrepareDirect, qemuMigrationDstStartNBDServer, libvirt
+    9.0.0.
     """
 
     relocate: Mapping[str | None, str] = field(default_factory=dict)
@@ -98,6 +114,28 @@ class Options:
     accept: tuple[str, ...] = ()
     migrate_uri: str | None = None
     disks_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_uri("--migrate-uri", self.migrate_uri, ("tcp", "rdma"))
+        _check_uri("--disks-uri", self.disks_uri, ("tcp",))
+
+
+def _check_uri(option: str, uri: str | None, by_host: Collection[str]) -> None:
+    if uri is None:
+        return
+    try:
+        # what is not printable it would leave out
+        parts = urlsplit(uri if uri.isprintable() and " " not in uri else "")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme in by_host:
+        good = bool(host) and parts.path in ("", "/") and port != 0 and parts.username is None
+    else:
+        good = parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/")
+    if not good or parts.query or parts.fragment:
+        hosts = " or ".join(f"{scheme}://HOST:PORT" for scheme in by_host)
+        raise UriError(f"{option} {uri!r}: write {hosts} or unix:///PATH")
 
 
 @dataclass(frozen=True)
@@ -285,7 +323,13 @@ class _Judge:
             if pool is None or address.volume is None:
                 if isinstance(decision, Skip) and decision.reason.id in STAYS - {"already"}:
                     message = f"it would have no volume there: {decision.reason.message}"
+                    if decision.reason.id == "outside-pools":
+                        message += "; --relocate POOL gives one to disks in Nova's directories"
                     self.found += _concern(decision.reason.id, message, disk.target, "refuse")
+                continue
+            taken = self._is_taken(pool, address.volume)
+            if taken is not None:
+                self.found += (taken._replace(target=disk.target),)
                 continue
             capacity, allocation, _ = self._domain().blockInfo(disk.target)
             try:
@@ -304,6 +348,20 @@ class _Judge:
                 if size > free:
                     message = f"the disks take {size >> 20} MiB, pool {name} has {free >> 20} MiB"
                     self.found += _concern("space", message)
+
+    def _is_taken(self, pool: Pool, name: str) -> Concern | None:
+        """What lies where a volume is to be made: also a file that libvirt has not listed yet."""
+        if not pool.active:
+            return None
+        try:
+            _refresh(self.there, pool.name)
+        except _Failure as failure:
+            return _concern(failure.id, f"the destination: {failure}", "", "refuse")[0]
+        volume = _volume(self.there, pool.name, name)
+        if volume is None:
+            return None
+        message = f"the destination has {volume.path()}, volume {name} of its pool {pool.name}"
+        return _concern("volume-taken", message)[0]
 
     def _creation(
         self, disk: Disk, pool: str, volume: str, capacity: int
@@ -599,6 +657,7 @@ class _Mover:
         self.begun: set[int] = set()
         self.done: set[int] = set()
         self.shown = False  # each disk is a file that both hosts see
+        self.moved = self.whole = 0  # bytes, as libvirt counts them
         # whether it is resumed by us, and not by libvirt
         self.resumes = any(isinstance(step, Resume) for step in task.steps)
 
@@ -610,7 +669,7 @@ class _Mover:
             if isinstance(step, Unlink):
                 return
             self._refuse_taken(step)
-            with self._journalled(number, step):
+            with self._journalled(number, step), self._making(number, step):
                 match step:
                     case Link(source, target):
                         images.link(source, target)
@@ -636,16 +695,32 @@ class _Mover:
         self.writer.done((self.uuid, number))
         self.done.add(number)
 
+    @contextlib.contextmanager
+    def _making(self, number: int, step: Step) -> Iterator[None]:
+        """What libvirt refused to make is not ours: nothing of it is removed."""
+        try:
+            yield
+        except (LibvirtError, VolumeError):
+            if isinstance(step, Create) and self.there.isAlive():
+                self.begun.discard(number)
+            raise
+
     def _refuse_taken(self, step: Step) -> None:
         """Raise _Failure if the destination has the volume that a step would make."""
         if isinstance(step, Link):
             pool, name = self._volume_at(step.target)
         elif isinstance(step, Create):
             pool, name = step.pool, step.volume
+            # also what somebody has put there since it was judged, and libvirt has not listed
+            _refresh(self.there, pool)
         else:
             return
-        if _volume(self.there, pool, name) is not None:
-            raise _Failure("volume-taken", f"pool {pool} of the destination has a volume {name}")
+        volume = _volume(self.there, pool, name)
+        if volume is not None:
+            raise _Failure(
+                "volume-taken",
+                f"the destination has {volume.path()}, volume {name} of its pool {pool}",
+            )
 
     def _volume_at(self, path: str) -> tuple[str, str]:
         for each in self.task.plan.transitions:
@@ -736,22 +811,25 @@ class _Mover:
     def _call(self, step: Step, domain: Any, parameters: dict[str, Any], flags: int) -> None:
         """migrate3 in a thread; this one looks how far it is, and hears Ctrl-C."""
         failures: list[BaseException] = []
+        # not Thread.join: Ctrl-C in it, and a thread that runs counts as ended (Python 3.11)
+        ended = threading.Event()
 
         def call() -> None:
             try:
                 domain.migrate3(self.there, parameters, flags)
             except BaseException as error:
                 failures.append(error)
+            finally:
+                ended.set()
 
-        thread = threading.Thread(target=call, name="migrate", daemon=True)
         interrupted = False
-        thread.start()
-        while thread.is_alive():
+        threading.Thread(target=call, name="migrate", daemon=True).start()
+        while not ended.is_set():
             try:
                 if interrupted:
                     with contextlib.suppress(libvirt.libvirtError):
                         domain.abortJob()
-                thread.join(POLL)
+                ended.wait(POLL)
                 self._progress(domain, step)
             except KeyboardInterrupt:
                 interrupted = True
@@ -759,6 +837,8 @@ class _Mover:
             raise KeyboardInterrupt
         if failures:
             raise failures[0]
+        if self.whole:
+            self.listener("migrated", self.uuid, step, self.whole, self.whole)
 
     def _progress(self, domain: Any, step: Step) -> None:
         with contextlib.suppress(libvirt.libvirtError):
@@ -766,7 +846,10 @@ class _Mover:
             whole = stats.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL, 0)
             if whole:
                 left = stats.get(libvirt.VIR_DOMAIN_JOB_DATA_REMAINING, 0)
-                self.listener("migrated", self.uuid, step, whole - left, whole)
+                # what the guest writes meanwhile is left again, but it was moved
+                self.moved = max(self.moved, whole - left)
+                self.whole = max(self.whole, whole)
+                self.listener("migrated", self.uuid, step, self.moved, self.whole)
 
     def _domain_here(self) -> Any:
         return self.source.lookupByUUIDString(self.uuid)
@@ -1056,7 +1139,7 @@ def _side(connection: Any, uuid: str) -> _Side:
         if not domain.isActive():
             return _Side(persistent)
         state, reason = domain.state()
-        job = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        job = _has_job(domain)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return _Side()
@@ -1071,6 +1154,17 @@ def _side(connection: Any, uuid: str) -> _Side:
         waiting=paused and reason == libvirt.VIR_DOMAIN_PAUSED_USER,
         job=job,
     )
+
+
+def _has_job(domain: Any) -> bool:
+    """Whether a job is running on a domain. Source: qemuDomainGetJobInfo, libvirt 9.0.0."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        # one that is just coming has a job that its source alone knows of
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return True
+        raise
 
 
 def _volume(connection: Any, pool: str, name: str) -> Any:

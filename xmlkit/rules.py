@@ -423,10 +423,11 @@ RULES: dict[str, Rule] = {
             "the guest did not shut down",
             "It was asked as the power button does, again and again until the time was over. Its "
             "plug was not pulled, and all is as it was. That it was asked cannot be taken back: if "
-            "it shuts down later all the same, it stays off.",
+            "it shuts down later all the same, nobody is there to start it until xmlkit recover "
+            "is run, which does so once, for a day.",
             "Look at the guest: is anything there that hears the button (acpid, systemd-logind, "
             "the QEMU guest agent)? Give it more time (--shutdown-timeout SECONDS), or shut it "
-            "down yourself and run it again; start it (virsh start) if it is off later.",
+            "down yourself and run it again; if it is off later, xmlkit recover (or virsh start).",
             "qemuDomainShutdownFlags, libvirt 9.0.0",
         ),
         Rule(

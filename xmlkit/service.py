@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +50,10 @@ __all__ = [
     "roll_back_cases",
     "transition",
 ]
+
+
+# Seconds in which a guest that has shut down late is taken to have done so because it was asked.
+LATE = 24 * 3600.0
 
 
 class ServiceError(XmlkitError):
@@ -419,8 +425,9 @@ def recover_all(
 
     connections: a function from a journal to a connection that may write; there: the same, to
     where a migration was to go. A migration one of whose hosts cannot be reached stays pending.
-    Returns each journal with the outcome for each UUID, and what kept others from being read or
-    brought to an end.
+    A guest that has shut down after a transition of the last day had given up waiting for it is
+    started. Returns each journal with the outcome for each UUID, and what kept others from being
+    read or brought to an end.
     """
     from xmlkit import executor, snapshot
 
@@ -439,7 +446,36 @@ def recover_all(
                 found.append((each, outcomes))
             except (JournalError, LibvirtError) as error:
                 errors.append(error)
+    for each, uuids in _asked(journals):
+        try:
+            outcomes = executor.start_late(connections(each), each, uuids, listener=listener)
+        except (JournalError, LibvirtError) as error:
+            errors.append(error)
+            continue
+        if outcomes:
+            so_far = next((ends for known, ends in found if known is each), None)
+            if so_far is None:
+                found.append((each, outcomes))
+            else:
+                so_far.update(outcomes)
     return found, errors
+
+
+def _asked(journals: Iterable[Journal]) -> Iterator[tuple[Journal, set[str]]]:
+    """Each journal with the guests that may shut down because of it: of several, it is the last."""
+    last = {uuid: each for each in journals for uuid in each.stopping}
+    for each in journals:
+        uuids = {task.uuid for task in each.asked if last[task.uuid] is each}
+        if uuids and _age(each) < LATE:
+            yield each, uuids
+
+
+def _age(done: Journal) -> float:
+    """Seconds since a journal was begun, by the clock."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(done.started)).total_seconds()
+    except (TypeError, ValueError):
+        return math.inf
 
 
 def _recover_migration(

@@ -19,7 +19,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     the new addresses is finished, one that has the old ones is taken back, and one that
     somebody has changed meanwhile is left alone and told. It can be run at any time.
     Without --connect it goes to the hosts that the journals name. A migration is finished
-    where the guest runs at the destination, and taken back where it is not there.
+    where the guest runs at the destination, and taken back where it is not there. A guest
+    that has shut down after --restart had given up waiting for it is started, for a day.
 
     \b
     Exit code: 0 all came to an end, or nothing to do; 1 something is still
