@@ -630,7 +630,7 @@ main()
 def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
     """By the state directory; with one of its own, by libvirt."""
     scene.nova_guest("guest")
-    xmlkit("journal").told(0)
+    xmlkit.state.mkdir(mode=0o700)
     own = scene.libvirtd.directory / "own"
     own.mkdir(mode=0o700)
     os.chown(own, 65534, 65534)
@@ -639,6 +639,32 @@ def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
     done.refused("run as root, or name another directory")
     done = xmlkit("apply", "--all", "--state-dir", own, code=AS_NOBODY)
     done.refused("cannot connect to")
+
+
+def test_what_only_reads_makes_no_state(scene: Scene, xmlkit: Shell) -> None:
+    """Neither the directory nor a key or a lock in it; a plan that was made elsewhere is stale."""
+    scene.nova_guest("guest")
+    path = scene.libvirtd.directory / "plan.json"
+    elsewhere = ("--state-dir", scene.libvirtd.directory / "elsewhere")
+    xmlkit("plan", "--all", *TO_POOL, "-o", path, *elsewhere).told(0)
+    for there in (False, True):
+        if there:
+            xmlkit.state.mkdir(mode=0o700)
+        for code, *arguments in (
+            (0, "journal"),
+            (0, "recover"),
+            (1, "status"),
+            (0, "apply", *TO_POOL, "--all", "--dry-run"),
+            (0, "apply", *TO_POOL, "--all", "--script"),
+            (1, "apply", "--plan", path, "--dry-run"),
+            (2, "diff", "--plan", path),
+        ):
+            done = xmlkit(*arguments).told(code)
+            assert "--plan" not in arguments or "stale-plan" in done.stderr
+        xmlkit("rollback", "20261122", "--dry-run").refused("no transition")
+        assert there == xmlkit.state.exists()
+    left = {each.name for each in xmlkit.state.iterdir()}
+    assert set() == left - {"lock"}  # recover, which found a directory to work in
 
 
 # The test driver.
@@ -654,6 +680,7 @@ def test_reading_commands_work_on_the_test_driver(tmp_path: Path) -> None:
     assert "nothing" in xmlkit("diff", "--plan", path).told(0).stderr
     assert "apply: 1 nothing\n" == xmlkit("apply", "--plan", path, "--dry-run").told(0).stdout
     assert "apply: 1 nothing\n" == xmlkit("apply", "test", "--dry-run").told(0).stdout
+    assert ["host-key"] == [each.name for each in xmlkit.state.iterdir()]
 
 
 # Odd hosts.

@@ -52,6 +52,7 @@ def test_there_is_nothing_to_recover(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 0, before anything and after something was done; no host is needed."""
     nowhere = Shell(None, xmlkit.state)
     assert "nothing to recover\n" == nowhere("recover").told(0).stdout
+    assert not xmlkit.state.exists()
     scene.nova_guest("guest")
     xmlkit(*APPLY, "guest", "--yes").told(0)
 

@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import pytest
 from loops import mounted
 from scene import POOL, Scene, counter, disk_xml, run, until
 
-from xmlkit import executor, journal
+from xmlkit import executor, journal, leisure
 from xmlkit.executor import apply, recover
 from xmlkit.host import parse_host
 from xmlkit.journal import JournalError, Outcome, Task, Writer
@@ -443,7 +444,7 @@ def busy(scene: Scene, size: int) -> threading.Thread:
 
 def test_a_busy_pool_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """While libvirt makes a volume there; ten seconds are more here, where all is slow."""
-    monkeypatch.setattr(executor, "REFRESH_SECONDS", 300.0)
+    monkeypatch.setattr(leisure, "refresh", partial(leisure.refresh, seconds=300.0))
     domain = scene.nova_guest("a")
     there = task(scene, domain)
     threads: list[threading.Thread] = []
@@ -462,7 +463,7 @@ def test_a_busy_pool_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatc
 
 def test_a_pool_that_stays_busy_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """With libvirt's own message, and all is taken back."""
-    monkeypatch.setattr(executor, "REFRESH_SECONDS", 0.5)
+    monkeypatch.setattr(leisure, "refresh", partial(leisure.refresh, seconds=0.5))
     domain = scene.nova_guest("a")
     there = task(scene, domain)
 

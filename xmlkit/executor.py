@@ -57,7 +57,6 @@ Listener = Callable[..., None]
 Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is taken back
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
 
@@ -561,8 +560,7 @@ class _Executor:
 
     def _refresh_pool(self, name: str) -> None:
         try:
-            pool = self.connection.storagePoolLookupByName(name)
-            leisure.refresh(pool, seconds=REFRESH_SECONDS)
+            leisure.refresh(self.connection.storagePoolLookupByName(name))
         except libvirt.libvirtError as error:
             raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
 

@@ -234,21 +234,13 @@ def read(path: str) -> Journal:
 def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, ...]]:
     """All journals of a state directory, oldest first, and what kept others from being read.
 
-    One that says nothing is passed over: the power failed when it was made.
+    One that says nothing is passed over: the power failed when it was made. Where there is no
+    directory nothing was ever done. Raises JournalError for a directory that cannot be read.
     """
     journals, errors = [], []
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise JournalError(
-            f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
-            "with --state-dir"
-        ) from None
-    for name in names:
-        if not name.endswith(".jsonl") or not ID.fullmatch(name.removesuffix(".jsonl")):
-            continue
+    for id in _ids(directory):
         try:
-            journals.append(read(os.path.join(directory, name)))
+            journals.append(read(os.path.join(directory, f"{id}.jsonl")))
         except _NothingSaidError:
             continue
         except JournalError as error:
@@ -260,16 +252,27 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
 
 def find(directory: str, id: str) -> Journal:
     """The journal of this id, or of the only one that begins with it. Raises JournalError."""
-    try:
-        names = [name for name in os.listdir(directory) if name.endswith(".jsonl")]
-    except OSError as error:
-        raise JournalError(f"cannot read {directory}: {error.strerror}") from None
-    found = [name for name in names if name.startswith(id)] if id else []
-    exact = [name for name in found if name == f"{id}.jsonl"]
-    if len(exact or found) != 1:
+    # an id is as long as any other, so a whole one begins no other
+    found = [each for each in _ids(directory) if id and each.startswith(id)]
+    if len(found) != 1:
         what = "no transition" if not found else f"{len(found)} transitions begin with"
         raise JournalError(f"{what} {id!r} in {directory}: xmlkit journal lists them")
-    return read(os.path.join(directory, (exact or found)[0]))
+    return read(os.path.join(directory, f"{found[0]}.jsonl"))
+
+
+def _ids(directory: str) -> list[str]:
+    """The ids of the journals in a directory, none if it is not there. Raises JournalError."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JournalError(
+            f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
+            "with --state-dir"
+        ) from None
+    ids = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+    return [id for id in ids if ID.fullmatch(id)]
 
 
 def as_data(journal: Journal) -> dict[str, Any]:

@@ -62,7 +62,6 @@ POLL = 0.2  # seconds
 SHOWING = 10.0  # seconds in which a name that we have made must show there (NFS keeps attributes)
 SETTLING = 30.0  # seconds that libvirt has to cancel what its client has left
 EMPTY = 1 << 20  # bytes that an image takes in which nothing was written yet
-REFRESHING = 10.0  # seconds to wait for a pool that is busy
 
 # Caches under which no host keeps what the other one has written (virsh(1), migrate --unsafe).
 _SAFE_CACHES = ("none", "directsync")
@@ -1086,7 +1085,7 @@ def _volume(connection: Any, pool: str, name: str) -> Any:
 def _refresh(connection: Any, pool: str) -> None:
     """Read a pool again, as soon as it is not busy. Raises _Failure."""
     try:
-        leisure.refresh(connection.storagePoolLookupByName(pool), seconds=REFRESHING)
+        leisure.refresh(connection.storagePoolLookupByName(pool))
     except libvirt.libvirtError as error:
         raise _Failure("pool-refresh", f"pool {pool}: {_said(error)}") from None
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import libvirt
 from lxml import etree
 
-from xmlkit import chain, images, state, volumes
+from xmlkit import chain, images, leisure, state, volumes
 from xmlkit.compare import compare
 from xmlkit.disks import PATH_ATTRIBUTES, Address, Disk, read_domain, shared_targets
 from xmlkit.document import Document, Limits
@@ -44,8 +44,8 @@ Compression = Literal["zlib", "zstd"]
 Listener = Callable[[str, float], None]
 
 POLL = 0.1  # seconds between two looks at a job
-CLOSING = 60.0  # seconds to wait until a QEMU whose job has ended has closed the file
-BUSY = 120.0  # seconds to wait for a pool that is busy with volumes
+CLOSING = 60.0  # seconds to wait until a QEMU has ended a job, and until it has closed the file
+BUSY = 120.0  # for a pool: a copy of hours shall not be pending for one that is busy for a minute
 
 _LIMITS = Limits(markup=1 << 30)
 
@@ -674,17 +674,7 @@ def _changed(before: tuple[Document, ...], after: tuple[Document, ...], disk: st
 
 
 def _refresh_pool(connection: Any, name: str) -> None:
-    deadline = time.monotonic() + BUSY
-    while True:
-        try:
-            connection.storagePoolLookupByName(name).refresh(0)
-            return
-        except libvirt.libvirtError as error:
-            # a busy pool says so with this code, among other things
-            busy = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
-            if not busy or time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    leisure.refresh(connection.storagePoolLookupByName(name), seconds=BUSY)
 
 
 def _list(connection: Any, task: Task, pool: str, known: Identity) -> None:
@@ -819,7 +809,7 @@ def _abort(connection: Any, step: Backup) -> None:
         raise
     if not domain.isActive():
         return
-    deadline = time.monotonic() + BUSY
+    deadline = time.monotonic() + CLOSING
     if _is_pushing(domain, step.path):
         domain.abortJob()
         while _is_pushing(domain, step.path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,8 @@ class _Apply:
             plans = tuple(each for each in plans if each.uuid in names)
         elif not self.cases:
             carrying.refuse_unknown(names, surveyed.guests, connection)
-        return service.cases_of(surveyed, self.options, plans=plans, key=state.host_key(directory))
+        key = state.known_key(directory) if plans is not None else None
+        return service.cases_of(surveyed, self.options, plans=plans, key=key)
 
     def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
         """--script: nothing is changed, and nothing is asked."""
@@ -203,7 +205,7 @@ class _Apply:
         from xmlkit.observe import opened
         from xmlkit.script import script
 
-        directory = state.directory(self.state_dir)
+        directory = state.directory(self.state_dir, make=False)
         service.refuse_pending(directory)
         with opened(self.uri, write=True) as connection:
             cases = self._judged(connection, names, directory)
@@ -221,8 +223,9 @@ class _Apply:
         from xmlkit import service, state
         from xmlkit.observe import opened
 
-        directory = state.directory(self.state_dir)
-        with state.lock(directory), opened(self.uri, write=True) as connection:
+        directory = state.directory(self.state_dir, make=not dry_run)
+        locked = nullcontext() if dry_run else state.lock(directory)
+        with locked, opened(self.uri, write=True) as connection:
             if not dry_run:
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)

@@ -31,7 +31,7 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
     """
     from xmlkit import journal, state
 
-    directory = state.directory(state_dir)
+    directory = state.directory(state_dir, make=False)
     errors: tuple[Any, ...] = ()
     if id is not None:
         found: tuple[Any, ...] = (journal.find(str(directory), id),)

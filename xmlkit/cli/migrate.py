@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -82,10 +83,10 @@ def command(
         migrate_uri=migrate_uri,
         disks_uri=disks_uri,
     )
-    directory = state.directory(state_dir)
+    directory = state.directory(state_dir, make=not dry_run)
     with (
         carrying.interruptible(),
-        state.lock(directory),
+        nullcontext() if dry_run else state.lock(directory),
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
     ):

@@ -32,8 +32,10 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     from xmlkit import service, state
     from xmlkit.observe import opened
 
-    directory = state.directory(state_dir)
-    with state.lock(directory), ExitStack() as stack:
+    directory = state.directory(state_dir, make=False)
+    with carrying.interruptible(), ExitStack() as stack:
+        if directory.exists():
+            stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}
 
         def connected(uri: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from xmlkit.cli import carrying
@@ -62,8 +64,9 @@ def command(
     from xmlkit.survey import survey
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
-    directory = state.directory(state_dir)
-    with carrying.interruptible(), state.lock(directory):
+    directory = state.directory(state_dir, make=False)
+    reads = dry_run or not directory.exists()
+    with carrying.interruptible(), nullcontext() if reads else state.lock(directory):
         done = journal.find(str(directory), id)
         uri = connect or done.uri
         journals, _ = journal.read_all(str(directory))
