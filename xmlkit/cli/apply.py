@@ -114,7 +114,8 @@ def command(
 
     \b
     Exit code: 0 all done or nothing to do; 1 some refused, skipped or failed;
-    2 trouble, nothing changed; 3 failed and rolled back.
+    2 trouble, nothing changed; 3 failed and rolled back; 130 interrupted before
+    anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a help text needs none of them
 
 __all__ = [
     "asked",
+    "begun",
     "code_of",
     "host_to_change",
     "interruptible",
@@ -155,13 +156,17 @@ def asked(question: str, *, yes: bool) -> bool:
 
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
-    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere.
+    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
+    bar = _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None)
+    with begun(), bar as listener:
+        yield listener
 
-    A KeyboardInterrupt that comes through is not settled: it is told what that means.
-    """
+
+@contextmanager
+def begun() -> Iterator[None]:
+    """A KeyboardInterrupt that comes through has not been settled: it is told what that means."""
     try:
-        with _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None) as listener:
-            yield listener
+        yield
     except KeyboardInterrupt:
         click.echo("interrupted: xmlkit recover brings to an end what was begun", err=True)
         raise

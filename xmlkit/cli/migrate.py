@@ -62,7 +62,8 @@ def command(
 
     \b
     Exit code: 0 it runs there; 1 refused, or something is pending; 2 trouble,
-    nothing changed; 3 it failed, and the guest is here as before.
+    nothing changed; 3 it failed, and the guest is here as before; 130 interrupted
+    before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:

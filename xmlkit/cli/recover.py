@@ -23,7 +23,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
 
     \b
     Exit code: 0 all came to an end, or nothing to do; 1 something is still
-    pending; 2 trouble: a host or a journal could not be read.
+    pending; 2 trouble: a host or a journal could not be read; 130 interrupted:
+    run it again.
 
     \b
     Example:
@@ -33,7 +34,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     from xmlkit.observe import opened
 
     directory = state.directory(state_dir, make=False)
-    with carrying.interruptible(), ExitStack() as stack:
+    with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
         if directory.exists():
             stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}

@@ -53,7 +53,8 @@ def command(
 
     \b
     Exit code: 0 all taken back or nothing to do; 1 some refused, skipped or
-    failed; 2 trouble, nothing changed; 3 failed, and all is as before.
+    failed; 2 trouble, nothing changed; 3 failed, and all is as before;
+    130 interrupted before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:

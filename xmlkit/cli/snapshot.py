@@ -58,7 +58,8 @@ def command(
 
     \b
     Exit code: 0 made; 1 something is pending (xmlkit recover); 2 trouble or
-    refused, nothing begun; 3 failed or interrupted, and all is as before.
+    refused, nothing begun; 3 failed or interrupted, and all is as before;
+    130 interrupted before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:
@@ -70,11 +71,11 @@ def command(
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 
-    with opened(uri, write=True) as connection:
+    with carrying.interruptible(), opened(uri, write=True) as connection:
         from xmlkit import service, snapshot, state
 
         directory = state.directory(state_dir)
-        with carrying.interruptible(), state.lock(directory):
+        with state.lock(directory):
             service.refuse_pending(directory)
             shot = snapshot.prepare(
                 *(connection, domain, disk, target),
@@ -82,7 +83,7 @@ def command(
                 compress=compress,
                 live=live,
             )
-            with _progress() as listener:
+            with carrying.begun(), _progress() as listener:
                 taken = snapshot.take(connection, shot, directory, uri=uri, listener=listener)
     return _report(shot, taken, format_)
 
