@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, carrying
+from xmlkit.cli import SECONDS, carrying, options
 from xmlkit.errors import XmlkitError
-from xmlkit.rules import ACCEPTABLE
 
 if TYPE_CHECKING:
     from xmlkit.plan import Plan
@@ -23,27 +22,10 @@ LOCK_SECONDS = 600.0
 
 @click.command(name="apply")
 @click.option("--plan", "plan_file", metavar="FILE", help="What xmlkit plan wrote on this host.")
-@click.option("--all", "all_", is_flag=True, help="All domains of the host.")
-@click.option(
-    "--to",
-    type=click.Choice(["volume", "path"]),
-    default="volume",
-    show_default=True,
-    help="The form that disks get.",
-)
-@click.option(
-    "--relocate",
-    metavar="[KIND=]POOL",
-    multiple=True,
-    help="Move disks in Nova's instance directory into POOL; KIND root, ephemeral, swap.",
-)
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
+@options.ALL
+@options.TO
+@options.RELOCATE
+@options.ACCEPT
 @click.option(
     "--arrived",
     is_flag=True,
@@ -55,7 +37,7 @@ LOCK_SECONDS = 600.0
     is_flag=True,
     help="Redefine snapshots, checkpoints and managed saves with the new addresses.",
 )
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@options.SCHEMAS
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N domains only.")
 @click.option(
     "--max-failures",
@@ -74,11 +56,11 @@ LOCK_SECONDS = 600.0
     metavar="SECONDS",
     help="With --on-shutdown: wait no longer.",
 )
-@carrying.restarting
+@options.restarting
 @click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
 def command(
     plan_file: str | None,
@@ -136,13 +118,13 @@ def command(
         raise click.UsageError("--restart does it now: give no --script and no --on-shutdown")
     if timeout is not None and not on_shutdown:
         raise click.UsageError("--timeout says how long --on-shutdown waits")
-    uri = carrying.uri_of(connect)
+    uri = options.uri_of(connect)
     from xmlkit.cli import files
     from xmlkit.cli.hosts import relocations
     from xmlkit.service import Options
 
     plans = None if plan_file is None else files.read_plans(plan_file)
-    options = Options(
+    wanted = Options(
         to=to,
         relocate=relocations(relocate),
         accept=accept,
@@ -153,7 +135,7 @@ def command(
         restart=restart,
         shutdown_seconds=carrying.shutdown_seconds(restart, shutdown_timeout),
     )
-    apply = _Apply(uri, plans, options, state_dir, max_failures, yes, format_)
+    apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
     with carrying.interruptible():
         if script:

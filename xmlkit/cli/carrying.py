@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, drop_output, printable
+from xmlkit.cli import drop_output, printable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -23,7 +22,6 @@ __all__ = [
     "asked",
     "begun",
     "code_of",
-    "host_to_change",
     "interruptible",
     "limited",
     "line",
@@ -31,56 +29,14 @@ __all__ = [
     "question",
     "refuse_unknown",
     "report",
-    "restarting",
     "show",
     "shutdown_seconds",
-    "uri_of",
 ]
 
 SCHEMA = "xmlkit.apply/1"
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
-
-
-def host_to_change(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --connect, --state-dir and --format."""
-    for option in (
-        click.option(
-            "--format",
-            "format_",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            show_default=True,
-        ),
-        click.option(
-            "--state-dir",
-            metavar="DIR",
-            help="Journals, lock and key; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-        ),
-        click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI."),
-    ):
-        function = option(function)
-    return function
-
-
-def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --restart and --shutdown-timeout."""
-    for option in (
-        click.option(
-            "--shutdown-timeout",
-            type=SECONDS,
-            metavar="SECONDS",
-            help="With --restart: how long a guest may take; 60 if not given.",
-        ),
-        click.option(
-            "--restart",
-            is_flag=True,
-            help="Shut running domains down, one at a time, and start them again.",
-        ),
-    ):
-        function = option(function)
-    return function
 
 
 def shutdown_seconds(restart: bool, given: float | None) -> float:
@@ -101,14 +57,6 @@ def question(text: str, cases: Sequence[Case], *, more: int = 0) -> str:
     restarts = sum(isinstance(task.steps[0], Stop) for task in tasks)
     restarting = f", and restart {restarts} of them" if restarts else ""
     return text.format(f"{many} domain{'s' * (many != 1)}") + restarting + "?"
-
-
-def uri_of(connect: str | None) -> str:
-    """The URI to connect to; there is no default host. Raises UsageError."""
-    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
-    if not uri:
-        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
-    return uri
 
 
 def line(text: str) -> str:

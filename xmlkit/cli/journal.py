@@ -6,18 +6,12 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import carrying, options
 
 
 @click.command(name="journal")
-@click.option(
-    "--state-dir",
-    metavar="DIR",
-    help="Where the journals are; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-)
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@options.STATE_DIR
+@options.FORMAT
 @click.argument("id", metavar="[ID]", required=False)
 def command(id: str | None, state_dir: str | None, format_: str) -> int:
     """List the transitions of this host, or show what was done in one of them.

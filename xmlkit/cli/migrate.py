@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import carrying, options
 from xmlkit.cli.hosts import relocations
-from xmlkit.rules import ACCEPTABLE
 
 
 @click.command(name="migrate")
@@ -29,16 +28,10 @@ from xmlkit.rules import ACCEPTABLE
 )
 @click.option("--migrate-uri", metavar="URI", help="Where QEMU connects to (virsh --migrateuri).")
 @click.option("--disks-uri", metavar="URI", help="Where disks are copied to (virsh --disks-uri).")
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.ACCEPT
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("domain", metavar="DOMAIN")
 def command(
     to: str,
@@ -72,12 +65,12 @@ def command(
     """
     if disks_uri is not None and storage == "shared":
         raise click.UsageError("--disks-uri is for --storage full and --storage incremental")
-    uri = carrying.uri_of(connect)
+    uri = options.uri_of(connect)
     pools = relocations(relocate)
     from xmlkit import migrate, service, state
     from xmlkit.observe import opened
 
-    options = migrate.Options(
+    wanted = migrate.Options(
         relocate=pools,
         storage=storage,
         accept=accept,
@@ -91,7 +84,7 @@ def command(
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
     ):
-        made = migrate.judged(source, there, domain, to, options)
+        made = migrate.judged(source, there, domain, to, wanted)
         case = service.Case(
             *(made.name, made.uuid, made.plan, made.concerns),
             *(made.state, made.id, made.message, made.task),

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import TROUBLE, carrying
+from xmlkit.cli import TROUBLE, carrying, options
 
 
 @click.command(name="recover")
-@carrying.host_to_change
+@options.host_to_change
 def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     """Bring what was interrupted to an end: finished, or taken back.
 

@@ -6,28 +6,21 @@ from contextlib import nullcontext
 
 import click
 
-from xmlkit.cli import carrying
-from xmlkit.rules import ACCEPTABLE
+from xmlkit.cli import carrying, options
 
 
 @click.command(name="rollback")
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
+@options.ACCEPT
 @click.option(
     "--rewrite-metadata",
     is_flag=True,
     help="Redefine snapshots, checkpoints and managed saves with the old addresses.",
 )
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
-@carrying.restarting
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.SCHEMAS
+@options.restarting
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("id", metavar="ID")
 @click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
 def command(
@@ -82,7 +75,7 @@ def command(
                 raise click.UsageError(f"transition {done.id} has no domain {name!r}")
         with opened(uri, write=True) as connection:
             uuids = tuple(task.uuid for task in chosen)
-            options = service.Options(
+            wanted = service.Options(
                 to="path",
                 accept=accept,
                 rewrite_metadata=rewrite_metadata,
@@ -91,7 +84,7 @@ def command(
             )
             places = service.directories_of(task.plan.inverse() for task in chosen)
             surveyed = survey(connection, uuids, secure=True, directories=places)
-            cases = service.roll_back_cases(surveyed, done, options, later=journals)
+            cases = service.roll_back_cases(surveyed, done, wanted, later=journals)
             cases = [case for case in cases if case.uuid in uuids]
             carrying.show(cases, steps=dry_run)
             ready = [case for case in cases if case.task is not None]

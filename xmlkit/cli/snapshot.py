@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, printable
+from xmlkit.cli import carrying, options, printable
 
 if TYPE_CHECKING:
     from xmlkit.journal import Outcome
@@ -34,7 +34,7 @@ _WORTH = {
 )
 @click.option("--compress", type=click.Choice(["zlib", "zstd"]), help="The qcow2 image.")
 @click.option("--live", is_flag=True, help="The domain may run: its QEMU copies the disk.")
-@carrying.host_to_change
+@options.host_to_change
 @click.argument("domain", metavar="DOMAIN")
 @click.argument("disk", metavar="DISK")
 def command(
@@ -67,7 +67,7 @@ def command(
             --to-volume nova-snapshots-pool/guest-before-upgrade --compress zstd
     """
     target = _target(to_file, to_volume)
-    uri = carrying.uri_of(connect)
+    uri = options.uri_of(connect)
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 
