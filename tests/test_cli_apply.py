@@ -21,23 +21,13 @@ import libvirt
 import pytest
 from commands import Shell, until_said
 from loops import mounted
-from scene import POOL, Scene, until
+from scene import POOL, Scene, edited, until
 
 from xmlkit.testing import Libvirtd
 
 TO_POOL = ("--relocate", POOL)
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
 ID = r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
-@pytest.fixture
-def xmlkit(scene: Scene) -> Shell:
-    return Shell.of(scene)
 
 
 def form(scene: Scene, domain: Any) -> str:
@@ -54,12 +44,6 @@ def everything(scene: Scene) -> dict[str, Any]:
         if path.is_file()
     }
     return domains | files
-
-
-def edited(scene: Scene, domain: Any, old: str, new: str) -> None:
-    text = scene.document(domain).text
-    assert old in text
-    scene.connection.defineXML(text.replace(old, new))
 
 
 def target(scene: Scene, domain: Any) -> Path:

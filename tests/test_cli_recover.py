@@ -17,19 +17,8 @@ from scene import POOL, Scene, until
 
 from xmlkit.journal import read_all
 from xmlkit.steps import Refresh
-from xmlkit.testing import Libvirtd
 
 APPLY = ("apply", "--relocate", POOL)
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
-@pytest.fixture
-def xmlkit(scene: Scene) -> Shell:
-    return Shell.of(scene)
 
 
 def killed(scene: Scene, xmlkit: Shell, *arguments: str) -> str:

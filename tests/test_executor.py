@@ -23,7 +23,7 @@ from typing import Any
 import libvirt
 import pytest
 from loops import mounted
-from scene import POOL, Scene, counter, disk_xml, run, until
+from scene import POOL, Scene, counter, disk_xml, edited, images, run, until, when
 
 from xmlkit import executor, journal, leisure
 from xmlkit.executor import apply, recover
@@ -37,12 +37,6 @@ from xmlkit.steps import Copy, Define, Link, Refresh, Unlink, steps_of
 from xmlkit.testing import Libvirtd
 
 OTHER = "other-pool"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    """A host of its own."""
-    return Scene(libvirtd)
 
 
 @pytest.fixture
@@ -96,26 +90,6 @@ def last(scene: Scene, state: Path | None = None) -> journal.Journal:
     journals, errors = journal.read_all(str(state or scene.libvirtd.directory / "state"))
     assert () == errors
     return journals[-1]
-
-
-def when(moment: str, kind: type, act: Callable[[], object]) -> Callable[..., None]:
-    """A listener that acts once, at the first "begin" or "done" of a kind of step."""
-    acted: list[bool] = []
-
-    def listener(event: str, _: str, step: Any, *__: int) -> None:
-        if event == moment and isinstance(step, kind) and not acted:
-            acted.append(True)
-            act()
-
-    return listener
-
-
-def images(scene: Scene) -> list[str]:
-    """All images below the instances' directory but the bases, by the path in it."""
-    found = (path for path in scene.instances.rglob("*") if path.is_file())
-    return sorted(
-        str(path.relative_to(scene.instances)) for path in found if path.parent.name != "_base"
-    )
 
 
 def old(domain: Any, kind: str = "disk") -> str:
@@ -620,13 +594,6 @@ def test_somebodys_file_is_not_taken_for_a_copy_after_a_crash(
     assert Outcome("undone") == recover(scene.connection, last(scene))[domain.UUIDString()]
     assert content == target.read_bytes()
     scene.boots(domain)
-
-
-def edited(scene: Scene, domain: Any, old_text: str, new_text: str) -> None:
-    """What `virsh edit` does."""
-    text = scene.document(domain).text
-    assert old_text in text
-    scene.connection.defineXML(text.replace(old_text, new_text, 1))
 
 
 @pytest.mark.parametrize("kind", [Link, Refresh, Define])

@@ -22,7 +22,6 @@ from scene import Scene
 
 from xmlkit import leisure
 from xmlkit.observe import LibvirtError
-from xmlkit.testing import Libvirtd
 
 SECONDS = 120.0
 
@@ -58,11 +57,6 @@ def loop() -> Iterator[None]:
     libvirt.virEventRegisterDefaultImpl()
     LOOPS.append(Loop())
     LOOPS[0].start()
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import pytest
 from commands import Shell, until_said
 from loops import mounted
 from machines import linux_guest
-from scene import POOL, UP, Scene, until
+from scene import POOL, UP, Scene, images, until, when
 
 from xmlkit import executor, journal, service, state
 from xmlkit.disks import read_domain
@@ -125,29 +125,10 @@ def has_begun(scene: Scene) -> bool:
     return any(each.begun for each in journals)
 
 
-def when(moment: str, kind: type, act: Callable[[], object]) -> Callable[..., None]:
-    """A listener that acts once, at the first "begin" or "done" of a kind of step."""
-    acted: list[bool] = []
-
-    def listener(event: str, _: str, step: Any, *__: int) -> None:
-        if event == moment and isinstance(step, kind) and not acted:
-            acted.append(True)
-            act()
-
-    return listener
-
-
 def place(domain: Any, form: str) -> str:
     """Where the guest's image is, in the instances' directory: "old" or "new"."""
     uuid = domain.UUIDString()
     return f"{uuid}/disk" if form == "old" else f"disks/{uuid}_disk"
-
-
-def images(scene: Scene) -> list[str]:
-    found = (path for path in scene.instances.rglob("*") if path.is_file())
-    return sorted(
-        str(path.relative_to(scene.instances)) for path in found if path.parent.name != "_base"
-    )
 
 
 def live_source(domain: Any) -> str:
