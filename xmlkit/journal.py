@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from xmlkit import steps
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan
+from xmlkit.state import fsync_directory
 from xmlkit.steps import Step
 
 __all__ = [
@@ -119,7 +120,7 @@ class Writer:
 
     def __init__(self, path: str, *, new: bool) -> None:
         self.path = path
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         except OSError as error:
@@ -127,8 +128,9 @@ class Writer:
         try:
             if not new:
                 # a torn line stays none, though all of it but its end may be there
-                torn = "" if _ends_with_newline(path) else " (torn)\n"
-                self._append(torn + _line({"resume": now()}))
+                size = os.fstat(self._file).st_size
+                whole = not size or os.pread(self._file, 1, size - 1) == b"\n"
+                self._append(("" if whole else " (torn)\n") + _line({"resume": now()}))
         except OSError as error:
             self.close()
             raise JournalError(f"cannot write {path}: {_why(error)}") from None
@@ -147,18 +149,10 @@ class Writer:
     ) -> Writer:
         """A new journal that says what is meant. Raises JournalError, and then there is none."""
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
-        head = {
-            "schema": SCHEMA,
-            "id": id,
-            "kind": kind,
-            "of": of,
-            "uri": uri,
-            "at": now(),
-        }
-        if to is not None:
-            head["to"] = to
+        head = {"schema": SCHEMA, "id": id, "kind": kind, "of": of, "uri": uri, "at": now()}
+        goal = {} if to is None else {"to": to}
         try:
-            writer.write(head, *({"task": task.as_data()} for task in tasks))
+            writer.write(head | goal, *({"task": task.as_data()} for task in tasks))
             fsync_directory(directory)
         except BaseException:
             writer.close()
@@ -320,15 +314,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def fsync_directory(directory: str) -> None:
-    """What was made in a directory stays."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=True) + "\n"
 
@@ -341,15 +326,6 @@ def _opener(path: str, flags: int) -> int:
 def _why(error: OSError) -> str:
     linked = error.errno == errno.ELOOP
     return "it is a symbolic link, which is not followed" if linked else str(error.strerror)
-
-
-def _ends_with_newline(path: str) -> bool:
-    with open(path, "rb", opener=_opener) as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return True
-        file.seek(size - 1)
-        return file.read() == b"\n"
 
 
 def _records(path: str, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, POOL_DISK_TYPES, Host, sanitized, version_text
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml, is_local
+from xmlkit.observe import domain_xml, is_local, said
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
@@ -527,7 +527,7 @@ def run(
     except PlanError as error:
         id, message = "disk-changed", str(error)
     except libvirt.libvirtError as error:
-        id, message = "libvirt", _said(error)
+        id, message = "libvirt", said(error)
     except (XmlkitError, OSError) as error:
         id, message = "failed", str(error)
     outcome = mover.settle()
@@ -716,7 +716,7 @@ class _Mover:
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_MIGRATE_UNSAFE:
                 raise
-            self._refuse_unsafe(live, options, _said(error))
+            self._refuse_unsafe(live, options, said(error))
             self._call(step, domain, parameters, flags | libvirt.VIR_MIGRATE_UNSAFE)
 
     def _refuse_unsafe(self, live: Document, options: Options, said: str) -> None:
@@ -787,7 +787,7 @@ class _Mover:
                 before = now
                 time.sleep(POLL)
         except libvirt.libvirtError as error:
-            return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+            return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
         except (_Failure, ImageError, VolumeError) as error:
             return Outcome("pending", error.id, f"{error}; then run xmlkit recover")
         except (XmlkitError, OSError) as error:
@@ -1087,7 +1087,7 @@ def _refresh(connection: Any, pool: str) -> None:
     try:
         leisure.refresh(connection.storagePoolLookupByName(pool))
     except libvirt.libvirtError as error:
-        raise _Failure("pool-refresh", f"pool {pool}: {_said(error)}") from None
+        raise _Failure("pool-refresh", f"pool {pool}: {said(error)}") from None
 
 
 def _is_shared(there: Any, pool: str, name: str, path: str) -> bool:
@@ -1127,7 +1127,3 @@ def _times(root: etree._Element) -> dict[str, int]:
 
 def _document(xml: str) -> Document:
     return Document.parse(xml, replace(HOST_LIMITS, markup=1 << 30))
-
-
-def _said(error: libvirt.libvirtError) -> str:
-    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"

@@ -31,7 +31,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import is_plain_path, parse_host, sanitized
 from xmlkit.images import Identity, ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml, is_local, observe
+from xmlkit.observe import domain_xml, is_local, observe, said
 from xmlkit.plan import Plan
 from xmlkit.steps import Backup, Convert, Publish, Refresh, Step
 
@@ -275,7 +275,7 @@ def _volume(connection: Any, pool: str, volume: str) -> Any:
     try:
         return connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
     except libvirt.libvirtError as error:
-        raise SnapshotError("no-volume", f"{pool}/{volume}: {_said(error)}") from None
+        raise SnapshotError("no-volume", f"{pool}/{volume}: {said(error)}") from None
 
 
 def _target(connection: Any, target: Address, image_format: ImageFormat, capacity: int) -> Address:
@@ -386,10 +386,6 @@ def _spelled(layer: tuple[str, str] | None) -> str:
     return "no image" if layer is None else f"{layer[0]} ({layer[1]})"
 
 
-def _said(error: libvirt.libvirtError) -> str:
-    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"
-
-
 # What is made.
 
 
@@ -419,7 +415,7 @@ class _Maker:
         except (SnapshotError, ImageError) as error:
             return self._undone(error.id, str(error))
         except libvirt.libvirtError as error:
-            return self._undone("libvirt", _said(error))
+            return self._undone("libvirt", said(error))
         except OSError as error:
             return self._undone("failed", str(error))
 
@@ -772,7 +768,7 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
                 _refresh_pool(connection, step.pool)
         return Outcome("done" if complete else "undone")
     except libvirt.libvirtError as error:
-        return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+        return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
     except (SnapshotError, ImageError) as error:
         if error.id == "format-disagrees":
             # it was removed

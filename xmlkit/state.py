@@ -58,7 +58,7 @@ def directory(given: str | None = None, *, make: bool = True) -> Path:
         if make:
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
-                _sync(path.parent)
+                fsync_directory(path.parent)
         try:
             facts = path.lstat()
         except FileNotFoundError:
@@ -153,6 +153,15 @@ def new_id(directory: Path) -> str:
             return made
 
 
+def fsync_directory(directory: Path | str) -> None:
+    """What was made in a directory stays."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _make_key(path: Path) -> None:
     """By a name of its own, then linked: the first one wins, and nobody sees a part of it."""
     temporary = path.with_name(f".{_KEY}-{secrets.token_hex(8)}")
@@ -166,15 +175,7 @@ def _make_key(path: Path) -> None:
             os.link(temporary, path)
     finally:
         os.unlink(temporary)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync_directory(path.parent)
 
 
 def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> None:
