@@ -222,7 +222,6 @@ class _Apply:
                 return self.report(dry_run=dry_run)
             text = carrying.question("Change {}", ready, more=0 if report else len(waiting))
             if not carrying.asked(text, yes=self.yes):
-                click.echo("nothing was changed", err=True)
                 return 1
             self._carry_out(connection, cases, directory)
         return self.report() if report or self._ended() else None

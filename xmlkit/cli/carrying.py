@@ -99,7 +99,10 @@ def asked(question: str, *, yes: bool) -> bool:
         return True
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.ClickException("there is no terminal to ask on: say --yes")
-    return click.confirm(question, err=True)
+    if click.confirm(question, err=True):
+        return True
+    click.echo("nothing was changed", err=True)
+    return False
 
 
 @contextmanager

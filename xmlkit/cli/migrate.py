@@ -94,7 +94,6 @@ def command(
             return carrying.report([case], (), format_=format_, kind="migrate", dry_run=dry_run)
         service.refuse_pending(directory)
         if not carrying.asked(f"Migrate {made.name} to {to}?", yes=yes):
-            click.echo("nothing was changed", err=True)
             return 1
         with carrying.progress([case]) as listener:
             result = service.migrate_one(

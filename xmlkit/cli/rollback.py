@@ -91,7 +91,6 @@ def command(
             if dry_run or not ready:
                 return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
-                click.echo("nothing was changed", err=True)
                 return 1
             with carrying.progress(ready) as listener:
                 result = service.carry_out(
