@@ -118,7 +118,7 @@ def command(
         raise click.UsageError("--restart does it now: give no --script and no --on-shutdown")
     if timeout is not None and not on_shutdown:
         raise click.UsageError("--timeout says how long --on-shutdown waits")
-    uri = options.uri_of(connect)
+    uri = carrying.uri_of(connect)
     from xmlkit.cli import files
     from xmlkit.cli.hosts import relocations
     from xmlkit.service import Options

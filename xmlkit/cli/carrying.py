@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = [
     "report",
     "show",
     "shutdown_seconds",
+    "uri_of",
 ]
 
 SCHEMA = "xmlkit.apply/1"
@@ -57,6 +59,14 @@ def question(text: str, cases: Sequence[Case], *, more: int = 0) -> str:
     restarts = sum(isinstance(task.steps[0], Stop) for task in tasks)
     restarting = f", and restart {restarts} of them" if restarts else ""
     return text.format(f"{many} domain{'s' * (many != 1)}") + restarting + "?"
+
+
+def uri_of(connect: str | None) -> str:
+    """The URI to connect to; there is no default host. Raises UsageError."""
+    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
+    if not uri:
+        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
+    return uri
 
 
 def line(text: str) -> str:

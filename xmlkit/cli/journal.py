@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import TROUBLE, carrying, options
 
 
 @click.command(name="journal")
@@ -52,7 +52,7 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
             click.echo(f"no transitions in {directory}", err=True)
     for error in errors:
         click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
-    return 2 if errors else 0
+    return TROUBLE if errors else 0
 
 
 def _show(data: dict[str, Any]) -> None:

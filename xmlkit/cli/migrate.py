@@ -65,7 +65,7 @@ def command(
     """
     if disks_uri is not None and storage == "shared":
         raise click.UsageError("--disks-uri is for --storage full and --storage incremental")
-    uri = options.uri_of(connect)
+    uri = carrying.uri_of(connect)
     pools = relocations(relocate)
     from xmlkit import migrate, service, state
     from xmlkit.observe import opened

@@ -7,7 +7,6 @@ Laws
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,6 @@ __all__ = [
     "YES",
     "host_to_change",
     "restarting",
-    "uri_of",
 ]
 
 ACCEPT = click.option(
@@ -93,11 +91,3 @@ def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
-
-
-def uri_of(connect: str | None) -> str:
-    """The URI to connect to; there is no default host. Raises UsageError."""
-    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
-    if not uri:
-        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
-    return uri

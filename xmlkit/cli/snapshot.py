@@ -67,7 +67,7 @@ def command(
             --to-volume nova-snapshots-pool/guest-before-upgrade --compress zstd
     """
     target = _target(to_file, to_volume)
-    uri = options.uri_of(connect)
+    uri = carrying.uri_of(connect)
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from xmlkit.cli import options, printable
+from xmlkit.cli import carrying, options, printable
 from xmlkit.cli.hosts import relocations
 from xmlkit.status import DomainStatus, Status, status
 from xmlkit.validation import schemas as installed
@@ -58,7 +58,7 @@ def command(
     Example:
         xmlkit status --connect qemu:///system --relocate nova-disks-pool
     """
-    uri = options.uri_of(connect)
+    uri = carrying.uri_of(connect)
     if warn and format_ == "json":
         raise click.UsageError("--warn prints one line of text: give no --format json")
     pools = relocations(relocate)
