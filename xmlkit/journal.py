@@ -76,13 +76,16 @@ class Outcome(NamedTuple):
     id: str = ""
     message: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.state}: {self.id}: {self.message}" if self.id else self.state
+
 
 @dataclass(frozen=True)
 class Journal:
     """A journal that was read.
 
-    kind: "apply", "rollback" or "migrate"; of: the transition that a rollback takes back; to: the
-    URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
+    kind: "apply", "rollback", "migrate" or "snapshot"; of: the transition that a rollback takes
+    back; to: the URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
     UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by its path.
     outcomes by UUID; a domain without one is pending.
     """

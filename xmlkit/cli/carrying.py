@@ -257,8 +257,7 @@ def _report(
     for case, outcome in zip(cases, outcomes, strict=True):
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
-            why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
-            click.echo(line(f"{case.name}  {outcome.state}{why}"))
+            click.echo(line(f"{case.name}  {outcome}"))
     counts = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in dict.fromkeys(outcome.state for outcome in outcomes)

@@ -75,9 +75,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     else:
         for journal, outcomes in found:
             for uuid, outcome in outcomes.items():
-                why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
                 name = journal.tasks[uuid].plan.name
-                click.echo(carrying.line(f"{journal.id}  {name}  {outcome.state}{why}"))
+                click.echo(carrying.line(f"{journal.id}  {name}  {outcome}"))
         if not (found or errors):
             click.echo("nothing to recover")
     for error in errors:

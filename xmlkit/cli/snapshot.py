@@ -151,12 +151,11 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
         }
         click.echo(json.dumps(data, indent=2))
     else:
-        why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
         size = f" ({shot.image_format}, {taken.size} bytes of {shot.capacity})"
         click.echo(
             printable(
                 f"snapshot {taken.id}: {shot.name} {shot.disk} -> {shot.target}"
-                f"{size if outcome.state == 'done' else ''}  {outcome.state}{why}"
+                f"{size if outcome.state == 'done' else ''}  {outcome}"
             )
         )
         if outcome.state == "done":
