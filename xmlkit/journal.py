@@ -85,9 +85,9 @@ class Journal:
     """A journal that was read.
 
     kind: "apply", "rollback", "migrate" or "snapshot"; of: the transition that a rollback takes
-    back; to: the URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
-    UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by its path.
-    outcomes by UUID; a domain without one is pending.
+    back; to: the URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of
+    steps, by UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by
+    its path. outcomes by UUID; a domain without one is pending.
     """
 
     id: str
