@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from xmlkit import steps
+from xmlkit import state, steps
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan
-from xmlkit.state import fsync_directory
 from xmlkit.steps import Step
 
 __all__ = [
@@ -156,7 +155,7 @@ class Writer:
         goal = {} if to is None else {"to": to}
         try:
             writer.write(head | goal, *({"task": task.as_data()} for task in tasks))
-            fsync_directory(directory)
+            state.fsync_directory(directory)
         except BaseException:
             writer.close()
             os.unlink(writer.path)

@@ -90,7 +90,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 to 3 as each command's help says, 130 on Ctrl-C."""
+    """Run the command line and exit: 0, 1 and 2 as each command's help says, 130 on Ctrl-C."""
     _open_streams()
     try:
         # a command returns its exit code, None for 0
