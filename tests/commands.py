@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -79,12 +80,8 @@ class Shell:
 
     def end(self, process: subprocess.Popen[str]) -> Done:
         """A command that was started, when it has ended."""
-        try:
+        with ended(process):
             stdout, stderr = process.communicate(timeout=SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
         return Done(process.args, process.returncode, stdout, stderr)
 
     def __call__(self, *arguments: object, **options: Any) -> Done:
@@ -135,7 +132,7 @@ class Shell:
         os.close(secondary)
         shown = b""
         deadline = time.monotonic() + SECONDS
-        try:
+        with ended(process), open(primary, "r+b", buffering=0):
             while True:
                 assert time.monotonic() < deadline, shown
                 if not select.select([primary], [], [], 1)[0]:
@@ -152,13 +149,19 @@ class Shell:
                     os.write(primary, answer.encode())
                     after(process.pid)
             stdout, _ = process.communicate(timeout=SECONDS)
-            text = shown.decode().replace("\r\n", "\n")
-            return Done(process.args, process.returncode, stdout, text)
+        text = shown.decode().replace("\r\n", "\n")
+        return Done(process.args, process.returncode, stdout, text)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """However the test ends: no process runs on, and no pipe is left for another test to find."""
+    with process:
+        try:
+            yield
         finally:
-            os.close(primary)
             if process.poll() is None:
                 process.kill()
-                process.wait()
 
 
 def until_said(process: subprocess.Popen[str], words: str) -> None:

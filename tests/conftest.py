@@ -17,6 +17,9 @@ from machines import Machine, emulated_machine
 from sources import SourceUnavailable, debian_source
 
 if TYPE_CHECKING:  # pytest wants to be the first to import its plugins
+    from commands import Shell
+    from scene import Scene
+
     from xmlkit.testing import Libvirtd
 
 # LUKS takes two seconds of computing for a key, and as long for each look at it.
@@ -67,6 +70,22 @@ def _tree(name: str) -> Path:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"tree {name}: {error}")
+
+
+@pytest.fixture
+def scene(libvirtd: Libvirtd) -> Scene:
+    """A host of its own, for modules whose guests need no more than to boot."""
+    from scene import Scene
+
+    return Scene(libvirtd)
+
+
+@pytest.fixture
+def xmlkit(scene: Scene) -> Shell:
+    """The commands, on that host."""
+    from commands import Shell
+
+    return Shell.of(scene)
 
 
 @pytest.fixture(params=[pytest.param(suite, marks=pytest.mark.versions) for suite in SUITES])

@@ -35,7 +35,7 @@ from xmlkit.host import Host, parse_host
 from xmlkit.images import TEMPORARY
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import observe
-from xmlkit.plan import Form, plan
+from xmlkit.plan import Form, Plan, plan
 from xmlkit.state import new_id
 from xmlkit.steps import Step, steps_of
 from xmlkit.testing import Libvirtd
@@ -312,32 +312,23 @@ class World:
             decided = plan(
                 self.scene.document(domain), host, scenario.to, relocate=dict(scenario.relocate)
             )
-            targets = [each.target for each in decided.transitions]
-            assert len(scenario.kinds) == len(targets), decided
-            steps = steps_of(
-                decided,
-                copied=targets if scenario.copied else (),
-                metadata=metadata.names_of(domain),
-                restart=scenario.restart and domain.isActive(),
-            )
-            made.append(Task(decided, steps))
+            assert len(scenario.kinds) == len(decided.transitions), decided
+            made.append(self._task(scenario, decided, domain))
         return tuple(made)
 
     def inverse(self, scenario: Scenario, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """What takes it back."""
-        made = []
-        for task in tasks:
-            back = task.plan.inverse()
-            targets = [each.target for each in back.transitions]
-            domain = self.scene.connection.lookupByUUIDString(task.uuid)
-            steps = steps_of(
-                back,
-                copied=targets if scenario.copied else (),
-                metadata=metadata.names_of(domain),
-                restart=scenario.restart and domain.isActive(),
-            )
-            made.append(Task(back, steps))
-        return tuple(made)
+        find = self.scene.connection.lookupByUUIDString
+        return tuple(self._task(scenario, task.plan.inverse(), find(task.uuid)) for task in tasks)
+
+    def _task(self, scenario: Scenario, decided: Plan, domain: Any) -> Task:
+        steps = steps_of(
+            decided,
+            copied=[each.target for each in decided.transitions] if scenario.copied else (),
+            metadata=metadata.names_of(domain),
+            restart=scenario.restart and domain.isActive(),
+        )
+        return Task(decided, steps)
 
     def remove(self, domains: Sequence[Any]) -> None:
         """Nothing of these guests stays."""

@@ -254,3 +254,30 @@ def counter(image: Path, format: str) -> int:
     finally:
         copy.unlink(missing_ok=True)
     return count if mark == b"TICK" else 0
+
+
+def images(scene: Scene) -> list[str]:
+    """All images below the instances' directory but the bases, by the path in it."""
+    found = (path for path in scene.instances.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(scene.instances)) for path in found if path.parent.name != "_base"
+    )
+
+
+def edited(scene: Scene, domain: Any, old: str, new: str) -> None:
+    """What `virsh edit` does: the first `old` is `new`."""
+    text = scene.document(domain).text
+    assert old in text
+    scene.connection.defineXML(text.replace(old, new, 1))
+
+
+def when(moment: str, kind: type, act: Callable[[], object]) -> Callable[..., None]:
+    """A listener that acts once, at the first "begin" or "done" of a kind of step."""
+    acted: list[bool] = []
+
+    def listener(event: str, _: str, step: Any, *__: int) -> None:
+        if event == moment and isinstance(step, kind) and not acted:
+            acted.append(True)
+            act()
+
+    return listener

@@ -562,7 +562,7 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     )
     with (tmp_path / "fifo").open("wb"):  # opens when the command does
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=120)
 
     assert (130, b"") == (process.returncode, stdout)
     assert b"Traceback" not in stderr

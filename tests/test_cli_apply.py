@@ -21,23 +21,13 @@ import libvirt
 import pytest
 from commands import Shell, until_said
 from loops import mounted
-from scene import POOL, Scene, until
+from scene import POOL, Scene, edited, until
 
 from xmlkit.testing import Libvirtd
 
 TO_POOL = ("--relocate", POOL)
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
 ID = r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
-@pytest.fixture
-def xmlkit(scene: Scene) -> Shell:
-    return Shell.of(scene)
 
 
 def form(scene: Scene, domain: Any) -> str:
@@ -54,12 +44,6 @@ def everything(scene: Scene) -> dict[str, Any]:
         if path.is_file()
     }
     return domains | files
-
-
-def edited(scene: Scene, domain: Any, old: str, new: str) -> None:
-    text = scene.document(domain).text
-    assert old in text
-    scene.connection.defineXML(text.replace(old, new))
 
 
 def target(scene: Scene, domain: Any) -> Path:
@@ -630,7 +614,7 @@ main()
 def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
     """By the state directory; with one of its own, by libvirt."""
     scene.nova_guest("guest")
-    xmlkit("journal").told(0)
+    xmlkit.state.mkdir(mode=0o700)
     own = scene.libvirtd.directory / "own"
     own.mkdir(mode=0o700)
     os.chown(own, 65534, 65534)
@@ -639,6 +623,27 @@ def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
     done.refused("run as root, or name another directory")
     done = xmlkit("apply", "--all", "--state-dir", own, code=AS_NOBODY)
     done.refused("cannot connect to")
+
+
+def test_what_only_reads_makes_no_state(scene: Scene, xmlkit: Shell) -> None:
+    """Neither the directory nor a key or a lock in it; a plan that was made elsewhere is stale."""
+    scene.nova_guest("guest")
+    path = scene.libvirtd.directory / "plan.json"
+    elsewhere = ("--state-dir", scene.libvirtd.directory / "elsewhere")
+    xmlkit("plan", "--all", *TO_POOL, "-o", path, *elsewhere).told(0)
+
+    def shown() -> None:
+        assert "stale-plan" in xmlkit("apply", "--plan", path, "--dry-run").told(1).stderr
+        assert "stale-plan" in xmlkit("diff", "--plan", path).told(2).stderr
+
+    shown()
+    for option in ("--dry-run", "--script"):
+        xmlkit("apply", *TO_POOL, "--all", option).told(0)
+    xmlkit("rollback", "20261122", "--dry-run").refused("no transition")
+    assert not xmlkit.state.exists()
+    xmlkit.state.mkdir(mode=0o700)
+    shown()
+    assert [] == list(xmlkit.state.iterdir())
 
 
 # The test driver.
@@ -654,6 +659,7 @@ def test_reading_commands_work_on_the_test_driver(tmp_path: Path) -> None:
     assert "nothing" in xmlkit("diff", "--plan", path).told(0).stderr
     assert "apply: 1 nothing\n" == xmlkit("apply", "--plan", path, "--dry-run").told(0).stdout
     assert "apply: 1 nothing\n" == xmlkit("apply", "test", "--dry-run").told(0).stdout
+    assert ["host-key"] == [each.name for each in xmlkit.state.iterdir()]
 
 
 # Odd hosts.

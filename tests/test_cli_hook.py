@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import stat
@@ -221,6 +222,46 @@ def test_nobody_has_to_read_what_it_says(place: Place) -> None:
 
 
 # What passes through.
+
+
+@pytest.mark.parametrize("full", ["/dev/full", "closed"])
+def test_a_stdout_that_takes_nothing_leaves_the_xml_as_it_is(place: Place, full: str) -> None:
+    """libvirt takes no word for no change; with --strict it is a refusal."""
+    script = '"$@" >&-' if full == "closed" else f'"$@" >{full}'
+    for code, options in ((0, ()), (1, ("--strict",))):
+        command = ["sh", "-c", script, "sh", *place.command("--timeout", "60", *options)]
+        done = subprocess.run(
+            command, input=place.xml, stderr=subprocess.PIPE, timeout=SECONDS, check=False
+        )
+
+        assert code == done.returncode
+        assert done.stderr.startswith(b"xmlkit hook: guest: cannot write to stdout: ")
+        assert 1 == done.stderr.count(b"\n")
+
+
+def test_half_of_an_xml_refuses_the_migration(place: Place) -> None:
+    """It cannot be taken back, and libvirt is not to make anything of it."""
+    for options in ((), ("--strict",)):
+        printed = place.directory / "stdout"
+        with printed.open("wb") as stdout:
+            done = subprocess.run(
+                place.command("--timeout", "60", *options),
+                input=place.xml,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                timeout=SECONDS,
+                check=False,
+                # what it covers would be a larger file
+                env={k: v for k, v in os.environ.items() if not k.startswith("COV")},
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+            )
+
+        assert 1 == done.returncode
+        assert place.rewritten[:100] == printed.read_bytes()
+        assert (
+            b"xmlkit hook: guest: 100 bytes were written to stdout: File too large\n" == done.stderr
+        )
+
 
 DAMAGED = {
     "nothing": b"",

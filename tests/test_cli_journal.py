@@ -99,6 +99,16 @@ def test_there_may_be_none(xmlkit: Shell) -> None:
     assert [] == xmlkit.json("journal", 0, "journal")["transitions"]
 
 
+def test_there_may_be_no_directory(tmp_path: Path) -> None:
+    """Which is the same, and none is made."""
+    xmlkit = Shell(None, tmp_path / "none" / "state")
+    done = xmlkit("journal").told(0)
+
+    assert ("", f"no transitions in {xmlkit.state}\n") == (done.stdout, done.stderr)
+    xmlkit("journal", FIRST).refused("no transition")
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_read_is_told_beside_the_others(xmlkit: Shell) -> None:
     """Exit code 2: a newer journal, and one that is a symbolic link."""
     write(xmlkit, FIRST)

@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from commands import Shell
 from scene import POOL, Scene, until
 
-from xmlkit.testing import Libvirtd
+from xmlkit.journal import read_all
+from xmlkit.steps import Refresh
 
 APPLY = ("apply", "--relocate", POOL)
 
 
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
-@pytest.fixture
-def xmlkit(scene: Scene) -> Shell:
-    return Shell.of(scene)
-
-
-def killed(scene: Scene, xmlkit: Shell, *arguments: str, names: int = 1) -> str:
-    """The id of a transition whose xmlkit was killed after so many names were made."""
+def killed(scene: Scene, xmlkit: Shell, *arguments: str) -> str:
+    """The id of a transition whose xmlkit was killed after the names were made."""
     daemon = scene.libvirtd.daemon
     known = set(xmlkit.transitions())
 
+    def refreshing() -> bool:
+        journals, _ = read_all(str(xmlkit.state))
+        return any(
+            isinstance(task.steps[number], Refresh)
+            for each in journals
+            if each.id not in known
+            for uuid, task in each.tasks.items()
+            for number in each.begun.get(uuid, ())
+        )
+
     def kill(pid: int) -> None:
         try:
-            until(lambda: f'"begin": {names}' in xmlkit.written())
+            until(refreshing)
         finally:
             os.kill(pid, signal.SIGKILL)
             os.kill(daemon, signal.SIGCONT)
@@ -52,6 +54,7 @@ def test_there_is_nothing_to_recover(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 0, before anything and after something was done; no host is needed."""
     nowhere = Shell(None, xmlkit.state)
     assert "nothing to recover\n" == nowhere("recover").told(0).stdout
+    assert not xmlkit.state.exists()
     scene.nova_guest("guest")
     xmlkit(*APPLY, "guest", "--yes").told(0)
 
@@ -112,7 +115,7 @@ def test_what_cannot_be_told_stays_pending(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 1 for a domain that somebody has half changed, until it is one thing or another."""
     domain = scene.nova_guest("guest", kinds=("disk", "disk.local"))
     before = scene.document(domain).text
-    id = killed(scene, xmlkit, *APPLY, "guest", names=2)
+    id = killed(scene, xmlkit, *APPLY, "guest")
     uuid = domain.UUIDString()
     path, new = scene.instances / uuid / "disk", scene.instances / "disks" / f"{uuid}_disk"
     assert path.samefile(new)
@@ -126,6 +129,52 @@ def test_what_cannot_be_told_stays_pending(scene: Scene, xmlkit: Shell) -> None:
     scene.boots(domain)
     scene.connection.defineXML(before)
     xmlkit("recover").told(0)
+    scene.boots(domain)
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_interrupted_before_anything_is_begun(
+    scene: Scene, xmlkit: Shell, number: signal.Signals
+) -> None:
+    """Exit code 130 of each command that changes a host, and nothing has changed."""
+    domain = scene.nova_guest("guest")
+    xmlkit(*APPLY, "guest", "--yes").told(0)
+    (id,) = xmlkit.transitions()
+    daemon = scene.libvirtd.daemon
+    before = scene.document(domain).text
+
+    def interrupted(*arguments: str) -> str:
+        """What a command says that was interrupted while it connected."""
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            process = xmlkit.start(*arguments)
+            until(lambda: hears(process.pid, signal.SIGTERM))
+            process.send_signal(number)
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        done = xmlkit.end(process).told(130)
+        assert "" == done.stdout
+        return done.stderr.strip()
+
+    image = str(scene.instances / "image")
+    assert "" == interrupted("apply", "--all", "--to", "path", "--yes")
+    assert "" == interrupted("rollback", id, "--yes")
+    assert "" == interrupted("migrate", "--to", scene.libvirtd.uri, "guest", "--yes")
+    assert "" == interrupted("snapshot", "guest", "vda", "--to-file", image)
+    assert [id] == xmlkit.transitions()
+    assert before == scene.document(domain).text
+
+    xmlkit("rollback", id, "--yes").told(0)
+    id = killed(scene, xmlkit, *APPLY, "guest")
+    assert interrupted("recover").endswith("xmlkit recover brings to an end what was begun")
+    assert f"{id}  guest  undone\n" == xmlkit("recover").told(0).stdout
     scene.boots(domain)
 
 

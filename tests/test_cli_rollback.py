@@ -10,23 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from commands import Shell
 from scene import POOL, Scene
 
-from xmlkit.testing import Libvirtd
-
 TO_POOL = ("--relocate", POOL)
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
-@pytest.fixture
-def xmlkit(scene: Scene) -> Shell:
-    return Shell.of(scene)
 
 
 def moved(xmlkit: Shell, *names: str) -> str:

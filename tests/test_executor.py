@@ -16,15 +16,16 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
 from loops import mounted
-from scene import POOL, Scene, counter, disk_xml, run, until
+from scene import POOL, Scene, counter, disk_xml, edited, images, run, until, when
 
-from xmlkit import executor, journal
+from xmlkit import executor, journal, leisure
 from xmlkit.executor import apply, recover
 from xmlkit.host import parse_host
 from xmlkit.journal import JournalError, Outcome, Task, Writer
@@ -36,12 +37,6 @@ from xmlkit.steps import Copy, Define, Link, Refresh, Unlink, steps_of
 from xmlkit.testing import Libvirtd
 
 OTHER = "other-pool"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    """A host of its own."""
-    return Scene(libvirtd)
 
 
 @pytest.fixture
@@ -95,26 +90,6 @@ def last(scene: Scene, state: Path | None = None) -> journal.Journal:
     journals, errors = journal.read_all(str(state or scene.libvirtd.directory / "state"))
     assert () == errors
     return journals[-1]
-
-
-def when(moment: str, kind: type, act: Callable[[], object]) -> Callable[..., None]:
-    """A listener that acts once, at the first "begin" or "done" of a kind of step."""
-    acted: list[bool] = []
-
-    def listener(event: str, _: str, step: Any, *__: int) -> None:
-        if event == moment and isinstance(step, kind) and not acted:
-            acted.append(True)
-            act()
-
-    return listener
-
-
-def images(scene: Scene) -> list[str]:
-    """All images below the instances' directory but the bases, by the path in it."""
-    found = (path for path in scene.instances.rglob("*") if path.is_file())
-    return sorted(
-        str(path.relative_to(scene.instances)) for path in found if path.parent.name != "_base"
-    )
 
 
 def old(domain: Any, kind: str = "disk") -> str:
@@ -434,16 +409,19 @@ def busy(scene: Scene, size: int) -> threading.Thread:
             pool.refresh()
         except libvirt.libvirtError as error:
             return bool(error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR)
-        assert thread.is_alive(), "the copy was over too soon"
         return False
 
-    until(refused)
-    return thread
+    until(lambda: refused() or not thread.is_alive())
+    if thread.is_alive():
+        return thread
+    # it was over too soon
+    (scene.instances / "disks" / "copy").unlink()
+    return busy(scene, 2 * size)
 
 
 def test_a_busy_pool_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """While libvirt makes a volume there; ten seconds are more here, where all is slow."""
-    monkeypatch.setattr(executor, "REFRESH_SECONDS", 300.0)
+    monkeypatch.setattr(leisure, "refresh", partial(leisure.refresh, seconds=300.0))
     domain = scene.nova_guest("a")
     there = task(scene, domain)
     threads: list[threading.Thread] = []
@@ -462,7 +440,7 @@ def test_a_busy_pool_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatc
 
 def test_a_pool_that_stays_busy_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """With libvirt's own message, and all is taken back."""
-    monkeypatch.setattr(executor, "REFRESH_SECONDS", 0.5)
+    monkeypatch.setattr(leisure, "refresh", partial(leisure.refresh, seconds=0.5))
     domain = scene.nova_guest("a")
     there = task(scene, domain)
 
@@ -619,13 +597,6 @@ def test_somebodys_file_is_not_taken_for_a_copy_after_a_crash(
     assert Outcome("undone") == recover(scene.connection, last(scene))[domain.UUIDString()]
     assert content == target.read_bytes()
     scene.boots(domain)
-
-
-def edited(scene: Scene, domain: Any, old_text: str, new_text: str) -> None:
-    """What `virsh edit` does."""
-    text = scene.document(domain).text
-    assert old_text in text
-    scene.connection.defineXML(text.replace(old_text, new_text, 1))
 
 
 @pytest.mark.parametrize("kind", [Link, Refresh, Define])

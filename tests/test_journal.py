@@ -407,6 +407,18 @@ def test_it_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
             journal.find(str(tmp_path), id_)
 
 
+def test_where_is_no_directory_nothing_was_done(tmp_path: Path) -> None:
+    """No journals, and none to be found; one that cannot be read is an error."""
+    nowhere = str(tmp_path / "none")
+    assert ((), ()) == journal.read_all(nowhere)
+    with pytest.raises(JournalError, match=f"no transition '2026' in {nowhere}"):
+        journal.find(nowhere, "2026")
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(JournalError, match=r"cannot read .*/file: Not a directory"):
+        journal.read_all(str(file))
+
+
 def test_other_files_of_the_state_directory_are_passed_over(tmp_path: Path) -> None:
     """The key, the lock, an editor's copies; the journals come oldest first, whatever their ids."""
     (tmp_path / "lock").write_text("")

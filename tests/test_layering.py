@@ -45,7 +45,7 @@ migrate
 service status
 .
 cli
-cli.files cli.paint
+cli.files cli.options cli.paint
 cli.carrying cli.hosts
 """
 TIERS = (

@@ -18,11 +18,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from scene import Scene
+from scene import Scene, until
 
 from xmlkit import leisure
 from xmlkit.observe import LibvirtError
-from xmlkit.testing import Libvirtd
 
 SECONDS = 120.0
 
@@ -58,11 +57,6 @@ def loop() -> Iterator[None]:
     libvirt.virEventRegisterDefaultImpl()
     LOOPS.append(Loop())
     LOOPS[0].start()
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
 
 
 @pytest.fixture
@@ -154,9 +148,7 @@ def test_a_libvirtd_that_is_restarted_is_waited_for(
         scene.libvirtd.restart(number)
         time.sleep(2)
         scene.reopen()
-        with contextlib.suppress(libvirt.libvirtError):
-            # the guest ends all the same if libvirtd is still connecting to it
-            scene.connection.lookupByUUIDString(uuid).destroy()
+        until(lambda: ended(scene, uuid))
 
     done = later(restart_and_stop)
     assert [uuid] == list(leisure.shut_off(scene.libvirtd.uri, {uuid}, seconds=SECONDS))
@@ -191,6 +183,16 @@ def test_a_libvirtd_that_stays_away_is_trouble(
 
     with pytest.raises(LibvirtError, match="cannot connect to qemu"):
         list(told)
+
+
+def ended(scene: Scene, uuid: str) -> bool:
+    """Pull the plug; libvirtd may still be connecting to the guest, and refuse or give an error."""
+    with contextlib.suppress(libvirt.libvirtError):
+        domain = scene.connection.lookupByUUIDString(uuid)
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.destroy()
+        return not domain.isActive()
+    return False
 
 
 def qemu(scene: Scene, name: str) -> int:

@@ -22,16 +22,9 @@ from xmlkit.metadata import names_of, redefine, rewritten
 from xmlkit.observe import observe
 from xmlkit.plan import Plan, PlanError, plan
 from xmlkit.steps import Define, Link, Redefine, Refresh, Unlink, steps_of
-from xmlkit.testing import Libvirtd
 
 SNAPSHOT = "<domainsnapshot><name>{}</name></domainsnapshot>"
 CHECKPOINT = "<domaincheckpoint><name>{}</name></domaincheckpoint>"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    """A host of its own."""
-    return Scene(libvirtd)
 
 
 def planned(scene: Scene, domain: Any) -> Plan:

@@ -786,6 +786,7 @@ def test_the_command(pair: Pair, place: Path) -> None:
     assert f"virsh --connect '{pair.there.uri}' pool-refresh -- {POOL}" in shown.stderr
     assert "virsh migrate --live --persistent --undefinesource" in shown.stderr
     assert [] == pair.links()
+    assert not (place / "state").exists()
 
     done = xmlkit(
         *("migrate", *hosts, *where, "--yes", "--format", "json"),

@@ -31,11 +31,6 @@ UUID = "3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
 ODD = 'it\'s "$(HOME)" `id` ünd \\ more'
 
 
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
-
-
 def script_of(scene: Scene, options: Options | None = None) -> str:
     """The script of all domains that can change."""
     options = options or Options(relocate={None: POOL})

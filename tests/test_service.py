@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import POOL, Scene, run
+from scene import POOL, Scene, edited, run
 
 from xmlkit import service, state
 from xmlkit.journal import JournalError, Outcome, Task, Writer, find, read_all
@@ -24,17 +24,11 @@ from xmlkit.plan import Plan, PlanError
 from xmlkit.service import Case, Options, ServiceError, bound, cases_of, roll_back_cases
 from xmlkit.steps import Copy, Define, Link, Redefine, Unlink
 from xmlkit.survey import Survey, survey
-from xmlkit.testing import Libvirtd
 
 RELOCATE = Options(relocate={None: POOL})
 KEY = b"k" * 32
 SECRET = "HIDE-ME7"  # noqa: S105 - VNC allows eight characters
 VNC = f"<graphics type='vnc' port='-1' autoport='yes' passwd='{SECRET}'/>"
-
-
-@pytest.fixture
-def scene(libvirtd: Libvirtd) -> Scene:
-    return Scene(libvirtd)
 
 
 @pytest.fixture
@@ -56,13 +50,6 @@ def apply(scene: Scene, directory: Path, *cases: Case, **options: Any) -> servic
     with state.lock(directory):
         uri = scene.libvirtd.uri
         return service.carry_out(scene.connection, cases, directory, uri=uri, **options)
-
-
-def edited(scene: Scene, domain: Any, old: str, new: str) -> None:
-    """Somebody edits a domain."""
-    text = scene.document(domain).text
-    assert old in text
-    scene.connection.defineXML(text.replace(old, new))
 
 
 # Judged.

@@ -74,6 +74,29 @@ def test_what_others_may_change_is_refused(tmp_path: Path) -> None:
         state.directory(str(tmp_path / "none/state"))
 
 
+def test_who_only_reads_makes_nothing(tmp_path: Path) -> None:
+    """A directory that is not there may be named; one that is there is looked at all the same."""
+    path = tmp_path / "none/state"
+    assert path == state.directory(str(path), make=False)
+    path = tmp_path / "state"
+    assert path == state.directory(str(path), make=False)
+    assert [] == list(tmp_path.iterdir())
+    path.mkdir(mode=0o700)
+    assert path == state.directory(str(path), make=False)
+    assert state.known_key(path) is None
+    assert [] == list(path.iterdir())
+    assert state.host_key(path) == state.known_key(path)
+
+    (tmp_path / "link").symlink_to("state")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name, words in (("link", "is not a directory"), ("open", "is writable by others")):
+        with pytest.raises(StateError, match=words):
+            state.directory(str(tmp_path / name), make=False)
+    with pytest.raises(StateError, match="Not a directory"):
+        state.directory(str(path / "host-key/state"), make=False)
+
+
 # The lock.
 
 HOLDER = """

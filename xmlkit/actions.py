@@ -32,7 +32,6 @@ from xmlkit.volumes import Creation, Fill, VolumeError
 
 __all__ = ["create_pool", "create_volume", "fill"]
 
-BUSY = 10.0  # seconds for a pool in which volumes are being built
 _CHAIN = 200  # backing files below one image; libvirt's own limit
 
 
@@ -106,7 +105,7 @@ def create_volume(connection: Any, creation: Creation) -> Any:
                     )
                 fill(creation.fill)
                 if creation.fill.options:
-                    leisure.refresh(pool, seconds=BUSY)
+                    leisure.refresh(pool)
         except BaseException:
             with contextlib.suppress(libvirt.libvirtError):
                 volume.delete(0)
@@ -140,7 +139,7 @@ def _created(connection: Any, pool: Any, creation: Creation) -> Any:
     name, volume = creation.source
     source_pool = connection.storagePoolLookupByName(name)
     # what libvirt knows of a file may be old; what it knows after this is what it will use
-    leisure.refresh(source_pool, seconds=BUSY)
+    leisure.refresh(source_pool)
     source = source_pool.storageVolLookupByName(volume)
     _check_source(_read(source, name), creation.source_format)
     return pool.createXMLFrom(text, source, flags)

@@ -33,7 +33,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import is_local
+from xmlkit.observe import is_local, said
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import (
     SHUTDOWN_SECONDS,
@@ -58,7 +58,6 @@ Listener = Callable[..., None]
 Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-REFRESH_SECONDS = 10.0  # for a pool that is busy; what is not refreshed is taken back
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
 
@@ -82,6 +81,10 @@ class _Failure(Exception):
 
 class _NotStarted(_Failure):
     """A guest that was shut down for the transition does not start."""
+
+
+# What may go wrong in a step; a journal that cannot be written is no trouble of one domain.
+_TROUBLE = (_Failure, XmlkitError, OSError, libvirt.libvirtError)
 
 
 def apply(
@@ -161,10 +164,7 @@ def recover(
     try:
         try:
             for task in journal.pending:
-                executor.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
-                executor.note(task, journal.done.get(task.uuid, ()))
-                for facts in journal.facts.get(task.uuid, ()):
-                    executor.copied.update((p, images.Identity(*at)) for p, at in facts.items())
+                executor.learn(task, journal)
                 executor.settled[task.uuid] = executor.settle(task)
         finally:
             executor.flush()
@@ -249,9 +249,12 @@ class _Executor:
         self.writer.end(*ends.items())
         self.outcomes.update(ends)
 
-    def note(self, task: Task, done: Iterable[int]) -> None:
-        """What of a restart was done, as a journal says it."""
-        for number in done:
+    def learn(self, task: Task, journal: Journal) -> None:
+        """What a journal says of a task that another process began."""
+        self.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
+        for facts in journal.facts.get(task.uuid, ()):
+            self.copied.update((path, images.Identity(*at)) for path, at in facts.items())
+        for number in journal.done.get(task.uuid, ()):
             if isinstance(task.steps[number], Stop):
                 self.stopped.add(task.uuid)
             elif isinstance(task.steps[number], Start):
@@ -353,10 +356,8 @@ class _Executor:
         """Each pool once, for all the domains that need it."""
         waiting: dict[Refresh, list[tuple[Task, int, Step]]] = {}
         for task in live.values():
-            defined = _number_of(task, Define)
-            for number, step in enumerate(task.steps):
-                if isinstance(step, Refresh) and (number < defined) == before_definition:
-                    waiting.setdefault(step, []).append((task, number, step))
+            for number, step in _refreshes(task, before_definition=before_definition):
+                waiting.setdefault(step, []).append((task, number, step))
         for step, those in waiting.items():
             self._begin(those)
             first = those[0][0]
@@ -384,14 +385,9 @@ class _Executor:
             yield
         except JournalError:
             raise
-        except (_Failure, ImageError) as failure:
+        except _TROUBLE as error:
+            failure = _failure_of(error)
             self._fail(live, task, failure.id, str(failure))
-        except PlanError as error:
-            self._fail(live, task, "disk-changed", str(error))
-        except libvirt.libvirtError as error:
-            self._fail(live, task, "libvirt", _said(error))
-        except (XmlkitError, OSError) as error:
-            self._fail(live, task, "failed", str(error))
 
     def _fail(self, live: dict[str, Task], task: Task, id: str, message: str) -> None:
         live.pop(task.uuid, None)
@@ -423,8 +419,6 @@ class _Executor:
                 self._define(task, task.plan)
             case Unlink(path, kept):
                 self._unlink(task, path, kept)
-            case Refresh(pool):
-                self._refresh_pool(pool)
 
     def _copy(self, task: Task, step: Copy) -> None:
         original = images.identity(step.source)
@@ -469,7 +463,7 @@ class _Executor:
                     # off by now, or its agent does not answer yet
                     if not self.connection.isAlive():
                         raise
-                    refused = f" ({_said(error)})"
+                    refused = f" ({said(error)})"
             if time.monotonic() > deadline:
                 seconds = f"{self.shutdown_seconds:g} s"
                 raise _Failure("not-stopped", f"it did not shut down within {seconds}{refused}")
@@ -488,7 +482,7 @@ class _Executor:
                 if not self.connection.isAlive():
                     raise
                 if not domain.isActive():  # somebody may have been faster
-                    raise _NotStarted("not-started", f"it does not start: {_said(error)}") from None
+                    raise _NotStarted("not-started", f"it does not start: {said(error)}") from None
         self.started.add(task.uuid)
 
     def _is_down(self, task: Task, domain: Any) -> bool:
@@ -507,7 +501,8 @@ class _Executor:
         domain = self._domain(task)
         if domain.isActive():
             raise _Failure("running", "somebody has started it since")
-        if metadata.is_saved(domain) and ("managed-save", "") not in _metadata(task):
+        saves = (step for step in _of(task, Redefine) if step.kind == "managed-save")
+        if metadata.is_saved(domain) and not any(saves):
             raise _Failure("managed-save", "somebody has saved it since, with its old addresses")
         document = _document(domain)
         made = transform(document, plan)
@@ -557,7 +552,7 @@ class _Executor:
             }.get(error.get_error_code())
             if id is None:
                 raise
-            raise _Failure(id, f"pool {pool}: {_said(error)}") from None
+            raise _Failure(id, f"pool {pool}: {said(error)}") from None
 
     def _unlink(self, task: Task, path: str, kept: str) -> None:
         if position(self.connection, task.plan) != "after":
@@ -566,7 +561,7 @@ class _Executor:
         domain = self._domain(task)
         if domain.isActive() and _uses(domain, task.plan):
             raise _Failure("running", f"it was started from {path}, which stays until it is off")
-        if _is_copied(task, path):
+        if any(copy.source == path for copy in _of(task, Copy)):
             known = self.copied.get(path)
             if known is None and images.is_image(path):
                 # xmlkit ended before it could say which state it had copied
@@ -606,10 +601,9 @@ class _Executor:
 
     def _refresh_pool(self, name: str) -> None:
         try:
-            pool = self.connection.storagePoolLookupByName(name)
-            leisure.refresh(pool, seconds=REFRESH_SECONDS)
+            leisure.refresh(self.connection.storagePoolLookupByName(name))
         except libvirt.libvirtError as error:
-            raise _Failure("pool-refresh", f"pool {name}: {_said(error)}") from None
+            raise _Failure("pool-refresh", f"pool {name}: {said(error)}") from None
 
     def _domain(self, task: Task) -> Any:
         domain = _lookup(self.connection, task.uuid)
@@ -629,8 +623,8 @@ class _Executor:
                         self._resolve(task)
                     try:
                         self._start(task)
-                    except _NotStarted as failure:
-                        return self._start_back(task, failure)
+                    except _NotStarted as not_started:
+                        return self._start_back(task, not_started)
                 return self._finish(task)
             if where == "mixed":
                 self._start(task)
@@ -647,14 +641,10 @@ class _Executor:
             return self._still_asked(task) or outcome
         except JournalError:
             raise
-        except libvirt.libvirtError as error:
-            id, message = "libvirt", _said(error)
-        except (_Failure, ImageError) as error:
-            id, message = error.id, str(error)
-        except (XmlkitError, OSError) as error:
-            id, message = "failed", str(error)
+        except _TROUBLE as error:
+            failure = _failure_of(error)
         starts = ", which starts the guest if it is off" if self._is_restarting(task) else ""
-        return Outcome("pending", id, f"{message}; then run xmlkit recover{starts}")
+        return Outcome("pending", failure.id, f"{failure}; then run xmlkit recover{starts}")
 
     def _start(self, task: Task) -> None:
         """Start the guest again if it has to be, and say so in the journal."""
@@ -685,9 +675,8 @@ class _Executor:
                 self._start(task)
         except JournalError:
             raise
-        except (_Failure, XmlkitError, OSError, libvirt.libvirtError) as error:
-            why = _said(error) if isinstance(error, libvirt.libvirtError) else str(error)
-            message = f"{failure}; from its old address: {why}"
+        except _TROUBLE as error:
+            message = f"{failure}; from its old address: {_failure_of(error)}"
             raise _NotStarted(failure.id, message) from None
         return Outcome("undone", failure.id, f"{failure}; it runs from its old address")
 
@@ -724,7 +713,7 @@ class _Executor:
             self.tell("begin", task.uuid, unlink)
             self._unlink(task, unlink.path, unlink.kept)
             self.tell("done", task.uuid, unlink)
-        self.stale.update(_pools_left(task))
+        self.stale.update(step.pool for _, step in _refreshes(task, before_definition=False))
         return Outcome("done")
 
     def _resolve(self, task: Task) -> None:
@@ -733,9 +722,8 @@ class _Executor:
             self._check_resolves(task.plan)
         except _Failure:
             # the refresh was not taken, or forgotten by a libvirtd that was restarted since
-            for refresh in task.steps[: _number_of(task, Define)]:
-                if isinstance(refresh, Refresh):
-                    self._refresh_pool(refresh.pool)
+            for _, step in _refreshes(task, before_definition=True):
+                self._refresh_pool(step.pool)
 
     def _take_back(self, task: Task, *, defined: bool) -> Outcome:
         begun = self.begun.get(task.uuid, set())
@@ -792,18 +780,14 @@ def _number_of(task: Task, kind: type[Step]) -> int:
     return next(number for number, step in enumerate(task.steps) if isinstance(step, kind))
 
 
-def _pools_left(task: Task) -> list[str]:
-    """The pools that an image has left: their list is refreshed last."""
+def _refreshes(task: Task, *, before_definition: bool) -> list[tuple[int, Refresh]]:
+    """With their numbers: of the pools that images come into, or of those that they have left."""
     defined = _number_of(task, Define)
-    return [step.pool for step in task.steps[defined:] if isinstance(step, Refresh)]
-
-
-def _metadata(task: Task) -> list[tuple[str, str]]:
-    return [(step.kind, step.name) for step in _of(task, Redefine)]
-
-
-def _is_copied(task: Task, path: str) -> bool:
-    return any(step.source == path for step in _of(task, Copy))
+    return [
+        (number, step)
+        for number, step in enumerate(task.steps)
+        if isinstance(step, Refresh) and (number < defined) == before_definition
+    ]
 
 
 def _lookup(connection: Any, uuid: str) -> Any:
@@ -838,12 +822,22 @@ def _exists(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
+def _failure_of(error: Exception) -> _Failure:
+    """What went wrong in a step, with its id."""
+    match error:
+        case _Failure():
+            return error
+        case ImageError():
+            return _Failure(error.id, str(error))
+        case PlanError():
+            return _Failure("disk-changed", str(error))
+        case libvirt.libvirtError():
+            return _Failure("libvirt", said(error))
+    return _Failure("failed", str(error))
+
+
 def _uses(domain: Any, plan: Plan) -> bool:
     """Whether a running domain has a planned disk open by its old address."""
     live = read_domain(Document.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)))
     old = {each.target: each.before for each in plan.transitions if each.changes}
     return any(disk.target in old and disk.address.same(old[disk.target]) for disk in live.disks)
-
-
-def _said(error: libvirt.libvirtError) -> str:
-    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"

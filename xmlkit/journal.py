@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from xmlkit import steps
+from xmlkit import state, steps
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan
 from xmlkit.steps import Start, Step, Stop
@@ -75,15 +75,18 @@ class Outcome(NamedTuple):
     id: str = ""
     message: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.state}: {self.id}: {self.message}" if self.id else self.state
+
 
 @dataclass(frozen=True)
 class Journal:
     """A journal that was read.
 
-    kind: "apply", "rollback" or "migrate"; of: the transition that a rollback takes back; to: the
-    URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of steps, by
-    UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by its path.
-    outcomes by UUID; a domain without one is pending.
+    kind: "apply", "rollback", "migrate" or "snapshot"; of: the transition that a rollback takes
+    back; to: the URI that a migration goes to. tasks by the domain's UUID. begun, done: numbers of
+    steps, by UUID. facts: what is to be remembered, by UUID: inode, size and time of an image, by
+    its path. outcomes by UUID; a domain without one is pending.
     """
 
     id: str
@@ -144,7 +147,7 @@ class Writer:
 
     def __init__(self, path: str, *, new: bool) -> None:
         self.path = path
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         except OSError as error:
@@ -152,8 +155,9 @@ class Writer:
         try:
             if not new:
                 # a torn line stays none, though all of it but its end may be there
-                torn = "" if _ends_with_newline(path) else " (torn)\n"
-                self._append(torn + _line({"resume": now()}))
+                size = os.fstat(self._file).st_size
+                whole = not size or os.pread(self._file, 1, size - 1) == b"\n"
+                self._append(("" if whole else " (torn)\n") + _line({"resume": now()}))
         except OSError as error:
             self.close()
             raise JournalError(f"cannot write {path}: {_why(error)}") from None
@@ -172,19 +176,11 @@ class Writer:
     ) -> Writer:
         """A new journal that says what is meant. Raises JournalError, and then there is none."""
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
-        head = {
-            "schema": SCHEMA,
-            "id": id,
-            "kind": kind,
-            "of": of,
-            "uri": uri,
-            "at": now(),
-        }
-        if to is not None:
-            head["to"] = to
+        head = {"schema": SCHEMA, "id": id, "kind": kind, "of": of, "uri": uri, "at": now()}
+        goal = {} if to is None else {"to": to}
         try:
-            writer.write(head, *({"task": task.as_data()} for task in tasks))
-            fsync_directory(directory)
+            writer.write(head | goal, *({"task": task.as_data()} for task in tasks))
+            state.fsync_directory(directory)
         except BaseException:
             writer.close()
             os.unlink(writer.path)
@@ -259,21 +255,13 @@ def read(path: str) -> Journal:
 def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, ...]]:
     """All journals of a state directory, oldest first, and what kept others from being read.
 
-    One that says nothing is passed over: the power failed when it was made.
+    One that says nothing is passed over: the power failed when it was made. Where there is no
+    directory nothing was ever done. Raises JournalError for a directory that cannot be read.
     """
     journals, errors = [], []
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise JournalError(
-            f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
-            "with --state-dir"
-        ) from None
-    for name in names:
-        if not name.endswith(".jsonl") or not ID.fullmatch(name.removesuffix(".jsonl")):
-            continue
+    for id in _ids(directory):
         try:
-            journals.append(read(os.path.join(directory, name)))
+            journals.append(read(os.path.join(directory, f"{id}.jsonl")))
         except _NothingSaidError:
             continue
         except JournalError as error:
@@ -285,16 +273,27 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
 
 def find(directory: str, id: str) -> Journal:
     """The journal of this id, or of the only one that begins with it. Raises JournalError."""
-    try:
-        names = [name for name in os.listdir(directory) if name.endswith(".jsonl")]
-    except OSError as error:
-        raise JournalError(f"cannot read {directory}: {error.strerror}") from None
-    found = [name for name in names if name.startswith(id)] if id else []
-    exact = [name for name in found if name == f"{id}.jsonl"]
-    if len(exact or found) != 1:
+    # an id is as long as any other, so a whole one begins no other
+    found = [each for each in _ids(directory) if id and each.startswith(id)]
+    if len(found) != 1:
         what = "no transition" if not found else f"{len(found)} transitions begin with"
         raise JournalError(f"{what} {id!r} in {directory}: xmlkit journal lists them")
-    return read(os.path.join(directory, (exact or found)[0]))
+    return read(os.path.join(directory, f"{found[0]}.jsonl"))
+
+
+def _ids(directory: str) -> list[str]:
+    """The ids of the journals in a directory, none if it is not there. Raises JournalError."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JournalError(
+            f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
+            "with --state-dir"
+        ) from None
+    ids = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+    return [id for id in ids if ID.fullmatch(id)]
 
 
 def as_data(journal: Journal) -> dict[str, Any]:
@@ -342,15 +341,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def fsync_directory(directory: str) -> None:
-    """What was made in a directory stays."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=True) + "\n"
 
@@ -363,15 +353,6 @@ def _opener(path: str, flags: int) -> int:
 def _why(error: OSError) -> str:
     linked = error.errno == errno.ELOOP
     return "it is a symbolic link, which is not followed" if linked else str(error.strerror)
-
-
-def _ends_with_newline(path: str) -> bool:
-    with open(path, "rb", opener=_opener) as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return True
-        file.seek(size - 1)
-        return file.read() == b"\n"
 
 
 def _records(path: str, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:

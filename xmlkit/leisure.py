@@ -24,6 +24,7 @@ from xmlkit.observe import LibvirtError, opened
 __all__ = ["refresh", "shut_off"]
 
 ASK_EVERY = 5.0  # seconds between two looks at the list
+BUSY = 10.0  # seconds that a pool in which volumes are being built is asked again
 AWAY = 300.0  # seconds that libvirtd may take to come back
 
 
@@ -82,7 +83,7 @@ def _told(connection: Any, waiting: set[str], deadline: float) -> Iterator[set[s
             connection.domainEventDeregisterAny(callback)
 
 
-def refresh(pool: Any, *, seconds: float) -> None:
+def refresh(pool: Any, *, seconds: float = BUSY) -> None:
     """Have libvirt look at a pool anew; again while it builds volumes there, for it does not wait.
 
     pool: of libvirt-python. seconds: how long it is asked again.

@@ -47,7 +47,7 @@ from xmlkit.host import (
 )
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, domain_xml, is_local
+from xmlkit.observe import LibvirtError, domain_xml, is_local, said
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
@@ -71,7 +71,6 @@ POLL = 0.2  # seconds
 SHOWING = 10.0  # seconds in which a name that we have made must show there (NFS keeps attributes)
 SETTLING = 30.0  # seconds that libvirt has to cancel what its client has left
 EMPTY = 1 << 20  # bytes that an image takes in which nothing was written yet
-REFRESHING = 10.0  # seconds to wait for a pool that is busy
 
 # Caches under which no host keeps what the other one has written (virsh(1), migrate --unsafe).
 _SAFE_CACHES = ("none", "directsync")
@@ -586,7 +585,7 @@ def run(
     except PlanError as error:
         id, message = "disk-changed", str(error)
     except libvirt.libvirtError as error:
-        id, message = "libvirt", _said(error)
+        id, message = "libvirt", said(error)
     except (XmlkitError, OSError) as error:
         id, message = "failed", str(error)
     outcome = mover.settle()
@@ -792,7 +791,7 @@ class _Mover:
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_MIGRATE_UNSAFE:
                 raise
-            self._refuse_unsafe(live, options, _said(error))
+            self._refuse_unsafe(live, options, said(error))
             self._call(step, domain, parameters, flags | libvirt.VIR_MIGRATE_UNSAFE)
 
     def _refuse_unsafe(self, live: Document, options: Options, said: str) -> None:
@@ -871,7 +870,7 @@ class _Mover:
                 before = now
                 time.sleep(POLL)
         except libvirt.libvirtError as error:
-            return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+            return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
         except (_Failure, ImageError, VolumeError) as error:
             return Outcome("pending", error.id, f"{error}; then run xmlkit recover")
         except (XmlkitError, OSError) as error:
@@ -1180,9 +1179,9 @@ def _volume(connection: Any, pool: str, name: str) -> Any:
 def _refresh(connection: Any, pool: str) -> None:
     """Read a pool again, as soon as it is not busy. Raises _Failure."""
     try:
-        leisure.refresh(connection.storagePoolLookupByName(pool), seconds=REFRESHING)
+        leisure.refresh(connection.storagePoolLookupByName(pool))
     except libvirt.libvirtError as error:
-        raise _Failure("pool-refresh", f"pool {pool}: {_said(error)}") from None
+        raise _Failure("pool-refresh", f"pool {pool}: {said(error)}") from None
 
 
 def _is_shared(there: Any, pool: str, name: str, path: str) -> bool:
@@ -1222,7 +1221,3 @@ def _times(root: etree._Element) -> dict[str, int]:
 
 def _document(xml: str) -> Document:
     return Document.parse(xml, replace(HOST_LIMITS, markup=1 << 30))
-
-
-def _said(error: libvirt.libvirtError) -> str:
-    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"

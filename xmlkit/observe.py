@@ -30,6 +30,7 @@ __all__ = [
     "is_local",
     "observe",
     "opened",
+    "said",
     "secure_document",
     "without_password",
 ]
@@ -42,6 +43,11 @@ _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>\s*")
 
 class LibvirtError(XmlkitError):
     """libvirt cannot be reached or refuses; the message is libvirt's, and what to do."""
+
+
+def said(error: Any) -> str:
+    """What libvirt says in a libvirtError, with its code: the words may be translated."""
+    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"
 
 
 @contextmanager

@@ -48,6 +48,7 @@ __all__ = [
     "migrate_one",
     "recover_all",
     "roll_back_cases",
+    "stale",
     "transition",
 ]
 
@@ -118,6 +119,22 @@ def bound(made: Plan, document: Document, key: bytes) -> Plan:
     return made._replace(binding=digest.hexdigest())
 
 
+def stale(made: Plan, document: Document, key: bytes | None) -> Reason | None:
+    """Why a plan is not to be carried out: not bound to this host and the domain as it is now.
+
+    document: as for bound(). key: of the host, None if it has none. Returns None if it is bound.
+    """
+    if made.binding is None:
+        message = "it is bound to no host: make it with xmlkit plan --connect URI, on this host"
+        return Reason("stale-plan", message)
+    if key is None or not hmac.compare_digest(
+        made.binding, str(bound(made, document, key).binding)
+    ):
+        message = "the domain, the host or the plan itself is not as it was: plan again"
+        return Reason("stale-plan", message)
+    return None
+
+
 def cases_of(
     surveyed: Survey,
     options: Options,
@@ -127,8 +144,8 @@ def cases_of(
 ) -> list[Case]:
     """Each surveyed domain planned and judged; with `plans`, those and nothing else.
 
-    key: of the host, to tell whether a plan is still true. Raises PlanError for a pool to relocate
-    to that the host has not, SchemaError without libvirt's schemas.
+    key: of the host, to tell whether a plan is still true; None if it has none. Raises PlanError
+    for a pool to relocate to that the host has not, SchemaError without libvirt's schemas.
     """
     guests = {guest.uuid: guest for guest in surveyed.guests}
     if plans is None:
@@ -145,12 +162,9 @@ def cases_of(
         elif not each.changes or is_done(each, found.document):
             message = "its disks are where the plan leaves them"
             cases.append(Case(found.name, found.uuid, each, (), "nothing", message=message))
-        elif key is None or each.binding is None:
-            message = "it is bound to no host: make it with xmlkit plan --connect URI, on this host"
-            cases.append(_refused(found, each, Reason("stale-plan", message)))
-        elif not hmac.compare_digest(each.binding, str(bound(each, found.document, key).binding)):
-            message = "the domain, the host or the plan itself is not as it was: plan again"
-            cases.append(_refused(found, each, Reason("stale-plan", message)))
+        elif reason := stale(each, found.document, key):
+            case = Case(found.name, found.uuid, each, (), "refused", reason.id, reason.message)
+            cases.append(case)
         else:
             cases.append(_judged(each, found, surveyed, options))
     return cases
@@ -173,10 +187,6 @@ def _planned(guest: Guest, surveyed: Survey, options: Options) -> Plan:
         arrived=options.arrived,
         accept=options.accept,
     )
-
-
-def _refused(guest: Guest, made: Plan, reason: Reason) -> Case:
-    return Case(guest.name, guest.uuid, made, (), "refused", reason.id, reason.message)
 
 
 def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Case:

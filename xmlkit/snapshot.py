@@ -31,7 +31,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import is_plain_path, parse_host, sanitized
 from xmlkit.images import Identity, ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml, is_local, observe
+from xmlkit.observe import domain_xml, is_local, observe, said
 from xmlkit.plan import Plan
 from xmlkit.steps import Backup, Convert, Publish, Refresh, Step
 
@@ -44,8 +44,8 @@ Compression = Literal["zlib", "zstd"]
 Listener = Callable[[str, float], None]
 
 POLL = 0.1  # seconds between two looks at a job
-CLOSING = 60.0  # seconds to wait until a QEMU whose job has ended has closed the file
-BUSY = 120.0  # seconds to wait for a pool that is busy with volumes
+CLOSING = 60.0  # seconds to wait until a QEMU has ended a job, and until it has closed the file
+BUSY = 120.0  # for a pool: a copy of hours shall not be pending for one that is busy for a minute
 
 _LIMITS = Limits(markup=1 << 30)
 
@@ -275,7 +275,7 @@ def _volume(connection: Any, pool: str, volume: str) -> Any:
     try:
         return connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
     except libvirt.libvirtError as error:
-        raise SnapshotError("no-volume", f"{pool}/{volume}: {_said(error)}") from None
+        raise SnapshotError("no-volume", f"{pool}/{volume}: {said(error)}") from None
 
 
 def _target(connection: Any, target: Address, image_format: ImageFormat, capacity: int) -> Address:
@@ -386,10 +386,6 @@ def _spelled(layer: tuple[str, str] | None) -> str:
     return "no image" if layer is None else f"{layer[0]} ({layer[1]})"
 
 
-def _said(error: libvirt.libvirtError) -> str:
-    return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"
-
-
 # What is made.
 
 
@@ -419,7 +415,7 @@ class _Maker:
         except (SnapshotError, ImageError) as error:
             return self._undone(error.id, str(error))
         except libvirt.libvirtError as error:
-            return self._undone("libvirt", _said(error))
+            return self._undone("libvirt", said(error))
         except OSError as error:
             return self._undone("failed", str(error))
 
@@ -772,7 +768,7 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
                 _refresh_pool(connection, step.pool)
         return Outcome("done" if complete else "undone")
     except libvirt.libvirtError as error:
-        return Outcome("pending", "libvirt", f"{_said(error)}; then run xmlkit recover")
+        return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
     except (SnapshotError, ImageError) as error:
         if error.id == "format-disagrees":
             # it was removed
@@ -809,7 +805,7 @@ def _abort(connection: Any, step: Backup) -> None:
         raise
     if not domain.isActive():
         return
-    deadline = time.monotonic() + BUSY
+    deadline = time.monotonic() + CLOSING
     if _is_pushing(domain, step.path):
         domain.abortJob()
         while _is_pushing(domain, step.path):

@@ -2,6 +2,7 @@
 
 Laws
 - It belongs to root or to whoever runs xmlkit, and nobody else can write there.
+- Who only reads makes nothing: where there is no directory nothing was ever done.
 - One writer a host: a lock that the kernel takes away with its process, however that ends.
 - The key is made once and is never seen half written, whoever asks for it at the same time.
 """
@@ -41,21 +42,29 @@ class LockedError(StateError):
         super().__init__(f"{who} is working on this host: wait until it has ended")
 
 
-def directory(given: str | None = None) -> Path:
+def directory(given: str | None = None, *, make: bool = True) -> Path:
     """The state directory, made with mode 0700 if it is not there.
 
     Parameters:
         given: its path; without one it is $XMLKIT_STATE_DIR or /var/lib/xmlkit.
+        make: False for who only reads: then it may not be there. The directory that it is in is
+            never made: it may be a file system that is not mounted, and what is pending there.
 
     Raises StateError if it cannot be made, is a symbolic link, belongs to somebody else, or others
     than its owner can write there.
     """
     path = Path(given or os.environ.get("XMLKIT_STATE_DIR") or DEFAULT).absolute()
     with _reported(path):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-            _sync(path.parent)
-        facts = path.lstat()
+        if make:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                fsync_directory(path.parent)
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            if make:
+                raise
+            return path
     if not stat.S_ISDIR(facts.st_mode):
         raise StateError(f"{path} is not a directory: name another one with --state-dir")
     _trusted(path, facts, 0o022, "writable")
@@ -109,6 +118,17 @@ def host_key(directory: Path) -> bytes:
     with _reported(path):
         if not os.path.lexists(path):
             _make_key(path)
+    return _key_in(path)
+
+
+def known_key(directory: Path) -> bytes | None:
+    """The same for who only reads: None where no plan was ever bound. Raises StateError."""
+    path = directory / _KEY
+    return _key_in(path) if os.path.lexists(path) else None
+
+
+def _key_in(path: Path) -> bytes:
+    with _reported(path):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as stream:
             facts = os.fstat(handle)
@@ -133,6 +153,15 @@ def new_id(directory: Path) -> str:
             return made
 
 
+def fsync_directory(directory: Path | str) -> None:
+    """What was made in a directory stays."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _make_key(path: Path) -> None:
     """By a name of its own, then linked: the first one wins, and nobody sees a part of it."""
     temporary = path.with_name(f".{_KEY}-{secrets.token_hex(8)}")
@@ -146,15 +175,7 @@ def _make_key(path: Path) -> None:
             os.link(temporary, path)
     finally:
         os.unlink(temporary)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync_directory(path.parent)
 
 
 def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from xmlkit.errors import XmlkitError
 from xmlkit.plan import Plan, Transition
@@ -248,14 +248,7 @@ Step = (
     | Publish
 )
 
-_KINDS: dict[str, type[Step]] = {
-    kind.__name__.lower(): kind
-    for kind in (
-        *(Stop, Link, Copy, Create, Refresh, Redefine, Define, Start),
-        *(Migrate, Resume, Unlink),
-        *(Backup, Convert, Publish),
-    )
-}
+_KINDS: dict[str, type[Step]] = {kind.__name__.lower(): kind for kind in get_args(Step)}
 
 
 def steps_of(

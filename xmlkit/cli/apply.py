@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, carrying
+from xmlkit.cli import SECONDS, carrying, options
 from xmlkit.errors import XmlkitError
-from xmlkit.rules import ACCEPTABLE
 
 if TYPE_CHECKING:
     from xmlkit.plan import Plan
@@ -22,27 +22,10 @@ LOCK_SECONDS = 600.0
 
 @click.command(name="apply")
 @click.option("--plan", "plan_file", metavar="FILE", help="What xmlkit plan wrote on this host.")
-@click.option("--all", "all_", is_flag=True, help="All domains of the host.")
-@click.option(
-    "--to",
-    type=click.Choice(["volume", "path"]),
-    default="volume",
-    show_default=True,
-    help="The form that disks get.",
-)
-@click.option(
-    "--relocate",
-    metavar="[KIND=]POOL",
-    multiple=True,
-    help="Move disks in Nova's instance directory into POOL; KIND root, ephemeral, swap.",
-)
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
+@options.ALL
+@options.TO
+@options.RELOCATE
+@options.ACCEPT
 @click.option(
     "--arrived",
     is_flag=True,
@@ -54,7 +37,7 @@ LOCK_SECONDS = 600.0
     is_flag=True,
     help="Redefine snapshots, checkpoints and managed saves with the new addresses.",
 )
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
+@options.SCHEMAS
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N domains only.")
 @click.option(
     "--max-failures",
@@ -73,11 +56,11 @@ LOCK_SECONDS = 600.0
     metavar="SECONDS",
     help="With --on-shutdown: wait no longer.",
 )
-@carrying.restarting
+@options.restarting
 @click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
 def command(
     plan_file: str | None,
@@ -113,7 +96,8 @@ def command(
 
     \b
     Exit code: 0 all done or nothing to do; 1 some refused, skipped or failed;
-    2 trouble, nothing changed; 3 failed and rolled back.
+    2 trouble, nothing changed; 3 failed and rolled back; 130 interrupted before
+    anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:
@@ -140,7 +124,7 @@ def command(
     from xmlkit.service import Options
 
     plans = None if plan_file is None else files.read_plans(plan_file)
-    options = Options(
+    wanted = Options(
         to=to,
         relocate=relocations(relocate),
         accept=accept,
@@ -151,7 +135,7 @@ def command(
         restart=restart,
         shutdown_seconds=carrying.shutdown_seconds(restart, shutdown_timeout),
     )
-    apply = _Apply(uri, plans, options, state_dir, max_failures, yes, format_)
+    apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
     with carrying.interruptible():
         if script:
@@ -195,7 +179,8 @@ class _Apply:
             plans = tuple(each for each in plans if each.uuid in names)
         elif not self.cases:
             carrying.refuse_unknown(names, surveyed.guests, connection)
-        return service.cases_of(surveyed, self.options, plans=plans, key=state.host_key(directory))
+        key = state.known_key(directory) if plans is not None else None
+        return service.cases_of(surveyed, self.options, plans=plans, key=key)
 
     def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
         """--script: nothing is changed, and nothing is asked."""
@@ -203,7 +188,7 @@ class _Apply:
         from xmlkit.observe import opened
         from xmlkit.script import script
 
-        directory = state.directory(self.state_dir)
+        directory = state.directory(self.state_dir, make=False)
         service.refuse_pending(directory)
         with opened(self.uri, write=True) as connection:
             cases = self._judged(connection, names, directory)
@@ -221,8 +206,9 @@ class _Apply:
         from xmlkit import service, state
         from xmlkit.observe import opened
 
-        directory = state.directory(self.state_dir)
-        with state.lock(directory), opened(self.uri, write=True) as connection:
+        directory = state.directory(self.state_dir, make=not dry_run)
+        locked = nullcontext() if dry_run else state.lock(directory)
+        with locked, opened(self.uri, write=True) as connection:
             if not dry_run:
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)
@@ -236,7 +222,6 @@ class _Apply:
                 return self.report(dry_run=dry_run)
             text = carrying.question("Change {}", ready, more=0 if report else len(waiting))
             if not carrying.asked(text, yes=self.yes):
-                click.echo("nothing was changed", err=True)
                 return 1
             self._carry_out(connection, cases, directory)
         return self.report() if report or self._ended() else None

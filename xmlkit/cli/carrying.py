@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, drop_output, printable
+from xmlkit.cli import drop_output, printable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # a help text needs none of them
 
 __all__ = [
     "asked",
+    "begun",
     "code_of",
-    "host_to_change",
     "interruptible",
     "limited",
     "line",
@@ -30,7 +30,6 @@ __all__ = [
     "question",
     "refuse_unknown",
     "report",
-    "restarting",
     "show",
     "shutdown_seconds",
     "uri_of",
@@ -40,46 +39,6 @@ SCHEMA = "xmlkit.apply/1"
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
-
-
-def host_to_change(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --connect, --state-dir and --format."""
-    for option in (
-        click.option(
-            "--format",
-            "format_",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            show_default=True,
-        ),
-        click.option(
-            "--state-dir",
-            metavar="DIR",
-            help="Journals, lock and key; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-        ),
-        click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI."),
-    ):
-        function = option(function)
-    return function
-
-
-def restarting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --restart and --shutdown-timeout."""
-    for option in (
-        click.option(
-            "--shutdown-timeout",
-            type=SECONDS,
-            metavar="SECONDS",
-            help="With --restart: how long a guest may take; 60 if not given.",
-        ),
-        click.option(
-            "--restart",
-            is_flag=True,
-            help="Shut running domains down, one at a time, and start them again.",
-        ),
-    ):
-        function = option(function)
-    return function
 
 
 def shutdown_seconds(restart: bool, given: float | None) -> float:
@@ -150,18 +109,25 @@ def asked(question: str, *, yes: bool) -> bool:
         return True
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.ClickException("there is no terminal to ask on: say --yes")
-    return click.confirm(question, err=True)
+    if click.confirm(question, err=True):
+        return True
+    click.echo("nothing was changed", err=True)
+    return False
 
 
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
-    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere.
+    """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
+    bar = _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None)
+    with begun(), bar as listener:
+        yield listener
 
-    A KeyboardInterrupt that comes through is not settled: it is told what that means.
-    """
+
+@contextmanager
+def begun() -> Iterator[None]:
+    """A KeyboardInterrupt that comes through has not been settled: it is told what that means."""
     try:
-        with _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None) as listener:
-            yield listener
+        yield
     except KeyboardInterrupt:
         click.echo("interrupted: xmlkit recover brings to an end what was begun", err=True)
         raise
@@ -291,8 +257,7 @@ def _report(
     for case, outcome in zip(cases, outcomes, strict=True):
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
-            why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
-            click.echo(line(f"{case.name}  {outcome.state}{why}"))
+            click.echo(line(f"{case.name}  {outcome}"))
     counts = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in dict.fromkeys(outcome.state for outcome in outcomes)

@@ -140,20 +140,16 @@ def _refuse_decided() -> None:
 
 @contextmanager
 def _binding(uri: str, state_dir: str | None) -> Iterator[Callable[[Plan], None]]:
-    """What raises PlanError if a plan's domain is not as it was when the plan was made."""
+    """What raises PlanError for a plan that is stale."""
     from xmlkit import service, state
     from xmlkit.observe import opened, secure_document
 
-    key = state.host_key(state.directory(state_dir))
+    key = state.known_key(state.directory(state_dir, make=False))
     with opened(uri, write=True) as connection:
 
         def refuse_stale(plan: Plan) -> None:
-            bound = service.bound(plan, secure_document(connection, plan.uuid), key)
-            if bound.binding != plan.binding:
-                raise PlanError(
-                    f"{plan.name}: stale-plan: the domain, the host or the plan itself is not as "
-                    "it was: plan again"
-                )
+            if reason := service.stale(plan, secure_document(connection, plan.uuid), key):
+                raise PlanError(f"{plan.name}: {reason.id}: {reason.message}")
 
         yield refuse_stale
 

@@ -26,7 +26,7 @@ HOST_SIZE = 256 << 20
 
 
 class HookError(XmlkitError):
-    """The XML passes through as it is; the message says why."""
+    """The XML is not rewritten, or not printed; the message says why."""
 
 
 class _LateError(Exception):
@@ -66,8 +66,9 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
     anew (xmlkit apply --arrived).
 
     \b
-    Exit code: 0; with --strict 1 if a disk keeps its path or anything went wrong,
-    and libvirt then refuses the migration.
+    Exit code: 0; 1, and libvirt then refuses the migration, if a part of the XML
+    was printed and not the rest, and with --strict if a disk keeps its path or
+    anything went wrong.
 
     \b
     Example, as /etc/libvirt/hooks/qemu:
@@ -97,10 +98,17 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
         _log(f"{name}: {reason}")
     if reasons and strict:
         return 1
+    try:
+        _print(out)
+    except HookError as error:
+        _log(f"{name}: {error}")
+        return 1
+    except OSError as error:
+        # of nothing libvirt makes the XML as it is
+        _log(f"{name}: cannot write to stdout: {error.strerror}")
+        return int(strict)
     if rewritten:
         _log(f"{name}: on volumes now: {', '.join(rewritten)}")
-    sys.stdout.buffer.write(out)
-    sys.stdout.buffer.flush()
     return 0
 
 
@@ -120,6 +128,18 @@ def _received(end: float) -> bytes:
             raise HookError(f"the XML is larger than {XML_SIZE >> 20} MiB")
         if time.monotonic() > end:
             raise _LateError
+
+
+def _print(out: bytes) -> None:
+    """Write all of it. Raises OSError if nothing could be written, HookError if a part was."""
+    written = 0
+    try:
+        while written < len(out):
+            written += os.write(sys.stdout.fileno(), out[written:])
+    except OSError as error:
+        if not written:
+            raise
+        raise HookError(f"{written} bytes were written to stdout: {error.strerror}") from None
 
 
 def _within(end: float, work: Callable[[], Passed]) -> Passed:

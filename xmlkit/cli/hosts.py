@@ -12,6 +12,7 @@ import click
 
 from xmlkit import names
 from xmlkit.cli import files
+from xmlkit.cli.options import RELOCATE, TO
 from xmlkit.document import MIB, Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
@@ -71,21 +72,10 @@ _SOURCES = (
 
 def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that plans; their values come as keyword arguments."""
-    options = (
-        click.option(
-            "--to",
-            type=click.Choice(["volume", "path"]),
-            default="volume",
-            show_default=True,
-            help="The form that disks get: type='volume', or file and block.",
-        ),
+    taken = (
+        TO,
         *_SOURCES,
-        click.option(
-            "--relocate",
-            metavar="[KIND=]POOL",
-            multiple=True,
-            help="Move disks in Nova's instance directory into POOL; KIND root, ephemeral, swap.",
-        ),
+        RELOCATE,
         click.option(
             "--assume-libvirt", metavar="VERSION", help="Plan as if libvirt had this version."
         ),
@@ -99,7 +89,7 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
     )
     function = files.limit_options(function)
-    for option in reversed(options):
+    for option in reversed(taken):
         function = option(function)
     return function
 

@@ -6,18 +6,12 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import TROUBLE, carrying, options
 
 
 @click.command(name="journal")
-@click.option(
-    "--state-dir",
-    metavar="DIR",
-    help="Where the journals are; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-)
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@options.STATE_DIR
+@options.FORMAT
 @click.argument("id", metavar="[ID]", required=False)
 def command(id: str | None, state_dir: str | None, format_: str) -> int:
     """List the transitions of this host, or show what was done in one of them.
@@ -31,7 +25,7 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
     """
     from xmlkit import journal, state
 
-    directory = state.directory(state_dir)
+    directory = state.directory(state_dir, make=False)
     errors: tuple[Any, ...] = ()
     if id is not None:
         found: tuple[Any, ...] = (journal.find(str(directory), id),)
@@ -58,7 +52,7 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
             click.echo(f"no transitions in {directory}", err=True)
     for error in errors:
         click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
-    return 2 if errors else 0
+    return TROUBLE if errors else 0
 
 
 def _show(data: dict[str, Any]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import carrying, options
 from xmlkit.cli.hosts import relocations
-from xmlkit.rules import ACCEPTABLE
 
 
 @click.command(name="migrate")
@@ -28,16 +28,10 @@ from xmlkit.rules import ACCEPTABLE
 )
 @click.option("--migrate-uri", metavar="URI", help="Where QEMU connects to (virsh --migrateuri).")
 @click.option("--disks-uri", metavar="URI", help="Where disks are copied to (virsh --disks-uri).")
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.ACCEPT
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("domain", metavar="DOMAIN")
 def command(
     to: str,
@@ -61,7 +55,8 @@ def command(
 
     \b
     Exit code: 0 it runs there; 1 refused, or something is pending; 2 trouble,
-    nothing changed; 3 it failed, and the guest is here as before.
+    nothing changed; 3 it failed, and the guest is here as before; 130 interrupted
+    before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:
@@ -75,21 +70,21 @@ def command(
     from xmlkit import migrate, service, state
     from xmlkit.observe import opened
 
-    options = migrate.Options(
+    wanted = migrate.Options(
         relocate=pools,
         storage=storage,
         accept=accept,
         migrate_uri=migrate_uri,
         disks_uri=disks_uri,
     )
-    directory = state.directory(state_dir)
+    directory = state.directory(state_dir, make=not dry_run)
     with (
         carrying.interruptible(),
-        state.lock(directory),
+        nullcontext() if dry_run else state.lock(directory),
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
     ):
-        made = migrate.judged(source, there, domain, to, options)
+        made = migrate.judged(source, there, domain, to, wanted)
         case = service.Case(
             *(made.name, made.uuid, made.plan, made.concerns),
             *(made.state, made.id, made.message, made.task),
@@ -99,7 +94,6 @@ def command(
             return carrying.report([case], (), format_=format_, kind="migrate", dry_run=dry_run)
         service.refuse_pending(directory)
         if not carrying.asked(f"Migrate {made.name} to {to}?", yes=yes):
-            click.echo("nothing was changed", err=True)
             return 1
         with carrying.progress([case]) as listener:
             result = service.migrate_one(

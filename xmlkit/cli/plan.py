@@ -9,17 +9,14 @@ import click
 
 from xmlkit.cli import files
 from xmlkit.cli.hosts import host_options, planner
+from xmlkit.cli.options import ALL, STATE_DIR
 from xmlkit.plan import plans_to_json
 
 
 @click.command(name="plan")
 @host_options
-@click.option("--all", "all_", is_flag=True, help="All domains of the host.")
-@click.option(
-    "--state-dir",
-    metavar="DIR",
-    help="Where the host's key is; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-)
+@ALL
+@STATE_DIR
 @click.option("-o", "--output", metavar="OUT", help="Write there instead of stdout, atomically.")
 @click.argument("names", metavar="FILE...|DOMAIN...|-", nargs=-1)
 def command(

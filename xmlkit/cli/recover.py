@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import TROUBLE, carrying
+from xmlkit.cli import TROUBLE, carrying, options
 
 
 @click.command(name="recover")
-@carrying.host_to_change
+@options.host_to_change
 def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     """Bring what was interrupted to an end: finished, or taken back.
 
@@ -24,7 +24,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
 
     \b
     Exit code: 0 all came to an end, or nothing to do; 1 something is still
-    pending; 2 trouble: a host or a journal could not be read.
+    pending; 2 trouble: a host or a journal could not be read; 130 interrupted:
+    run it again.
 
     \b
     Example:
@@ -33,8 +34,10 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     from xmlkit import service, state
     from xmlkit.observe import opened
 
-    directory = state.directory(state_dir)
-    with state.lock(directory), ExitStack() as stack:
+    directory = state.directory(state_dir, make=False)
+    with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
+        if directory.exists():
+            stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}
 
         def connected(uri: str) -> Any:
@@ -73,9 +76,8 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     else:
         for journal, outcomes in found:
             for uuid, outcome in outcomes.items():
-                why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
                 name = journal.tasks[uuid].plan.name
-                click.echo(carrying.line(f"{journal.id}  {name}  {outcome.state}{why}"))
+                click.echo(carrying.line(f"{journal.id}  {name}  {outcome}"))
         if not (found or errors):
             click.echo("nothing to recover")
     for error in errors:

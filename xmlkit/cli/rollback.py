@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
-from xmlkit.cli import carrying
-from xmlkit.rules import ACCEPTABLE
+from xmlkit.cli import carrying, options
 
 
 @click.command(name="rollback")
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
+@options.ACCEPT
 @click.option(
     "--rewrite-metadata",
     is_flag=True,
     help="Redefine snapshots, checkpoints and managed saves with the old addresses.",
 )
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
-@carrying.restarting
-@click.option("--dry-run", is_flag=True, help="Show each step as a command, and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@carrying.host_to_change
+@options.SCHEMAS
+@options.restarting
+@options.DRY_RUN
+@options.YES
+@options.host_to_change
 @click.argument("id", metavar="ID")
 @click.argument("domains", metavar="[DOMAIN...]", nargs=-1)
 def command(
@@ -51,7 +46,8 @@ def command(
 
     \b
     Exit code: 0 all taken back or nothing to do; 1 some refused, skipped or
-    failed; 2 trouble, nothing changed; 3 failed, and all is as before.
+    failed; 2 trouble, nothing changed; 3 failed, and all is as before;
+    130 interrupted before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:
@@ -62,8 +58,9 @@ def command(
     from xmlkit.survey import survey
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
-    directory = state.directory(state_dir)
-    with carrying.interruptible(), state.lock(directory):
+    directory = state.directory(state_dir, make=False)
+    reads = dry_run or not directory.exists()
+    with carrying.interruptible(), nullcontext() if reads else state.lock(directory):
         done = journal.find(str(directory), id)
         uri = connect or done.uri
         journals, _ = journal.read_all(str(directory))
@@ -78,7 +75,7 @@ def command(
                 raise click.UsageError(f"transition {done.id} has no domain {name!r}")
         with opened(uri, write=True) as connection:
             uuids = tuple(task.uuid for task in chosen)
-            options = service.Options(
+            wanted = service.Options(
                 to="path",
                 accept=accept,
                 rewrite_metadata=rewrite_metadata,
@@ -87,14 +84,13 @@ def command(
             )
             places = service.directories_of(task.plan.inverse() for task in chosen)
             surveyed = survey(connection, uuids, secure=True, directories=places)
-            cases = service.roll_back_cases(surveyed, done, options, later=journals)
+            cases = service.roll_back_cases(surveyed, done, wanted, later=journals)
             cases = [case for case in cases if case.uuid in uuids]
             carrying.show(cases, steps=dry_run)
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
                 return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
-                click.echo("nothing was changed", err=True)
                 return 1
             with carrying.progress(ready) as listener:
                 result = service.carry_out(

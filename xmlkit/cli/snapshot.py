@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, printable
+from xmlkit.cli import carrying, options, printable
 
 if TYPE_CHECKING:
     from xmlkit.journal import Outcome
@@ -34,7 +34,7 @@ _WORTH = {
 )
 @click.option("--compress", type=click.Choice(["zlib", "zstd"]), help="The qcow2 image.")
 @click.option("--live", is_flag=True, help="The domain may run: its QEMU copies the disk.")
-@carrying.host_to_change
+@options.host_to_change
 @click.argument("domain", metavar="DOMAIN")
 @click.argument("disk", metavar="DISK")
 def command(
@@ -58,7 +58,8 @@ def command(
 
     \b
     Exit code: 0 made; 1 something is pending (xmlkit recover); 2 trouble or
-    refused, nothing begun; 3 failed or interrupted, and all is as before.
+    refused, nothing begun; 3 failed or interrupted, and all is as before;
+    130 interrupted before anything was begun, or twice (then xmlkit recover).
 
     \b
     Example:
@@ -70,11 +71,11 @@ def command(
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 
-    with opened(uri, write=True) as connection:
+    with carrying.interruptible(), opened(uri, write=True) as connection:
         from xmlkit import service, snapshot, state
 
         directory = state.directory(state_dir)
-        with carrying.interruptible(), state.lock(directory):
+        with state.lock(directory):
             service.refuse_pending(directory)
             shot = snapshot.prepare(
                 *(connection, domain, disk, target),
@@ -82,7 +83,7 @@ def command(
                 compress=compress,
                 live=live,
             )
-            with _progress() as listener:
+            with carrying.begun(), _progress() as listener:
                 taken = snapshot.take(connection, shot, directory, uri=uri, listener=listener)
     return _report(shot, taken, format_)
 
@@ -150,12 +151,11 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
         }
         click.echo(json.dumps(data, indent=2))
     else:
-        why = f": {outcome.id}: {outcome.message}" if outcome.id else ""
         size = f" ({shot.image_format}, {taken.size} bytes of {shot.capacity})"
         click.echo(
             printable(
                 f"snapshot {taken.id}: {shot.name} {shot.disk} -> {shot.target}"
-                f"{size if outcome.state == 'done' else ''}  {outcome.state}{why}"
+                f"{size if outcome.state == 'done' else ''}  {outcome}"
             )
         )
         if outcome.state == "done":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
 import click
 
-from xmlkit.cli import printable
+from xmlkit.cli import carrying, options, printable
 from xmlkit.cli.hosts import relocations
-from xmlkit.rules import ACCEPTABLE
 from xmlkit.status import DomainStatus, Status, status
 from xmlkit.validation import schemas as installed
 
@@ -25,22 +23,16 @@ _WORDS = {
 
 
 @click.command(name="status")
-@click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI.")
+@options.CONNECT
 @click.option(
     "--relocate",
     metavar="[KIND=]POOL",
     multiple=True,
     help="As if disks in Nova's instance directory moved into POOL; KIND root, ephemeral, swap.",
 )
-@click.option(
-    "--accept",
-    type=click.Choice(ACCEPTABLE),
-    metavar="ID",
-    multiple=True,
-    help="A rule that shall not stand in the way.",
-)
-@click.option("--schemas", metavar="DIR", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
+@options.ACCEPT
+@options.SCHEMAS
+@options.FORMAT
 @click.option(
     "--warn", is_flag=True, help="Only warn, in one line on stderr, of domains on legacy disks."
 )
@@ -66,9 +58,7 @@ def command(
     Example:
         xmlkit status --connect qemu:///system --relocate nova-disks-pool
     """
-    uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
-    if not uri:
-        raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
+    uri = carrying.uri_of(connect)
     if warn and format_ == "json":
         raise click.UsageError("--warn prints one line of text: give no --format json")
     pools = relocations(relocate)
