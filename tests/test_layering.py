@@ -33,7 +33,7 @@ compare disks shell templates
 plan volumes
 steps transformers pools
 journal metadata
-validation validation.schemas validation.profiles
+validation validation.schemas validation.profiles validation.findings
 validation.grammar
 validation.verdict
 validation.policy

@@ -12,8 +12,9 @@ import click
 from xmlkit.cli import TROUBLE, files, printable
 from xmlkit.document import DocumentError
 from xmlkit.validation import schemas
+from xmlkit.validation.findings import Finding
 from xmlkit.validation.profiles import PROFILES, Profile
-from xmlkit.validation.verdict import Finding, unreadable, validate
+from xmlkit.validation.verdict import unreadable, validate
 
 SCHEMA = "xmlkit.validate/1"
 

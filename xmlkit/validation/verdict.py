@@ -9,34 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from lxml import etree
 
 from xmlkit.document import Document, DocumentError
 from xmlkit.validation import grammar, schemas
+from xmlkit.validation.findings import Finding
 from xmlkit.validation.profiles import Profile, volume_sources
 
 __all__ = ["Finding", "unreadable", "validate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was found in a document.
-
-    id: of `xmlkit explain`. line, column: from 1, of the element it is about. xpath: positional.
-    expected, suggestions: what could stand there, nearest first.
-    """
-
-    id: str
-    severity: Literal["error", "warning", "note"]
-    message: str
-    line: int
-    column: int
-    xpath: str
-    expected: tuple[str, ...] = ()
-    suggestions: tuple[str, ...] = ()
 
 
 def validate(
