@@ -30,7 +30,7 @@ GIVE_IDS = frozenset(
         "Concern",
         "SnapshotError",
     )
-) | {"_concern", "_concern_of", "_Failure", "_NotStarted"}
+) | {"_concern", "_concern_of", "_Failure", "_NotStarted", "_found"}
 
 
 def ids_in_the_code() -> set[str]:

@@ -910,6 +910,42 @@ RULES: dict[str, Rule] = {
             "The schema is chosen by the root element: domain, pool, volume, network ...",
             "Check that the file is a libvirt document, or a device of a domain such as <disk>.",
         ),
+        # What libvirt itself makes of a document that it accepts.
+        Rule(
+            "libvirt-dropped",
+            "libvirt drops what stands here, without a word",
+            "libvirt reads what it knows and forgets the rest, unless it is asked to validate: a "
+            "misspelled attribute, what is only reported of running guests (id, alias, mirror), "
+            "what does not go with the rest. What it would report later does not have it.",
+            "If it was meant, correct it; if not, take it out. xmlkit validate without "
+            "--through-libvirt tells what the schema does not know.",
+            "virDomainDefParseXML and its like, read back with XMLDesc; libvirt 9.0.0",
+        ),
+        Rule(
+            "libvirt-changed",
+            "libvirt makes something else of what stands here",
+            "A value is rounded, cut, normalised or overruled by another one. Two spellings of "
+            "the same (1 GiB, 1048576 KiB) are no change.",
+            "Write what libvirt makes of it, if that is what was meant.",
+            "virDomainDefParseXML and its like, read back with XMLDesc; libvirt 9.0.0",
+        ),
+        Rule(
+            "libvirt-refused",
+            "libvirt refuses the document, in its own words",
+            "It may be valid by the schema all the same: that does not know which things go "
+            "together. Without --connect it was libvirt's test driver that was asked: what QEMU "
+            "would refuse besides is not known.",
+            "Do as the message says.",
+        ),
+        Rule(
+            "libvirt-not-asked",
+            "libvirt could not be asked about this",
+            "The test driver has no such kind of document or guest, or the connection has none "
+            "of this UUID or name to compare with. What belongs to one driver alone "
+            "(qemu:commandline) the test driver does not read.",
+            "Nothing is said of it, neither good nor bad. --connect URI compares with what is "
+            "defined at URI.",
+        ),
         Rule(
             "profile-volume-disk",
             "a volume disk, for a host that cannot have any",

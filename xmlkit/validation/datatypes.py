@@ -43,7 +43,13 @@ _SHAPES = {
     "hexBinary": r"([0-9a-fA-F]{2})*",
     "language": r"[a-zA-Z]{1,8}(-[a-zA-Z0-9]{1,8})*",
 }
-_ESCAPES = {"i": "_:A-Za-z\u00c0-\ufffd", "c": r"\w.:\-\u00b7", "d": r"\d", "w": r"\w", "s": r" \t\n\r"}
+_ESCAPES = {
+    "i": "_:A-Za-z\u00c0-\ufffd",
+    "c": r"\w.:\-\u00b7",
+    "d": r"\d",
+    "w": r"\w",
+    "s": r" \t\n\r",
+}
 
 
 def is_of(type: str, facets: Sequence[tuple[str, str]]) -> Callable[[str], bool]:
