@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from xmlkit.markup import ATTRIBUTE, MARKUP, name_of
 
-__all__ = ["HIDDEN", "redact", "redact_pair", "secrets"]
+__all__ = ["HIDDEN", "may_have_secrets", "redact", "redact_pair", "secrets"]
 
 HIDDEN = "(redacted)"
 CHANGED = "(changed)"
@@ -76,6 +76,11 @@ def secrets(text: str) -> tuple[tuple[int, int], ...]:
         elif start < end:
             merged.append((start, end))
     return tuple(merged)
+
+
+def may_have_secrets(text: str) -> bool:
+    """Whether a text that need not even be XML has a word that speaks of secrets."""
+    return _HINT.search(text) is not None or any(map(_is_nearly, set(_WORD.findall(text))))
 
 
 def _misspelled(text: str) -> Iterator[tuple[int, int]]:

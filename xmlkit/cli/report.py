@@ -11,13 +11,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xmlkit import __version__
 from xmlkit.cli import printable
 from xmlkit.cli.paint import Paint
 from xmlkit.validation.findings import Edit, Finding
-from xmlkit.validation.shown import Excerpt
+
+if TYPE_CHECKING:
+    from xmlkit.validation.shown import Excerpt
 
 __all__ = ["FORMATS", "Judged", "Repair", "Result"]
 

@@ -175,7 +175,8 @@ def judge(name: str, way: _Way) -> Judged:
         line = excerpt_of_unreadable(source, error)
         return Judged(name, (Result(name, None, None, (unreadable(error),), (), (line,)),))
     except files.FileError as error:
-        return Judged(name, complaints=(str(error),))
+        nothing = os.path.isdir(name) and os.access(name, os.R_OK | os.X_OK)
+        return Judged(name, complaints=(f"no .xml files in {name}" if nothing else str(error),))
     complaints: list[str] = []
     more: Findings = ()
     if way.policy is not None:
@@ -254,25 +255,10 @@ def _write(name: str, old: Document, new: Document) -> None:
 def _judged(names: Iterator[str], way: _Way, jobs: int) -> Iterator[Judged]:
     """Each file judged, in the order of `names`."""
     if jobs == 1:
-        return (_one(name, way) for name in names)
+        return (judge(name, way) for name in names)
     from xmlkit.cli.workers import in_order
 
-    return in_order(_one, names, way, jobs or os.cpu_count() or 1, alone="-")
-
-
-def _one(name: str, way: _Way) -> Judged:
-    """As `judge`, also for what `_files` could not look into."""
-    if os.path.isdir(name):
-        return Judged(name, complaints=(_unsearched(name),))
-    return judge(name, way)
-
-
-def _unsearched(name: str) -> str:
-    try:
-        os.scandir(name).close()
-    except OSError as error:
-        return f"cannot read {name}: {error.strerror}"
-    return f"no .xml files in {name}"
+    return in_order(judge, names, way, jobs or os.cpu_count() or 1, alone="-")
 
 
 def _files(names: tuple[str, ...]) -> Iterator[str]:

@@ -14,19 +14,16 @@ from dataclasses import dataclass, replace
 from html import unescape
 
 from xmlkit.document import Document, DocumentError
-from xmlkit.redaction import HIDDEN, secrets
+from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
 from xmlkit.validation.findings import Edit, Finding, Fix
 
 __all__ = ["Excerpt", "excerpt_of_unreadable", "hidden", "shown"]
 
 # What a finding points at: a tag's begin, an attribute with its value, or a text.
 _POINTED = re.compile(r"</?[^\s<>/=\"']+|[^\s<>/=\"']+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'))?")
+_CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
 # Secrets shorter than this are hidden where they are quoted; elsewhere they might be any word.
 _SHORT = 4
-# A file that cannot be read cannot be redacted: a line of it is shown if nothing speaks of secrets.
-_SUSPICIOUS = re.compile(
-    r"pas+w|pass|pwd|cookie|secret|token|credential|key\b|auth|query|@|sig", re.IGNORECASE
-)
 # More of a line is never shown, and would only be sent around.
 _LONGEST = 4000
 
@@ -80,7 +77,8 @@ def excerpt_of_unreadable(source: bytes, error: DocumentError) -> Excerpt | None
         return None
     encoding = "utf-16" if source[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     text = source.decode(encoding, "replace").removeprefix("\ufeff")
-    if _SUSPICIOUS.search(text):
+    if may_have_secrets(text):
+        # it cannot be redacted either
         return None
     lines = text.split("\n")
     if error.line > len(lines):
@@ -161,7 +159,8 @@ class _Said:
 def _said(values: Iterable[str]) -> _Said | None:
     found: set[str] = set()
     for value in values:
-        for each in (value, unescape(value)):
+        plain = _CDATA.sub("", value)
+        for each in (value, plain, unescape(plain)):
             found |= {each, each.strip(), " ".join(each.split())}
     found.discard("")
     return _Said(found) if found else None
