@@ -140,9 +140,7 @@ class Judge:
         algebra = self.algebra
         left = leaf.content
         for name, value in attributes.items():
-            fitting = frozenset(
-                each for each in leaf.attributes(name) if self.accepts(each, value)
-            )
+            fitting = frozenset(each for each in leaf.attributes(name) if self.accepts(each, value))
             left = algebra.without(left, fitting)
             if left is algebra.nothing:
                 return False

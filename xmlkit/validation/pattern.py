@@ -47,7 +47,9 @@ class NameClass:
             return True
         if not self.wild or (self.but is not None and name in self.but):
             return False
-        return self.uri is None or self.uri == (name[1:].partition("}")[0] if name[:1] == "{" else "")
+        return self.uri is None or self.uri == (
+            name[1:].partition("}")[0] if name[:1] == "{" else ""
+        )
 
     @property
     def is_wild(self) -> bool:
@@ -235,9 +237,7 @@ class Algebra:
         """How many patterns and derivatives there are: what its memory grows with."""
         return self._number + len(self._after) + len(self._without)
 
-    def _combined(
-        self, kind: type[Pattern], nullable: bool, parts: tuple[Pattern, ...]
-    ) -> Pattern:
+    def _combined(self, kind: type[Pattern], nullable: bool, parts: tuple[Pattern, ...]) -> Pattern:
         key = (kind, *parts)
         made = self._made.get(key)
         if made is None:
@@ -308,9 +308,7 @@ class Algebra:
         key = (pattern, leaves)
         found = self._without.get(key)
         if found is None:
-            found = self._without[key] = self._derived(
-                pattern, leaves, self.without, ordered=False
-            )
+            found = self._without[key] = self._derived(pattern, leaves, self.without, ordered=False)
         return found
 
     def _derived(
