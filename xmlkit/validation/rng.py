@@ -45,32 +45,34 @@ class Grammar:
 
     algebra: Algebra
     start: Pattern
-    _everything: dict[str, frozenset[str]] = field(default_factory=dict)
+    # definitions that are any of several, made where a document could mean each of them
+    unions: dict[frozenset[Element], Element] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    _parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def elements(self) -> frozenset[Element]:
         return frozenset(each for each in self.start.leaves if isinstance(each, Element))
 
-    def parents(self) -> Mapping[str, frozenset[str]]:
-        """Each name that an element or, as "@name", an attribute has, with those of its parents."""
-        if not self._everything:
-            found: dict[str, set[str]] = {}
+    def parents_of(self, name: str) -> tuple[str, ...]:
+        """The elements that may have a child of this name, anywhere in the schema."""
+        if name.rpartition("}")[2] not in self.names:
+            return ()
+        if not self._parents:
+            found: dict[str, dict[str, None]] = {}
             seen: set[Element] = set()
-            waiting = list(self.elements)
-            while waiting:
-                element = waiting.pop()
+            waiting = sorted(self.elements, key=lambda each: each.number)
+            for element in waiting:
                 if element in seen:
                     continue
                 seen.add(element)
-                for leaf in element.content.leaves:
+                for leaf in sorted(element.content.leaves, key=lambda each: each.number):
                     if isinstance(leaf, Element):
                         waiting.append(leaf)
-                    if isinstance(leaf, Element | Attribute):
-                        mark = "@" if isinstance(leaf, Attribute) else ""
-                        for name in leaf.names.known():
-                            found.setdefault(mark + name, set()).update(element.names.known())
-            self._everything = {name: frozenset(parents) for name, parents in found.items()}
-        return self._everything
+                        for each in leaf.names.known():
+                            found.setdefault(each, {}).update(dict.fromkeys(element.names.known()))
+            self._parents = {each: tuple(parents) for each, parents in found.items()}
+        return self._parents.get(name, ())
 
 
 def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Grammar:
@@ -95,7 +97,12 @@ def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Gr
         raise SchemaError(f"cannot use {schema}.rng in {directory}: nested too deep") from None
     if len(_grammars) > 40:
         _grammars.clear()
-    made = _grammars[key] = Grammar(algebra, start)
+    names = frozenset(
+        element.get("name", "").strip().rpartition(":")[2]
+        for root in reader.files.values()
+        for element in root.iter(_RNG + "element")
+    )
+    made = _grammars[key] = Grammar(algebra, start, names=names)
     return made
 
 
@@ -252,7 +259,7 @@ class _Reader:
         if kind == "externalRef":
             base = node.getroottree().getroot().get("_base", "")
             return self.reference(self.scope(self.file(node.get("href", ""), base), scope), _START)
-        raise SchemaError(f"the schemas in {self.directory} have {node.tag}, which is unknown")
+        raise SchemaError(f"the schemas in {self.directory} have {kind}, which is unknown")
 
     def each(self, node: etree._Element, scope: _Scope) -> list[Pattern]:
         children = node.iterchildren(etree.Element)

@@ -2,19 +2,22 @@
 
 Laws
 - libxml2 decides; on libvirt's grammars it has never been seen to err.
-- All that it says becomes findings, each with the place in the bytes that it is about.
+- What it refuses is explained by a walk of our own over the same schema; what that needs is
+  imported only then.
+- Never silence: where the walk finds nothing, libxml2's words are the findings, and a note says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from lxml import etree
 
 from xmlkit.document import Document, DocumentError
 from xmlkit.validation import grammar, schemas
-from xmlkit.validation.findings import Finding
+from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
 __all__ = ["Finding", "unreadable", "validate"]
@@ -41,40 +44,101 @@ def validate(
     return found
 
 
+class _Grammar(NamedTuple):
+    """What a document is judged by: a schema, or defines of it in place of its start."""
+
+    directory: str
+    schema: str
+    references: tuple[str, ...] = ()
+    tag: str = ""
+
+    def compiled(self) -> etree.RelaxNG:
+        if self.tag:
+            return grammar.compiled(self.directory, self.tag)
+        return schemas.compiled(self.directory, self.schema)
+
+
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    first = None
-    for schema in _grammars(root, directory):
+    first: tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]] | None = None
+    for meant in _grammars(root, directory):
+        schema = meant.compiled()
         if schema.validate(root):
             return ()
         # of two that could be meant, the likelier one is told
-        first = first or schema.error_log
+        first = first or (meant, schema, schema.error_log)
     if first is None:
-        kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
-        return (
-            Finding(
-                "unknown-kind",
-                "error",
-                f"libvirt has no schema for <{document.kind}>",
-                *document.place_of(root),
-                "/" + document.kind,
-                expected=tuple(kinds),
-            ),
-        )
-    found = {(entry.path or "", entry.message): None for entry in first}
-    return tuple(_finding(document, path, message) for path, message in found)
+        first = _in_no_namespace(root, directory)
+    if first is not None:
+        return _explained(document, *first)
+    kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
+    from xmlkit.validation.words import near
+
+    known = near(etree.QName(root).localname, kinds)[:3]
+    return (
+        Finding(
+            "unknown-kind",
+            "error",
+            f"libvirt has no schema for <{document.kind}>"
+            + (f"; did you mean <{known[0]}>?" if known else ""),
+            *document.place_of(root),
+            xpath_of(root),
+            expected=tuple(dict.fromkeys([*known, *kinds])),
+            suggestions=tuple(known),
+            name=etree.QName(root).localname,
+        ),
+    )
 
 
-def _grammars(root: etree._Element, directory: str) -> Iterator[etree.RelaxNG]:
+def _explained(
+    document: Document, meant: _Grammar, schema: etree.RelaxNG, errors: Iterable[etree._LogEntry]
+) -> tuple[Finding, ...]:
+    """What is wrong with a document that libxml2 has refused; if nothing is found, its words."""
+    from xmlkit.validation import rng
+    from xmlkit.validation.diagnosis import diagnosed
+
+    try:
+        patterns = rng.grammar(meant.directory, meant.schema, meant.references)
+        told = diagnosed(document, patterns, schema)
+    except (schemas.SchemaError, RecursionError):
+        # libxml2 can use the schema all the same, or the document is nested very deep
+        told = ()
+    if told:
+        return told
+    found = {(entry.path or "", entry.message): None for entry in errors}
+    unexplained = Finding(
+        "unexplained",
+        "note",
+        "libxml2 refuses the document, but nothing wrong with it was found here: the two disagree",
+        *document.place_of(document.root),
+        xpath_of(document.root),
+    )
+    return (*(_finding(document, path, message) for path, message in found), unexplained)
+
+
+def _in_no_namespace(
+    root: etree._Element, directory: str
+) -> tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]] | None:
+    """What the document is meant for if its root's namespace is a mistake."""
+    name = etree.QName(root)
+    if not name.namespace:
+        return None
+    plain = root.makeelement(name.localname, dict(root.attrib))
+    for meant in _grammars(plain, directory):
+        return meant, meant.compiled(), []
+    return None
+
+
+def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:
     """Those that the document may be meant for, the likelier first."""
     tag = str(root.tag)
     name = schemas.SCHEMAS.get(tag)
     if name is not None and (tag != "interface" or root.get("name") is not None):
-        yield schemas.compiled(directory, name)
+        yield _Grammar(directory, name)
     if (name is None or tag == "interface") and tag in grammar.devices(directory):
-        yield grammar.compiled(directory, tag)
+        yield _Grammar(directory, "domain", grammar.devices(directory)[tag], tag)
     if tag == "interface" and root.get("name") is None:
-        yield schemas.compiled(directory, schemas.SCHEMAS[tag])
+        yield _Grammar(directory, schemas.SCHEMAS[tag])
 
 
 def _refused(document: Document) -> Iterator[Finding]:
