@@ -52,7 +52,7 @@ def test_no_secret_is_in_a_finding_nor_in_its_line(text: str) -> None:
     assert SECRET not in repr(excerpts)
     assert SECRET not in repr(list(hidden(document, [value, whole])))
     assert "(redacted)" in clean[0].message
-    assert any("(redacted)" in each.text for each in excerpts if each is not None)
+    assert any("(redacted)" in each.text for each in excerpts)
 
 
 @pytest.mark.parametrize("secret", ["a", "ab", "&lt;x&amp;y", "two  words", " blank "])
@@ -76,7 +76,6 @@ def test_what_is_no_secret_stays() -> None:
     ((same,), (line,)) = shown(document, [finding])
 
     assert finding == same
-    assert line is not None
     assert (2, "  <driver name='qemu' tpye='qcow2'/>") == (line.line, line.text)
     assert "tpye='qcow2'" == line.text[line.start : line.end]
 
@@ -100,7 +99,6 @@ def test_a_line_is_pointed_at_where_the_finding_is(
     """At a tag's begin, an attribute with its value, a word; secrets in front count as shown."""
     _, (found,) = shown(Document.parse(text), [Finding("x", "error", "x", line, column, "/a")])
 
-    assert found is not None
     assert line == found.line
     assert pointed == found.text[found.start : found.end]
     assert not set("\r\n\ufeff") & set(found.text)
@@ -118,7 +116,6 @@ def test_any_place_has_a_line(parts: list[str], line: int, column: int) -> None:
     text = f"<a>{''.join(parts)}</a>"
     _, (found,) = shown(Document.parse(text), [Finding("x", "error", "x", line, column, "/a")])
 
-    assert found is not None
     assert 0 <= found.start < found.end <= len(found.text) + 1
     assert found.text == text.split("\n")[found.line - 1].replace("pppp", "(redacted)")
 
@@ -130,7 +127,6 @@ def test_of_a_long_line_a_part_is_kept() -> None:
         Document.parse(text), [Finding("x", "error", "x", 1, text.index("<b") + 1, "/a/b")]
     )
 
-    assert found is not None
     assert len(found.text) < 10_000
     assert "<b" == found.text[found.start : found.end]
 

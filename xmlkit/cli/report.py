@@ -25,8 +25,10 @@ __all__ = ["FORMATS", "Judged", "Repair", "Result"]
 
 SCHEMA = "xmlkit.validate/1"
 
-# Columns of a source line that are shown; more is cut, around what it is about.
+# Columns of a source line that are shown, and those in front of what it is about at the least; more
+# is cut.
 _WIDTH = 100
+_BEFORE = 8
 _TAB = 8
 _COLORS = {"error": "red", "warning": "magenta", "note": "cyan"}
 
@@ -197,7 +199,7 @@ def _pointed(excerpt: Excerpt, paint: Paint, color: str) -> Iterator[str]:
     if width > _WIDTH:
         # as much in front of it as behind it
         span = min(end - start, _WIDTH)
-        shift = max(0, min(start - (_WIDTH - span) // 2, width - _WIDTH))
+        shift = max(0, min(start - max((_WIDTH - span) // 2, _BEFORE), width - _WIDTH))
     window = _window(cells, columns, shift, shift + _WIDTH)
     end = min(end, shift + _WIDTH)
     if not window.strip():

@@ -21,6 +21,8 @@ from xmlkit.validation.verdict import validate
 
 __all__ = ["Mended", "mended", "unified"]
 
+# Of what is found, that which libvirt does not read at all.
+_USELESS = frozenset(("unknown-attribute", "unknown-element"))
 # A document with more faults than this is something else.
 _MOST = 100
 
@@ -80,11 +82,23 @@ def _step(
 
 
 def _choice(finding: Finding) -> Edit | None:
-    """The repair of a finding: the verified one, if there is but one that keeps what is there."""
-    verified = [fix.edit for fix in finding.fixes if fix.verified]
-    keeping = [edit for edit in verified if edit.kind != "delete"]
-    of_these = keeping or verified
-    return of_these[0] if len(of_these) == 1 else None
+    """The repair of a finding that leaves no choice: none, if several would do.
+
+    What is not known may go, since libvirt does not read it; anything else is not taken away, and
+    the format of an image is never guessed, however near a right one is.
+    """
+    sure = [fix.edit for fix in finding.fixes if fix.verified]
+    keeping = [edit for edit in sure if edit.kind != "delete"]
+    if len(keeping) == 1:
+        return None if _is_format(keeping[0]) else keeping[0]
+    if not keeping and len(sure) == 1 and finding.id in _USELESS:
+        return sure[0]
+    return None
+
+
+def _is_format(edit: Edit) -> bool:
+    tag = edit.xpath.rpartition("/")[2].partition("[")[0]
+    return edit.attribute == "type" and edit.kind != "rename" and tag in ("driver", "format")
 
 
 def unified(name: str, old: Document, new: Document) -> str:
