@@ -46,8 +46,8 @@ class Judge:
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
         self.algebra = grammar.algebra
-        # namespaces that are taken for another one, once that was found to be meant
-        self.meant: dict[str, str] = {}
+        # elements that are taken for others, once that was found to be meant
+        self.renamed: dict[etree._Element, str] = {}
         self._valid: dict[tuple[etree._Element, Element], bool] = {}
         self._counted: dict[tuple[etree._Element, Element], frozenset[Element]] = {}
         self._contents: dict[etree._Element, Content] = {}
@@ -56,29 +56,13 @@ class Judge:
 
     def name(self, node: etree._Element) -> str:
         """The name of an element as the schema has it, {uri}local."""
-        return self._name(str(node.tag)) if self.meant else str(node.tag)
-
-    def _name(self, name: str) -> str:
-        if name[0] != "{":
-            return name
-        uri, _, rest = name[1:].partition("}")
-        right = self.meant.get(uri, uri)
-        return f"{{{right}}}{rest}" if right else rest
-
-    def takes_for(self, uri: str, right: str) -> None:
-        """From now on names of one namespace count as those of another."""
-        self.meant[uri] = right
-        self._valid.clear()
-        self._counted.clear()
-        self._attributes.clear()
+        return self.renamed.get(node) or str(node.tag)
 
     def attributes(self, node: etree._Element) -> Mapping[str, str]:
         """An element's attributes, by their names as the schema has them."""
         found = self._attributes.get(node)
         if found is None:
             found = {str(key): str(value) for key, value in node.items()}
-            if self.meant:
-                found = {self._name(key): value for key, value in found.items()}
             self._attributes[node] = found
         return found
 

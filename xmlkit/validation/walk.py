@@ -80,6 +80,15 @@ class Fault:
     name: str = ""
 
 
+class _Renamed(Exception):
+    """A namespace was found to be wrong: all is told anew, with the elements as they were meant."""
+
+    def __init__(self, fault: Fault, names: dict[etree._Element, str]) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+        self.names = names
+
+
 class Account(NamedTuple):
     """Faults, and what they cost together."""
 
@@ -105,20 +114,31 @@ class Walk:
 
     def faults(self) -> list[Fault]:
         """What is wrong, in the document's order; empty if nothing is found."""
-        judge = self.judge
         found: list[Fault] = []
+        told: tuple[Fault, ...] = ()
+        while len(found) < 20:
+            try:
+                told = self._faults()
+                break
+            except _Renamed as renamed:
+                found.append(renamed.fault)
+                names = {**self.judge.renamed, **renamed.names}
+                self.judge = Judge(self.grammar)
+                self.judge.renamed = names
+                self._told.clear()
+                self._leaves.clear()
+        order = {node: number for number, node in enumerate(self.root.iter())}
+        merged = self._merged([*found, *told])
+        return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
+
+    def _faults(self) -> tuple[Fault, ...]:
         possible = self._of_root()
         if not possible:
-            fault = self._namespace(self.root, self.grammar.elements)
-            if fault is None:
-                return []
-            found.append(fault)
-            possible = self._of_root()
-        if not any(judge.valid(self.root, leaf) for leaf in possible):
-            found += self.explained(self.root, possible).faults
-        order = {node: number for number, node in enumerate(self.root.iter())}
-        merged = self._merged(found)
-        return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
+            self._look_for_namespace(self.root, self.grammar.elements)
+            return ()
+        if any(self.judge.valid(self.root, leaf) for leaf in possible):
+            return ()
+        return self.explained(self.root, possible).faults
 
     def _of_root(self) -> frozenset[Element]:
         name = self.judge.name(self.root)
@@ -177,7 +197,24 @@ class Walk:
             accounts.append(self._in_order(node, leaf, others + chosen))
         if accounts[0].cost > 1.12 and self._may_depend(node, leaf, accounts[0]):
             accounts += self._with_other_values(node, leaf, chosen)
+        if min(account.cost for account in accounts) > 1.3:
+            accounts += self._with_other_children(node, leaf)
         return min(accounts, key=lambda account: account.cost)
+
+    def _with_other_children(self, node: etree._Element, leaf: Element) -> Iterator[Account]:
+        """Accounts by which a child that fits one definition was meant for another one."""
+        judge = self.judge
+        content = judge.content(node)
+        attributes = judge.attributes(node)
+        for number, child in enumerate(content[:100]):
+            if isinstance(child, str):
+                continue
+            counted = judge.counted(child, leaf)
+            others = leaf.children(judge.name(child)) - counted
+            if not counted or not others:
+                continue
+            if judge.fits(leaf, attributes, [*content[:number], others, *content[number + 1 :]]):
+                yield self.explained(child, others)
 
     @staticmethod
     def _chooses(leaf: Element, name: str) -> bool:
@@ -631,16 +668,18 @@ class Walk:
             account = self.explained(child, possible)
             faults += account.faults
             return algebra.after(left, frozenset(possible))
+        if named and name not in seen:
+            for each in sorted(left.leaves, key=lambda x: x.number):
+                if isinstance(each, Element):
+                    rest = algebra.after(left, frozenset((each,)))
+                    behind = judge.followed(rest, leaf, child)
+                    if behind is not algebra.nothing and behind.nullable:
+                        faults.append(self._lacks(node, [frozenset((each,))], child))
+                        return behind
         if named:
             faults.append(self._one_too_many(node, leaf, child, seen.get(name)))
             return left
-        fault = self._namespace(child, leaf.content.leaves)
-        if fault is not None:
-            faults.append(fault)
-            rest = judge.followed(left, leaf, child)
-            if rest is not algebra.nothing:
-                return rest
-            return self._child(node, leaf, left, child, seen, faults, strangers)
+        self._look_for_namespace(child, leaf.content.leaves)
         near = self._misspelled_element(node, leaf, left, child)
         if near is not None:
             told, rest = near
@@ -683,9 +722,13 @@ class Walk:
             cost = words.distance(word, near) + 2 * account.cost
             if best is None or cost < best[0]:
                 best = (cost, near, leaves, account)
-        if best is None or (best[3].cost > 2.5 and words.distance(word, best[1]) > 1.2):
+        if best is None:
             return None
         _, first, leaves, account = best
+        far = words.distance(word, first)
+        if account.cost and (far > 1.5 or account.cost > 3.5 or word in self.grammar.names):
+            # it has more of another element than the name
+            return None
         meant = [first, *(each for each in meant if each != first)]
         tag = written(child)
         prefix = f"{child.prefix}:" if child.prefix else ""
@@ -715,20 +758,30 @@ class Walk:
             for number, each in enumerate(self.root.iter(etree.Element))
             if number < 3000 and each not in around
         )
-        found: dict[str, Change] = {}
-        for place in (*ancestors, *siblings, *others):
+        found: dict[str, tuple[bool, int, Change]] = {}
+        for number, place in enumerate((*ancestors, *siblings, *others)):
             if place is child or child in place.iterancestors():
                 continue
-            if any(
-                not each.names.is_wild
+            leaves = [
+                leaf
                 for leaf in self.leaves(place)
-                for each in leaf.children(name)
-            ):
-                says = written(place)
-                found.setdefault(says, Change("move", child, to=place, says=says))
-                if len(found) == 5:
+                if any(not each.names.is_wild for each in leaf.children(name))
+            ]
+            if not leaves:
+                continue
+            says = written(place)
+            fits = any(self._has_room(place, leaf, child) for leaf in leaves)
+            if says not in found or (fits and found[says][0]):
+                found[says] = (not fits, number, Change("move", child, to=place, says=says))
+                if sum(not unfit for unfit, _, _ in found.values()) == 6:
                     break
-        return list(found.values())
+        return [change for _, _, change in sorted(found.values(), key=lambda each: each[:2])]
+
+    def _has_room(self, place: etree._Element, leaf: Element, child: etree._Element) -> bool:
+        """Whether a child could be the last of an element, as far as that is right already."""
+        judge = self.judge
+        content = [each for each in judge.content(place) if each is not child]
+        return judge.fits(leaf, judge.attributes(place), [*content, child])
 
     def _unknown_element(self, node: etree._Element, leaf: Element, child: etree._Element) -> Fault:
         judge = self.judge
@@ -863,27 +916,33 @@ class Walk:
                     Change("rename", child, name=each, says=each) for each in fault.suggestions
                 ]
                 return
-        names = list(
-            dict.fromkeys(local(each) for slot in lacking for x in slot for each in _known(x))
-        )
+        faults.append(self._lacks(node, lacking))
+
+    def _lacks(
+        self,
+        node: etree._Element,
+        lacking: list[frozenset[Leaf]],
+        before: etree._Element | None = None,
+    ) -> Fault:
+        """Children that are missing: for each the definitions that would do."""
+        leaves = [x for slot in lacking for x in sorted(slot, key=lambda each: each.number)]
+        names = list(dict.fromkeys(local(each) for x in leaves for each in _known(x)))
         join = " or " if len(lacking) == 1 else ", "
         tag = written(node)
         changes = []
-        if len(lacking) == 1:
-            for x in sorted(lacking[0], key=lambda each: each.number)[:4]:
-                if isinstance(x, Element) and (sample := self._sample(x)):
-                    changes.append(Change("add", node, xml=sample, says=next(_known(x), "")))
-        faults.append(
-            Fault(
-                "missing-child",
-                1.1,
-                node,
-                f"<{tag}> lacks {join.join(f'<{each}>' for each in names[:6])}",
-                name=tag,
-                expected=names,
-                suggestions=names[:3],
-                changes=changes,
-            )
+        for x in leaves[:4] if len(lacking) == 1 else ():
+            if isinstance(x, Element) and (sample := self._sample(x)):
+                says = next(_known(x), "")
+                changes.append(Change("add", node, xml=sample, before=before, says=says))
+        return Fault(
+            "missing-child",
+            1.1 if changes else 1.16,
+            node,
+            f"<{tag}> lacks {join.join(f'<{each}>' for each in names[:6])}",
+            name=tag,
+            expected=names,
+            suggestions=names[:3],
+            changes=changes,
         )
 
     def _sample(self, leaf: Element) -> str:
@@ -902,12 +961,14 @@ class Walk:
                 return ""
             said += f" {next(_known(first), '')}='{values[0]}'"
             left = self.algebra.without(left, frozenset((first,)))
-        return f"<{name}{said}/>" if self.algebra.closed(left).nullable else ""
+        left = self.algebra.closed(left)
+        bare = left.nullable and not any(isinstance(x, Text | Data) for x in left.leaves)
+        return f"<{name}{said}/>" if bare else ""
 
     # Namespaces.
 
-    def _namespace(self, node: etree._Element, leaves: Iterable[Leaf]) -> Fault | None:
-        """An element whose name is right but for its namespace, which is then taken as meant."""
+    def _look_for_namespace(self, node: etree._Element, leaves: Iterable[Leaf]) -> None:
+        """Raise _Renamed for an element whose name is right but for its namespace."""
         name = self.judge.name(node)
         uri = name[1:].partition("}")[0] if name[0] == "{" else ""
         word = local(name)
@@ -920,7 +981,7 @@ class Walk:
         ]
         rights = [right for right in rights if right != uri]
         if not rights:
-            return None
+            return
         right = min(rights, key=lambda each: (words.distance(uri, each), each))
         tag = written(node)
         declares = f"xmlns:{node.prefix}" if node.prefix else "xmlns"
@@ -928,17 +989,18 @@ class Walk:
         while (parent := owner.getparent()) is not None and parent.nsmap.get(node.prefix) == uri:
             owner = parent
         changes = []
+        names = {node: f"{{{right}}}{word}" if right else word}
         if uri and (right or not node.prefix):
-            self.judge.takes_for(uri, right)
-            self._leaves.clear()
-            self._told.clear()
+            for each in owner.iter(etree.Element):
+                if each.prefix == node.prefix and etree.QName(each).namespace == uri:
+                    under = local(str(each.tag))
+                    names[each] = f"{{{right}}}{under}" if right else under
         if not uri:
             message = f"<{tag}> is in no namespace, but should be in"
             message += f' "{right}"'
             prefix = next((each for each, known in node.nsmap.items() if known == right), None)
             if prefix:
                 changes = [Change("rename", node, name=f"{prefix}:{word}", says=f"{prefix}:{word}")]
-            self.judge.takes_for(f"\0{id(node)}", right)
         elif right:
             message = f'<{tag}> is in the namespace "{uri}"'
             changes = [Change("value", owner, declares, value=right, says=right)]
@@ -949,7 +1011,7 @@ class Walk:
             message = f'<{tag}> is in the namespace "{uri}", but should be in none: '
             message += f'remove {declares}="{uri}"'
             changes = [Change("delete", owner, declares, says=f'remove {declares}="{uri}"')]
-        return Fault(
+        fault = Fault(
             "wrong-namespace",
             1.0,
             node,
@@ -960,6 +1022,7 @@ class Walk:
             suggestions=[change.says for change in changes],
             changes=changes,
         )
+        raise _Renamed(fault, names)
 
     # Several faults that are one.
 

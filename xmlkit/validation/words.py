@@ -47,7 +47,7 @@ _DEFINES = {
     "cpuperiod": "a number of microseconds from 1000 to 1000000",
     "cpuquota": "a number of microseconds, or -1",
     "cpuset": "a list of CPU numbers such as 0-3,^2,8",
-    "createMode": "an octal mode such as 0755",
+    "createMode": "an octal number such as 0755",
     "deviceName": "a device name: letters, digits and _ . - \\ : /",
     "dirPath": "a path",
     "diskSerial": "a serial number: letters, digits, blanks and _ . + -",
@@ -72,7 +72,7 @@ _DEFINES = {
     "memoryKB": "KiB as a number, or with a unit: unit='GiB'",
     "objectName": "a name, without / and line breaks",
     "objectNameWithSlash": "a name, without line breaks",
-    "octalMode": "an octal mode such as 0755",
+    "octalMode": "an octal number such as 0755",
     "path": "an absolute path of letters, digits and _ + - / %",
     "pciBus": "a PCI bus from 0x00 to 0xff",
     "pciDomain": "a PCI domain from 0x0000 to 0xffff",
@@ -260,8 +260,9 @@ def refusal(patterns: Sequence[Pattern], value: str, algebra: Algebra) -> str:
         for name, facet in leaf.facets:
             if name == "pattern" and (found := _CLASS.fullmatch(facet)) is not None:
                 one = re.compile(translated(found[1]))
-                if wrong := next((char for char in value if not one.fullmatch(char)), ""):
-                    return f"{quoted(wrong)} cannot stand in it"
+                bad = next((char for char in value if not one.fullmatch(char)), "")
+                if bad:
+                    return f"{quoted(bad)} cannot stand in it"
     return ""
 
 
