@@ -34,6 +34,8 @@ _AROUND = (
     "<devices>",
     "</devices></domain>",
 )
+# Types of a domain for which it can stand in.
+_LIKE_QEMU = frozenset(("qemu", "kvm", "hvf", "test"))
 # The pool that a volume goes into.
 _POOL = "<pool type='dir'><name>pool</name><target><path>/pool</path></target></pool>"
 # What the test driver makes up, or sets by the pool: no definition could say it.
@@ -126,6 +128,9 @@ def _tried(document: Document) -> tuple[Document, Document]:
 def _as_asked(document: Document) -> Document:
     kind = document.kind
     if kind == "domain":
+        type_ = document.root.get("type", "")
+        if type_ not in _LIKE_QEMU:
+            raise _NotAsked(f"libvirt's test driver stands in for QEMU's, not for type {type_!r}")
         # the one type that it has
         return document.edited([SetAttributes(document.root, {"type": "test"})])
     if kind in ("network", "pool", "volume") or (kind == "interface" and document.root.get("name")):
@@ -191,7 +196,8 @@ def _findings(
         element = originals.get(about)
         if element is None or (uri is None and difference.where in _OWN):
             continue
-        if element is document.root and element is not asked.root and difference.new is None:
+        whole = difference.new is None and _ATTRIBUTE_OF.search(difference.where) is None
+        if whole and element is document.root and about is not asked.root:
             message = f"libvirt's domains have no device <{_name(element)}>"
             yield _found("libvirt-not-asked", document, element, message)
             continue
