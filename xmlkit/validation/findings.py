@@ -14,7 +14,8 @@ from typing import Literal
 
 from lxml import etree
 
-from xmlkit.document import Document, SetAttributes
+from xmlkit.document import Document, Replace, SetAttributes
+from xmlkit.markup import ATTRIBUTE, tag_at
 
 __all__ = ["Edit", "Finding", "Fix", "apply_fix", "apply_to", "xpath_of"]
 
@@ -129,6 +130,14 @@ def apply_fix(document: Document, edit: Edit) -> Document:
         element = _element_at(document.root, edit.xpath)
         value = None if edit.kind == "delete" else edit.value
         return document.edited([SetAttributes(element, {edit.attribute: value})])
+    if edit.kind == "rename" and edit.attribute:
+        # the value keeps its quotes
+        element = _element_at(document.root, edit.xpath)
+        written = document.text_of(element)
+        for each in ATTRIBUTE.finditer(written, 0, len(tag_at(written, 0))):
+            if each.group(2) == edit.attribute:
+                renamed = written[: each.start(2)] + edit.name + written[each.end(2) :]
+                return document.edited([Replace(element, renamed)])
     tree = document.tree()
     apply_to(tree, edit)
     return document.lay(tree)

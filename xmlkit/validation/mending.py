@@ -1,7 +1,9 @@
 """Mending: verified repairs laid over a document, one after the other.
 
 Laws
-- Only what was tried and found to mend is done; where several repairs would do, none is guessed.
+- Only what was tried and found to mend is done; where another name or value would do as well, or
+  is as near to what was written, none is chosen.
+- Nothing is taken away that libvirt may read, and the format of an image is never chosen.
 - Each step is judged anew: it leaves fewer findings than there were, or it is not taken.
 - All that is not repaired stays as it was written, byte for byte.
 """
@@ -11,10 +13,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from xmlkit.document import Document, DocumentError
 from xmlkit.redaction import redact_pair
+from xmlkit.validation import words
 from xmlkit.validation.findings import Edit, Finding, apply_fix
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.verdict import validate
@@ -22,7 +26,9 @@ from xmlkit.validation.verdict import validate
 __all__ = ["Mended", "mended", "unified"]
 
 # Of what is found, that which libvirt does not read at all.
-_USELESS = frozenset(("unknown-attribute", "unknown-element"))
+_UNREAD = frozenset(("unknown-attribute", "unknown-element"))
+# More values than these are not tried in the place of one.
+_OTHERS = 24
 # A document with more faults than this is something else.
 _MOST = 100
 
@@ -64,41 +70,88 @@ def _step(
     directory: str | os.PathLike[str] | None,
     profile: Profile | None,
 ) -> tuple[Document, tuple[Finding, ...], Edit] | None:
-    """The first repair that leaves less to be found."""
-    for finding in findings:
-        edit = _choice(finding)
-        if edit is None:
-            continue
+    """The first repair that leaves no choice and less to be found."""
+
+    def judged(edit: Edit) -> tuple[Document, tuple[Finding, ...]] | None:
         try:
-            changed = apply_fix(document, edit)
             # what was written is read again, as everybody else will read it
-            changed = Document.parse(changed.source, document.limits)
+            changed = Document.parse(apply_fix(document, edit).source, document.limits)
         except (ValueError, DocumentError):
-            continue
-        left = validate(changed, directory, profile=profile)
-        if len(left) < len(findings):
-            return changed, left, edit
+            return None
+        return changed, validate(changed, directory, profile=profile)
+
+    for finding in findings:
+        for fix in finding.fixes:
+            if not fix.verified or _is_loss(finding, fix.edit) or _is_format(fix.edit):
+                continue
+            mended = judged(fix.edit)
+            if mended is None or len(mended[1]) >= len(findings):
+                continue
+            if _is_only(document, finding, fix.edit, judged, len(mended[1])):
+                return *mended, fix.edit
     return None
 
 
-def _choice(finding: Finding) -> Edit | None:
-    """The repair of a finding that leaves no choice: none, if several would do.
-
-    What is not known may go, since libvirt does not read it; anything else is not taken away, and
-    the format of an image is never guessed, however near a right one is.
-    """
-    sure = [fix.edit for fix in finding.fixes if fix.verified]
-    keeping = [edit for edit in sure if edit.kind != "delete"]
-    if len(keeping) == 1:
-        return None if _is_format(keeping[0]) else keeping[0]
-    if not keeping and len(sure) == 1 and finding.id in _USELESS:
-        return sure[0]
-    return None
+def _is_loss(finding: Finding, edit: Edit) -> bool:
+    """Whether something goes that libvirt may read; what is unknown to it, it does not."""
+    declaration = edit.attribute.partition(":")[0] == "xmlns"
+    return edit.kind == "delete" and finding.id not in _UNREAD and not declaration
 
 
 def _is_format(edit: Edit) -> bool:
+    """Whether the format of an image is said, which is never guessed, however near a right one."""
     tag = edit.xpath.rpartition("/")[2].partition("[")[0]
-    return edit.attribute == "type" and edit.kind != "rename" and tag in ("driver", "format")
+    said = edit.attribute == "type" and tag in ("driver", "format")
+    return said and edit.kind in ("value", "add")
+
+
+def _is_only(
+    document: Document,
+    finding: Finding,
+    edit: Edit,
+    judged: Callable[[Edit], tuple[Document, tuple[Finding, ...]] | None],
+    left: int,
+) -> bool:
+    """Whether no other name or value is as near, or leaves as few findings where none is near."""
+    if edit.kind in ("move", "delete"):
+        return True
+    others: tuple[str, ...] = finding.expected
+    if edit.kind == "rename":
+        old, new = finding.name.rpartition(":")[2], edit.name.rpartition(":")[2]
+    else:
+        old, new = "" if edit.kind == "add" else _said(document, edit), edit.value
+        if edit.kind == "add":
+            # the values that an attribute can have are known of a wrong one
+            wrong = judged(replace(edit, value="?")) if edit.attribute else None
+            others = (
+                next((each.expected for each in wrong[1] if _is_of(each, edit)), ())
+                if wrong
+                else ()
+            )
+            if new not in others:
+                return False
+    others = tuple(each for each in others if each != new)
+    if old and words.near(old, [new]):
+        far = words.distance(old, new)
+        return all(words.distance(old, each) > far for each in others)
+    if edit.kind == "rename" or not others or len(others) > _OTHERS:
+        return edit.kind == "add" and not others
+    for each in others:
+        other = judged(replace(edit, value=each))
+        if other is not None and len(other[1]) <= left:
+            return False
+    return True
+
+
+def _said(document: Document, edit: Edit) -> str:
+    """The value that an edit replaces."""
+    (element,) = document.root.getroottree().xpath(edit.xpath)
+    value = element.get(edit.attribute) if edit.attribute else element.text
+    return str(value or "")
+
+
+def _is_of(finding: Finding, edit: Edit) -> bool:
+    return finding.id == "bad-value" and finding.xpath == f"{edit.xpath}/@{edit.attribute}"
 
 
 def unified(name: str, old: Document, new: Document) -> str:
