@@ -60,17 +60,17 @@ class _Grammar(NamedTuple):
 
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    first: tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]] | None = None
+    refused = []
     for meant in _grammars(root, directory):
         schema = meant.compiled()
         if schema.validate(root):
             return ()
-        # of two that could be meant, the likelier one is told
-        first = first or (meant, schema, schema.error_log)
-    if first is None:
-        first = _in_no_namespace(root, directory)
-    if first is not None:
-        return _explained(document, *first)
+        refused.append((meant, schema, list(schema.error_log)))
+    if not refused:
+        refused = list(_in_no_namespace(root, directory))
+    if refused:
+        # of two that could be meant the nearer one is told, of two as near the likelier
+        return min((_explained(document, *each) for each in refused), key=len)
     kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
     from xmlkit.validation.words import near
 
@@ -118,15 +118,13 @@ def _explained(
 
 def _in_no_namespace(
     root: etree._Element, directory: str
-) -> tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]] | None:
+) -> Iterator[tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]]]:
     """What the document is meant for if its root's namespace is a mistake."""
     name = etree.QName(root)
-    if not name.namespace:
-        return None
-    plain = root.makeelement(name.localname, dict(root.attrib))
-    for meant in _grammars(plain, directory):
-        return meant, meant.compiled(), []
-    return None
+    if name.namespace:
+        plain = root.makeelement(name.localname, dict(root.attrib))
+        for meant in _grammars(plain, directory):
+            yield meant, meant.compiled(), []
 
 
 def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:

@@ -498,9 +498,9 @@ class Walk:
         if needed == 1 and len(names) == 1 and 0 < len(only) <= 6:
             shown += " (" + ", ".join(only) + ")"
         changes = [
-            Change("add", node, name, value=value, says=name)
+            Change("add", node, name, value=values[0], says=name)
             for name in names[:6]
-            for value in possible.get(name, [])[:12]
+            if len(values := possible.get(name, [])) == 1
         ]
         what = "attribute" if needed == 1 else "attributes"
         return Fault(
@@ -548,7 +548,8 @@ class Walk:
             cost = 1.0 + 0.05 * words.distance(stripped, meant[0]) if meant else 1.1
             if not meant and named and not types:
                 cost = 1.3
-        tries = (meant + ([] if types else [each for each in named if each not in meant]))[:12]
+        # of many that are not near, none is likelier than the others
+        tries = meant[:3] if meant or types or len(named) > 1 else named
         return Fault(
             "bad-value",
             cost,
@@ -666,6 +667,13 @@ class Walk:
         possible = self._next(left, named)
         if possible:
             account = self.explained(child, possible)
+            first = seen.get(name)
+            if account.cost > 1.6 and first is not None:
+                others = [each for each in judge.content(node) if each is not child]
+                if judge.fits(leaf, judge.attributes(node), others):
+                    # a copy that was not made to be another one
+                    faults.append(self._one_too_many(node, leaf, child, first))
+                    return left
             faults += account.faults
             return algebra.after(left, frozenset(possible))
         if named and name not in seen:
@@ -673,7 +681,7 @@ class Walk:
                 if isinstance(each, Element):
                     rest = algebra.after(left, frozenset((each,)))
                     behind = judge.followed(rest, leaf, child)
-                    if behind is not algebra.nothing and behind.nullable:
+                    if behind is not algebra.nothing:
                         faults.append(self._lacks(node, [frozenset((each,))], child))
                         return behind
         if named:
@@ -752,6 +760,8 @@ class Walk:
         name = self.judge.name(child)
         ancestors = list(node.iterancestors())
         siblings = list(node.iterchildren(etree.Element))
+        at = siblings.index(child)
+        siblings = [each for _, each in sorted(enumerate(siblings), key=lambda x: abs(x[0] - at))]
         around = set(ancestors) | set(siblings) | {node, child}
         others = (
             each
@@ -982,7 +992,7 @@ class Walk:
         rights = [right for right in rights if right != uri]
         if not rights:
             return
-        right = min(rights, key=lambda each: (words.distance(uri, each), each))
+        right = min(rights, key=lambda each: (-words.alike(uri, each), each))
         tag = written(node)
         declares = f"xmlns:{node.prefix}" if node.prefix else "xmlns"
         owner = node

@@ -18,7 +18,7 @@ from lxml import etree
 from xmlkit.validation.datatypes import INTEGERS, translated
 from xmlkit.validation.pattern import Algebra, Data, Leaf, Listing, Pattern, Text, Value
 
-__all__ = ["distance", "identity", "link", "near", "quoted", "refusal", "types", "values"]
+__all__ = ["alike", "distance", "identity", "link", "near", "quoted", "refusal", "types", "values"]
 
 _MAC = "a MAC address such as 52:54:00:12:34:56"
 _NUMBER_16 = "a number from 0 to 65535, or 0x0000 to 0xffff"
@@ -289,6 +289,14 @@ def distance(one: str, other: str) -> float:
             row.append(cost)
     # a slip within the word is likelier than at its beginning
     return row[-1] + (0.1 if a[:1] != b[:1] else 0)
+
+
+def alike(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginnings and ends."""
+    least = min(len(one), len(other))
+    begin = next((at for at in range(least) if one[at] != other[at]), least)
+    end = next((at for at in range(least) if one[-1 - at] != other[-1 - at]), least)
+    return min(begin + end, least)
 
 
 def near(word: str, known: Iterable[str]) -> list[str]:
