@@ -27,6 +27,8 @@ _HINT = re.compile(
 )
 _ATTRIBUTES = frozenset(("passwd", "password", "query"))
 _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
+# Elements with secrets around that have no text of their own: who writes one there may mean one.
+_WITHOUT_TEXT = frozenset(("auth", "graphics", "secret"))
 _WORD = re.compile(r"[\w-]+")
 # Those of their names that are long enough to be known with a mistake in them.
 _MISSPELLABLE = ("passwd", "password", "passphrase", "cookie", "cookies")
@@ -66,7 +68,8 @@ def secrets(text: str) -> tuple[tuple[int, int], ...]:
     """Where in the XML text of a document its secrets stand: start and end, in their order.
 
     The document need not be valid: what is nearly a secret's name counts, too, since a misspelled
-    password is one all the same, and so does a text in <auth> or <secret>, which can have none.
+    password is one all the same, and so does a text in <auth>, <secret> or <graphics>, which can
+    have none.
     Spans do not overlap, and none is empty.
     """
     merged: list[tuple[int, int]] = []
@@ -86,7 +89,7 @@ def may_have_secrets(text: str) -> bool:
 def _misspelled(text: str) -> Iterator[tuple[int, int]]:
     """What would be a secret if its name or its place were right."""
     words = set(_WORD.findall(text))
-    if not words & {"auth", "secret"} and not any(map(_is_nearly, words)):
+    if words.isdisjoint(_WITHOUT_TEXT) and not any(map(_is_nearly, words)):
         return
     began = 0  # where the text of such an element began
     for match in MARKUP.finditer(text):
@@ -94,7 +97,8 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
         if tag[1] in "!?":
             continue
         if began:
-            yield began, match.start()
+            if not text[began : match.start()].isspace():
+                yield began, match.start()
             began = 0
         if tag[1] == "/":
             continue
@@ -102,7 +106,7 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
             if _is_nearly(each.group(2)):
                 yield each.start(4) + 1, each.end(4) - 1
         written = name_of(tag).rstrip("/>")
-        if tag[-2] != "/" and (_is_nearly(written) or written in ("auth", "secret")):
+        if tag[-2] != "/" and (_is_nearly(written) or written in _WITHOUT_TEXT):
             began = match.end()
 
 

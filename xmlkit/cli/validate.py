@@ -151,7 +151,7 @@ def command(
         judged = noted(_judged(_files(names), way, jobs), progress.advance)
         for piece in report.FORMATS[format_](judged, paint.painter(color), len(places) > 1):
             with progress.aside():
-                click.echo(piece, nl=False)
+                click.echo(piece, nl=False, color=True)
     return code
 
 

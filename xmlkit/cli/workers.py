@@ -13,6 +13,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -30,6 +31,8 @@ _Way = TypeVar("_Way")
 # Files that a worker takes at a time, and how many such portions each is ahead of what is told.
 _PORTION = 16
 _AHEAD = 4
+# Seconds that a worker has to end the file that it is at, after an interruption.
+_GRACE = 5.0
 _PR_SET_PDEATHSIG = 1
 
 # In a worker: set when the command was interrupted.
@@ -70,8 +73,19 @@ def in_order(
                 yield from _done(work, way, *waiting.popleft())
         except BaseException:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            # one may hang, as on a pipe that nobody writes to
+            impatience = threading.Timer(_GRACE, _kill)
+            impatience.start()
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:
+                impatience.cancel()
             raise
+
+
+def _kill() -> None:
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _done(
