@@ -34,7 +34,11 @@ plan volumes
 steps transformers pools
 journal metadata
 validation validation.schemas validation.profiles validation.findings
-validation.grammar
+validation.grammar validation.pattern validation.datatypes
+validation.rng validation.words
+validation.judge
+validation.walk
+validation.diagnosis
 validation.verdict
 validation.policy validation.shown validation.mending
 diff hook observe script testing

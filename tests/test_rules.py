@@ -29,6 +29,7 @@ GIVE_IDS = frozenset(
         "VolumeError",
         "Concern",
         "SnapshotError",
+        "Fault",
     )
 ) | {"_concern", "_concern_of", "_Failure", "_NotStarted", "_found"}
 

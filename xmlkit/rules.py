@@ -899,6 +899,96 @@ RULES: dict[str, Rule] = {
             "Correct the element that the message names.",
         ),
         Rule(
+            "unexplained",
+            "libxml2 refuses the document, and no reason is found",
+            "The verdict is libxml2's, which libvirt uses too. The walk that explains it found "
+            "nothing wrong, so only libxml2's words can be shown: mostly elements that the schema "
+            "groups do not stand together.",
+            "Put elements in the order of libvirt's own documents, and report the document if "
+            "that does not help.",
+        ),
+        Rule(
+            "misspelled-element",
+            "an element's name is nearly one that could stand there",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Write the name that is suggested.",
+        ),
+        Rule(
+            "unknown-element",
+            "an element that nothing is known of at its place",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Remove it, or look at libvirt's page on the element around it.",
+        ),
+        Rule(
+            "misplaced",
+            "an element that belongs elsewhere",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know. Some elements have to stand in the order of the schema.",
+            "Move it to where the message says.",
+        ),
+        Rule(
+            "duplicate",
+            "an element stands twice where it may stand once",
+            "libvirt takes one of the two, mostly the first, and drops the other.",
+            "Remove the one that is not meant.",
+        ),
+        Rule(
+            "missing-child",
+            "an element lacks a child",
+            "libvirt refuses the document, or takes a default that may not be what is meant.",
+            "Add the child that the message names.",
+        ),
+        Rule(
+            "misspelled-attribute",
+            "an attribute's name is nearly one that could stand there",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Write the name that is suggested.",
+        ),
+        Rule(
+            "unknown-attribute",
+            "an attribute that nothing is known of on its element",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Remove it, or look at libvirt's page on the element.",
+        ),
+        Rule(
+            "missing-attribute",
+            "an element lacks an attribute",
+            "libvirt refuses the document, or takes a default, such as type='file' of a disk, "
+            "that the rest does not fit.",
+            "Add the attribute that the message names.",
+        ),
+        Rule(
+            "bad-value",
+            "a value is not one that is allowed there",
+            "libvirt refuses the document, or takes a default in the place of the value.",
+            "Write one of the values that the message names, or one of the form that it describes.",
+        ),
+        Rule(
+            "conflict",
+            "an element or attribute that what stands beside it excludes",
+            "It is allowed there, but not together with what was chosen: by a type attribute, "
+            "mostly.",
+            "Remove one of the two, or choose the other type.",
+        ),
+        Rule(
+            "text-not-allowed",
+            "text where only elements or nothing may stand",
+            "Mostly it is what is left of an edit, or a value that is to be an attribute. libvirt "
+            "ignores it.",
+            "Remove the text, or make it the attribute.",
+        ),
+        Rule(
+            "wrong-namespace",
+            "an element is in another namespace than libvirt's",
+            "libvirt looks for its own names only: an element of another namespace is as good as "
+            "not there.",
+            "Remove or correct the xmlns attribute that the message names.",
+        ),
+        Rule(
             "not-well-formed",
             "the file cannot be read as a document",
             "It is not well-formed XML, has a DOCTYPE, or is larger or deeper than allowed.",

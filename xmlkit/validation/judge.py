@@ -52,7 +52,6 @@ class Judge:
         self._counted: dict[tuple[etree._Element, Element], frozenset[Element]] = {}
         self._contents: dict[etree._Element, Content] = {}
         self._attributes: dict[etree._Element, Mapping[str, str]] = {}
-        self._values: dict[tuple[Leaf, str], bool] = {}
 
     def name(self, node: etree._Element) -> str:
         """The name of an element as the schema has it, {uri}local."""
@@ -86,11 +85,7 @@ class Judge:
 
     def accepts(self, attribute: Attribute, value: str) -> bool:
         """Whether an attribute may have a value."""
-        key = (attribute, value)
-        found = self._values.get(key)
-        if found is None:
-            found = self._values[key] = self.algebra.accepts(attribute.content, value)
-        return found
+        return self.algebra.accepts(attribute.content, value)
 
     def counted(self, child: etree._Element, parent: Element) -> frozenset[Element]:
         """Those of the children of a definition that an element is."""

@@ -222,6 +222,7 @@ class Algebra:
         self._after: dict[tuple[Pattern, Leaves], Pattern] = {}
         self._without: dict[tuple[Pattern, Leaves], Pattern] = {}
         self._closed: dict[tuple[Pattern, bool], Pattern] = {}
+        self._accepted: dict[tuple[Pattern, str], bool] = {}
         self._number = 0
         self.empty = Pattern(self.next(), True)
         self.nothing = Pattern(self.next(), False)
@@ -371,10 +372,18 @@ class Algebra:
 
     def accepts(self, pattern: Pattern, text: str) -> bool:
         """Whether a value, or the whole text of an element without children, is allowed."""
-        if pattern.nullable and not text.strip(" \t\r\n"):
-            return True
-        leaves = self.matching(pattern, text)
-        return bool(leaves) and self.after(pattern, leaves).nullable
+        key = (pattern, text)
+        found = self._accepted.get(key)
+        if found is None:
+            if pattern.nullable and not text.strip(" \t\r\n"):
+                return True
+            leaves = self.matching(pattern, text)
+            found = bool(leaves) and self.after(pattern, leaves).nullable
+            if len(text) < 100:
+                if len(self._accepted) > 20_000:
+                    self._accepted.clear()
+                self._accepted[key] = found
+        return found
 
     def _matches(self, leaf: Leaf, text: str) -> bool:
         if isinstance(leaf, Data | Value):
