@@ -83,6 +83,7 @@ lint: .venv/bin/tox  ## style, format and types alone
 
 bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
+	.venv/bin/python tests/bench_many.py $(ARGS) || code=$$?; \
 	.venv/bin/python tests/bench_apply.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind

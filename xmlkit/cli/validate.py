@@ -157,7 +157,7 @@ def command(
 
 def _code(judged: Judged) -> int:
     """The exit code for one file."""
-    found = [finding for each in judged.results for finding in each.findings + each.more]
+    found = [finding for each in judged.results for finding in (*each.findings, *each.more)]
     if judged.complaints or any(finding.id in _TROUBLE for finding in found):
         return TROUBLE
     return int(any(finding.severity != "note" for finding in found))
