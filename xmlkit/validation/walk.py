@@ -665,25 +665,29 @@ class Walk:
         name = judge.name(child)
         named = leaf.children(name)
         possible = self._next(left, named)
+        if name not in seen or judge.counted(child, leaf):
+            # it may be what stands in front of it that is missing
+            for each in sorted(left.leaves, key=lambda x: x.number):
+                if not isinstance(each, Element):
+                    continue
+                rest = algebra.after(left, frozenset((each,)))
+                behind = judge.followed(rest, leaf, child)
+                if behind is algebra.nothing:
+                    continue
+                lacking = self._lacks(node, [frozenset((each,))], child)
+                if not possible or lacking.cost < self.explained(child, possible).cost:
+                    faults.append(lacking)
+                    return behind
         if possible:
             account = self.explained(child, possible)
             first = seen.get(name)
-            if account.cost > 1.6 and first is not None:
+            if account.cost > 1.6 and first is not None and _alike(child, first):
                 others = [each for each in judge.content(node) if each is not child]
                 if judge.fits(leaf, judge.attributes(node), others):
-                    # a copy that was not made to be another one
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
             faults += account.faults
             return algebra.after(left, frozenset(possible))
-        if named and name not in seen:
-            for each in sorted(left.leaves, key=lambda x: x.number):
-                if isinstance(each, Element):
-                    rest = algebra.after(left, frozenset((each,)))
-                    behind = judge.followed(rest, leaf, child)
-                    if behind is not algebra.nothing:
-                        faults.append(self._lacks(node, [frozenset((each,))], child))
-                        return behind
         if named:
             faults.append(self._one_too_many(node, leaf, child, seen.get(name)))
             return left
@@ -917,7 +921,7 @@ class Walk:
             if (
                 meant
                 and fault.id == "unknown-element"
-                and (len(child) or (child.text or "").strip())
+                and (len(child) or child.attrib or (child.text or "").strip())
             ):
                 fault.id = "misspelled-element"
                 fault.ask = "; did you mean <{}>?"
@@ -1055,6 +1059,11 @@ class Walk:
                     fault.changes.insert(0, move)
                     break
         return kept
+
+
+def _alike(one: etree._Element, other: etree._Element) -> bool:
+    """Whether an element is a copy of another one."""
+    return etree.tostring(one, with_tail=False) == etree.tostring(other, with_tail=False)
 
 
 def _attributes(pattern: Pattern) -> Iterator[Attribute]:
