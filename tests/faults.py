@@ -86,6 +86,10 @@ def slip(random_: random.Random, word: str) -> str:
     return random_.choice(kinds)()
 
 
+class _GoneError(Exception):
+    """Another fault has taken the element away."""
+
+
 # The elements below a document's root, in its order: the same fault can be put into a copy.
 Elements = list[etree._Element]
 Put = Callable[[Elements, random.Random], Truth | None]
@@ -93,8 +97,13 @@ Put = Callable[[Elements, random.Random], Truth | None]
 
 def _parent(element: etree._Element) -> etree._Element:
     parent = element.getparent()
-    assert parent is not None
+    if parent is None:
+        raise _GoneError
     return parent
+
+
+def _name(element: etree._Element) -> str:
+    return etree.QName(element).localname
 
 
 def _misspelled_element(elements: Elements, random_: random.Random) -> Truth | None:
@@ -156,7 +165,7 @@ def _bad_form(elements: Elements, random_: random.Random) -> Truth | None:
                 element.set(name, spoilt(old))
             else:
                 element.text = spoilt(old)
-            return Truth(element, name or str(element.tag), meant, name)
+            return Truth(element, name or _name(element), meant, name)
     return None
 
 
@@ -164,7 +173,7 @@ def _missing_child(elements: Elements, random_: random.Random) -> Truth | None:
     element = random_.choice(elements)
     parent = _parent(element)
     parent.remove(element)
-    return Truth(parent, str(parent.tag), (str(element.tag),))
+    return Truth(parent, _name(parent), (_name(element),))
 
 
 def _missing_attribute(elements: Elements, random_: random.Random) -> Truth | None:
@@ -173,7 +182,7 @@ def _missing_attribute(elements: Elements, random_: random.Random) -> Truth | No
         return None
     name = str(random_.choice(element.keys()))
     del element.attrib[name]
-    return Truth(element, str(element.tag), (name,))
+    return Truth(element, _name(element), (name,))
 
 
 def _extra_element(elements: Elements, random_: random.Random) -> Truth | None:
@@ -183,7 +192,7 @@ def _extra_element(elements: Elements, random_: random.Random) -> Truth | None:
     element = etree.Element(random_.choice(_FOREIGN))
     element.tail = parent[-1].tail
     parent.insert(random_.randrange(len(parent) + 1), element)
-    return Truth(element, str(element.tag))
+    return Truth(element, _name(element))
 
 
 def _extra_attribute(elements: Elements, random_: random.Random) -> Truth | None:
@@ -201,7 +210,7 @@ def _moved(elements: Elements, random_: random.Random) -> Truth | None:
     if to is parent or any(child.tag == element.tag for child in to):
         return None
     to.append(element)
-    return Truth(element, str(element.tag), (str(parent.tag),))
+    return Truth(element, _name(element), (_name(parent),))
 
 
 def _duplicate(elements: Elements, random_: random.Random) -> Truth | None:
@@ -209,7 +218,7 @@ def _duplicate(elements: Elements, random_: random.Random) -> Truth | None:
     second = copy.deepcopy(element)
     element.addnext(second)
     words = ("second", "duplicate", "once", "only one")
-    return Truth(second, str(element.tag), words, near=(element,))
+    return Truth(second, _name(element), words, near=(element,))
 
 
 def _stray_text(elements: Elements, random_: random.Random) -> Truth | None:
@@ -218,7 +227,7 @@ def _stray_text(elements: Elements, random_: random.Random) -> Truth | None:
         return None
     child = random_.choice(list(parent))
     child.tail = f" {random_.choice(_STRAY)}{child.tail or ''}"
-    return Truth(parent, str(parent.tag), ("text",), near=(child,))
+    return Truth(parent, _name(parent), ("text",), near=(child,))
 
 
 def _wrong_namespace(elements: Elements, random_: random.Random) -> Truth | None:
@@ -230,7 +239,7 @@ def _wrong_namespace(elements: Elements, random_: random.Random) -> Truth | None
     )
     other.text, other.tail = element.text, element.tail
     _parent(element).replace(element, other)
-    return Truth(other, str(element.tag), ("xmlns",))
+    return Truth(other, _name(element), ("xmlns",))
 
 
 PUTS: dict[str, Put] = {
@@ -296,7 +305,10 @@ def _case(
             put = PUTS[each](_elements(alone), random.Random(number))  # noqa: S311
             if put is None or schema.validate(alone):
                 continue
-            truth = PUTS[each](elements, random.Random(number))  # noqa: S311
+            try:
+                truth = PUTS[each](elements, random.Random(number))  # noqa: S311
+            except _GoneError:
+                return None
             if truth is None:
                 return None
             truths.append((each, truth))

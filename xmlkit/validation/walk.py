@@ -680,8 +680,8 @@ class Walk:
                     return behind
         if possible:
             account = self.explained(child, possible)
-            first = seen.get(name)
-            if account.cost > 1.6 and first is not None and _alike(child, first):
+            first = self._original(child) if account.cost > 1.2 and name in seen else None
+            if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
                 if judge.fits(leaf, judge.attributes(node), others):
                     faults.append(self._one_too_many(node, leaf, child, first))
@@ -701,6 +701,15 @@ class Walk:
         faults.append(fault)
         strangers.append((child, fault))
         return left
+
+    @staticmethod
+    def _original(child: etree._Element) -> etree._Element | None:
+        """The sibling in front of a child that it is a copy of."""
+        text = etree.tostring(child, with_tail=False)
+        for each in child.itersiblings(str(child.tag), preceding=True):
+            if etree.tostring(each, with_tail=False) == text:
+                return each
+        return None
 
     def _next(self, left: Pattern, leaves: Iterable[Element]) -> frozenset[Element]:
         """Those that may come next."""
@@ -1059,11 +1068,6 @@ class Walk:
                     fault.changes.insert(0, move)
                     break
         return kept
-
-
-def _alike(one: etree._Element, other: etree._Element) -> bool:
-    """Whether an element is a copy of another one."""
-    return etree.tostring(one, with_tail=False) == etree.tostring(other, with_tail=False)
 
 
 def _attributes(pattern: Pattern) -> Iterator[Attribute]:
