@@ -104,7 +104,7 @@ def test_an_interface_is_what_it_fits() -> None:
     [
         pytest.param(HOST.replace("none", "nonsense"), "bad-value", "onboot", id="host"),
         pytest.param(
-            DEVICE.replace("<source", "<nonsense"), "unknown-element", "virtualport", id="device"
+            DEVICE.replace("<source", "<nonsense"), "misspelled-element", "source", id="device"
         ),
         pytest.param(HOST.replace(" name=", " nam="), "misspelled-attribute", "name", id="typo"),
     ],

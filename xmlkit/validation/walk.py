@@ -269,7 +269,13 @@ class Walk:
             else:
                 known = [value for value in words.near(now, fitting) if value in fitting]
                 ordered = known + [value for value in fitting if value not in known]
-                cost = 1.0 + 0.05 * words.distance(now, known[0]) if known else 1.38
+                cost = (
+                    1.0 + 0.05 * words.distance(now, known[0])
+                    if known
+                    else 1.18
+                    if len(fitting) == 1
+                    else 1.38
+                )
                 fault = self._bad_value(node, name, now, leaves, cost, ordered)
                 if judge.accepts(leaves[0], now) or now in possible:
                     fault.message = (
@@ -348,14 +354,14 @@ class Walk:
                 faults.append(self._unknown_attribute(node, leaf, name, value, []))
         if lacking:
             names = [local(name) for slot in lacking for x in slot for name in _known(x)]
-            possible_values = {
-                name: words.values([x.content])
-                for slot in lacking
-                for x in slot
-                if isinstance(x, Attribute)
-                for name in _known(x)
-            }
-            faults.append(self._lacks_attributes(node, names, possible_values, 1.1, len(lacking)))
+            possible_values: dict[str, list[str]] = {}
+            for x in (x for slot in lacking for x in slot if isinstance(x, Attribute)):
+                for name in x.names.known():
+                    possible_values.setdefault(name, []).extend(words.values([x.content]))
+            # one that chooses between several kinds of content
+            chooses = any(len(each) > 1 for each in possible_values.values())
+            cost = 1.2 if chooses else 1.1
+            faults.append(self._lacks_attributes(node, names, possible_values, cost, len(lacking)))
         return closed
 
     def _misspelled_attribute(
@@ -418,13 +424,17 @@ class Walk:
         fault.changes = [Change("rename", node, shown, name=each, says=each) for each in meant]
         if meant:
             fault.id = "misspelled-attribute"
-            fault.cost = 1.2
+            fault.cost = 1.25
             fault.ask = "; did you mean {}?"
             fault.suggestions = meant
         elif leaf.children(name) and node.find(name) is None:
             fault.message = f"{shown} of <{tag}> is no attribute but a child element"
             fault.changes.append(Change("move", node, shown, name=name, to=node, says=f"<{name}>"))
             fault.suggestions = [f"<{name}>"]
+        elif by_value := self._by_value(node, leaf, value):
+            fault.ask = "; did you mean {}?"
+            fault.suggestions = [by_value]
+            fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         else:
             # an element nearby that has such an attribute, and not yet
             places = [
@@ -442,6 +452,18 @@ class Walk:
                 ]
         fault.changes.append(Change("delete", node, shown))
         return fault
+
+    def _by_value(self, node: etree._Element, leaf: Element, value: str) -> str:
+        """The one attribute that is not there and that names this value, if it is a telling one."""
+        if len(value) < 4 or value in ("none", "default", "true", "false"):
+            return ""
+        names = {
+            name
+            for each in _attributes(leaf.content)
+            if value in words.values([each.content])
+            for name in each.names.known()
+        }
+        return names.pop() if len(names) == 1 and not names & set(node.keys()) else ""
 
     def _allows(self, leaf: Element, name: str, value: str) -> bool:
         return any(
@@ -494,7 +516,7 @@ class Walk:
         tag = written(node)
         shown = join.join(names[:6])
         (first, *_) = names
-        only = possible.get(first, [])
+        only = list(dict.fromkeys(possible.get(first, [])))
         if needed == 1 and len(names) == 1 and 0 < len(only) <= 6:
             shown += " (" + ", ".join(only) + ")"
         changes = [
@@ -527,6 +549,8 @@ class Walk:
         contents = [each.content if isinstance(each, Attribute) else each for each in possible]
         named = words.values(contents)
         types = words.types(contents)
+        if len(types) > 1 and not value.startswith("["):
+            types = [each for each in types if "VMware" not in each]
         meant = fitting or words.near(value.strip(), named)
         tag = written(node)
         subject = f"{written(node, name)} of <{tag}>" if name else f"<{tag}>"
@@ -550,6 +574,9 @@ class Walk:
                 cost = 1.3
         # of many that are not near, none is likelier than the others
         tries = meant[:3] if meant or types or len(named) > 1 else named
+        far = [words.distance(stripped, each) for each in meant[:2]]
+        if fitting is None and len(far) == 2 and far[1] - far[0] < 0.5 and far[0] > 0.5:
+            tries = []
         return Fault(
             "bad-value",
             cost,
@@ -631,16 +658,32 @@ class Walk:
                     fault.suggestions = [name]
                     change = Change("move", node, name="@" + name, to=node, text=True, says=name)
                     fault.changes.insert(0, change)
+            elif missing is None and (name := self._attribute_for(node, leaf, text.strip())):
+                fault.ask = "; it should be the attribute {}"
+                fault.suggestions = [name]
+                change = Change("move", node, name="@" + name, to=node, text=True, says=name)
+                fault.changes.insert(0, change)
             faults.append(fault)
         if not left.nullable:
             self._lacks_children(node, leaf, left, faults, [])
+
+    def _attribute_for(self, node: etree._Element, leaf: Element, text: str) -> str:
+        """The one attribute that a text could be the value of, if it is of a form of its own."""
+        judge = self.judge
+        names = {
+            name
+            for each in _attributes(leaf.content)
+            if judge.accepts(each, text) and not judge.accepts(each, "\\ ?")
+            for name in each.names.known()
+        } - set(judge.attributes(node))
+        return names.pop() if len(names) == 1 else ""
 
     def _stray(self, node: etree._Element, text: str, after: etree._Element | None) -> Fault:
         tag = written(node)
         has = "can have children, but no text" if len(node) else "must be empty, without text"
         return Fault(
             "text-not-allowed",
-            1.0,
+            1.0 if len(node) else 1.1,
             node,
             f"<{tag}> {has}: {{value}}",
             text=True,
@@ -665,25 +708,32 @@ class Walk:
         name = judge.name(child)
         named = leaf.children(name)
         possible = self._next(left, named)
+        if name not in seen or judge.counted(child, leaf):
+            # it may be what stands in front of it that is missing
+            for each in sorted(left.leaves, key=lambda x: x.number):
+                if not isinstance(each, Element):
+                    continue
+                rest = algebra.after(left, frozenset((each,)))
+                behind = judge.followed(rest, leaf, child)
+                if behind is algebra.nothing:
+                    continue
+                lacking = self._lacks(node, [frozenset((each,))], child)
+                if not possible or lacking.cost < self.explained(child, possible).cost:
+                    faults.append(lacking)
+                    return behind
         if possible:
             account = self.explained(child, possible)
-            first = seen.get(name)
-            if account.cost > 1.6 and first is not None:
+            first = self._original(child) if account.cost > 1.2 and name in seen else None
+            if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
                 if judge.fits(leaf, judge.attributes(node), others):
-                    # a copy that was not made to be another one
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
+            if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
+                faults += near[0]
+                return near[1]
             faults += account.faults
             return algebra.after(left, frozenset(possible))
-        if named and name not in seen:
-            for each in sorted(left.leaves, key=lambda x: x.number):
-                if isinstance(each, Element):
-                    rest = algebra.after(left, frozenset((each,)))
-                    behind = judge.followed(rest, leaf, child)
-                    if behind is not algebra.nothing:
-                        faults.append(self._lacks(node, [frozenset((each,))], child))
-                        return behind
         if named:
             faults.append(self._one_too_many(node, leaf, child, seen.get(name)))
             return left
@@ -697,6 +747,34 @@ class Walk:
         faults.append(fault)
         strangers.append((child, fault))
         return left
+
+    def _better_name(
+        self, node: etree._Element, leaf: Element, left: Pattern, child: etree._Element
+    ) -> tuple[list[Fault], Pattern] | None:
+        """A near name under which a child would be right, as it is not under its own."""
+        judge = self.judge
+        word = local(judge.name(child))
+        if not (len(child) or child.attrib or (child.text or "").strip()):
+            return None
+        names = [
+            local(name)
+            for each in left.leaves
+            if isinstance(each, Element) and judge.valid(child, each) and self._next(left, [each])
+            for name in each.names.known()
+        ]
+        if not any(words.distance(word, each) <= 1.1 for each in names):
+            return None
+        told = self._misspelled_element(node, leaf, left, child)
+        return told if told is not None and len(told[0]) == 1 else None
+
+    @staticmethod
+    def _original(child: etree._Element) -> etree._Element | None:
+        """The sibling in front of a child that it is a copy of."""
+        text = etree.tostring(child, with_tail=False)
+        for each in child.itersiblings(str(child.tag), preceding=True):
+            if etree.tostring(each, with_tail=False) == text:
+                return each
+        return None
 
     def _next(self, left: Pattern, leaves: Iterable[Element]) -> frozenset[Element]:
         """Those that may come next."""
@@ -818,6 +896,14 @@ class Walk:
             fault.message = f"<{tag}> in <{parent}> is no child element but an attribute"
             fault.suggestions = [f"{tag}="]
             fault.changes.append(Change("move", child, name="@" + name, to=node, says=f"{tag}="))
+        elif text is not None and (owners := self._owners(node, child, name, text.strip())):
+            fault.message = f"<{tag}> in <{parent}> is no child element"
+            fault.ask = " but an attribute of <{}>"
+            fault.suggestions = [written(each) for each in owners]
+            fault.changes += [
+                Change("move", child, name="@" + name, to=each, says=written(each))
+                for each in owners
+            ]
         elif moves:
             fault.id = "misplaced"
             fault.cost = 1.25
@@ -834,6 +920,19 @@ class Walk:
                 fault.suggestions = [local(each) for each in parents[:3]]
         fault.changes.append(Change("delete", child))
         return fault
+
+    def _owners(
+        self, node: etree._Element, child: etree._Element, name: str, text: str
+    ) -> list[etree._Element]:
+        """The siblings that could have a child's text as their attribute."""
+        return [
+            each
+            for each in node.iterchildren(etree.Element)
+            if each is not child
+            and text
+            and each.get(name) is None
+            and any(self._allows(leaf, name, text) for leaf in self.leaves(each))
+        ][:3]
 
     def _one_too_many(
         self,
@@ -917,7 +1016,7 @@ class Walk:
             if (
                 meant
                 and fault.id == "unknown-element"
-                and (len(child) or (child.text or "").strip())
+                and (len(child) or child.attrib or (child.text or "").strip())
             ):
                 fault.id = "misspelled-element"
                 fault.ask = "; did you mean <{}>?"
@@ -1041,6 +1140,14 @@ class Walk:
         """Without what is missing in one place because it stands in another."""
         kept = list(faults)
         for fault in faults:
+            for other in list(kept):
+                if (
+                    fault.id == "unknown-attribute"
+                    and other.id == "missing-child"
+                    and other.node is fault.node
+                    and fault.suggestions == [f"<{each}>" for each in other.expected]
+                ):
+                    kept.remove(other)
             if fault.id != "misplaced":
                 continue
             word = fault.name.rpartition(":")[2]

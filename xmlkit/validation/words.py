@@ -29,9 +29,9 @@ _DEFINES = {
     "BurstSize": "a number of KiB, 1 or more",
     "IscsiQualifiedName": "an iSCSI name such as iqn.2013-06.com.example:disk",
     "PortNumber": "a port number up to 65535, or -1",
-    "UUID": "a UUID: 32 hexadecimal digits, as 8-4-4-4-12",
-    "absDirPath": "an absolute path: it starts with /",
-    "absFilePath": "an absolute path: it starts with /",
+    "UUID": "a UUID (32 hexadecimal digits, 8-4-4-4-12)",
+    "absDirPath": "an absolute path",
+    "absFilePath": "an absolute path",
     "addrIP": "an IPv4 address such as 192.168.122.1",
     "addrIPv6": "an IPv6 address such as fd00::1",
     "addrMAC": _MAC,
@@ -254,14 +254,15 @@ def refusal(patterns: Sequence[Pattern], value: str, algebra: Algebra) -> str:
         return "its groups are not 8-4-4-4-12"
     if {"absFilePath", "absDirPath"} & defines and not value.startswith("/"):
         return "it does not start with /"
-    if re.fullmatch(r"\d+ ?[kKMGTPE]i?[bB]?", value) and any(x.type in INTEGERS for x in leaves):
-        return "a unit is an attribute of its own"
+    unit = re.fullmatch(r"\d+ ?([kKMGTPE]i?[bB]?|bytes|[bB])", value)
+    if unit and any(leaf.type in INTEGERS for leaf in leaves):
+        return f"the unit is an attribute: unit='{unit[1]}'"
     for leaf in leaves:
         for name, facet in leaf.facets:
             if name == "pattern" and (found := _CLASS.fullmatch(facet)) is not None:
                 one = re.compile(translated(found[1]))
                 bad = next((char for char in value if not one.fullmatch(char)), "")
-                if bad:
+                if bad and any(one.fullmatch(char) for char in value):
                     return f"{quoted(bad)} cannot stand in it"
     return ""
 
@@ -306,6 +307,9 @@ def near(word: str, known: Iterable[str]) -> list[str]:
     for number, each in enumerate(known):
         far = distance(word, each)
         if far > limit and any(word.lower() in same and each in same for same in _SAME):
+            far = 1.5
+        begun = len(word) > 2 and (each.startswith(word) or word.startswith(each)) and len(each) > 2
+        if far > limit and begun:
             far = 1.5
         if far <= min(limit, max(len(each) - 1, 1)) or far == 1.5:
             found.append((far, number, each))
@@ -459,6 +463,7 @@ def _identified(device: etree._Element) -> str:
     ):
         found = device if path == "." else device.find(path)
         value = "" if found is None else str(found.get(attribute, ""))
+        value = value.strip()
         if value and len(value) <= 60:
             if path == "." and attribute == "type" and device.get("index"):
                 return f"{value} {device.get('index')}"
