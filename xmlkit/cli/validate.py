@@ -117,8 +117,9 @@ def command(
     With several --schemas each document is checked against each of them.
 
     \b
-    Exit code: 0 all valid, 1 some findings (a note is none), 2 trouble: a file that
-    is no XML or cannot be read, or no schemas. With --fix --write what is left counts.
+    Exit code: 0 all valid, 1 some findings (a note is none), 2 trouble: a file
+    that is no XML or cannot be read or written, or no schemas. With --fix
+    --write what is left counts.
 
     \b
     Example:

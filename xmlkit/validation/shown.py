@@ -84,6 +84,9 @@ def excerpt_of_unreadable(source: bytes, error: DocumentError) -> Excerpt | None
     if error.line > len(lines):
         return None
     line = lines[error.line - 1]
+    if "\0" in line:
+        # no text at all
+        return None
     return _excerpt(line, (), error.line, 0, len(line), max(error.column - 1, 0))
 
 
