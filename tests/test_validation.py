@@ -70,7 +70,7 @@ def test_each_schema_is_installed_and_can_be_used(name: str) -> None:
     [
         path
         for path in sorted(FIXTURES.glob("*.xml"))
-        if path.name not in ("invalid-twice.xml", "every-pool-type.xml")
+        if not path.name.startswith("invalid-") and path.name != "every-pool-type.xml"
     ],
     ids=lambda path: path.stem,
 )
