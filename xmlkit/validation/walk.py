@@ -551,7 +551,7 @@ class Walk:
         types = words.types(contents)
         if len(types) > 1 and not value.startswith("["):
             types = [each for each in types if "VMware" not in each]
-        meant = fitting or words.near(value.strip(), named)
+        meant = fitting or words.near(value.strip(), named, begun=True)
         tag = written(node)
         subject = f"{written(node, name)} of <{tag}>" if name else f"<{tag}>"
         why = words.refusal(contents, value, self.algebra)

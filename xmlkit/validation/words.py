@@ -300,17 +300,19 @@ def alike(one: str, other: str) -> int:
     return min(begin + end, least)
 
 
-def near(word: str, known: Iterable[str]) -> list[str]:
-    """Those of the known words that may be meant, the nearest first."""
+def near(word: str, known: Iterable[str], *, begun: bool = False) -> list[str]:
+    """Those of the known words that may be meant, the nearest first.
+
+    begun: also those that the word is the beginning of, or that are the beginning of the word.
+    """
     limit = 1.2 if len(word) < 5 else 2.2 if len(word) < 10 else 3.2
     found = []
     for number, each in enumerate(known):
         far = distance(word, each)
         if far > limit and any(word.lower() in same and each in same for same in _SAME):
             far = 1.5
-        begun = len(word) > 2 and (each.startswith(word) or word.startswith(each)) and len(each) > 2
-        if far > limit and begun:
-            far = 1.5
+        if far > limit and begun and min(len(word), len(each)) > 2:
+            far = 1.5 if each.startswith(word) or word.startswith(each) else far
         if far <= min(limit, max(len(each) - 1, 1)) or far == 1.5:
             found.append((far, number, each))
     return [each for _, _, each in sorted(found)]
