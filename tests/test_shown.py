@@ -69,6 +69,25 @@ def test_a_secret_is_hidden_however_it_is_said(secret: str) -> None:
         assert "no banana can be '(redacted)'" == finding.message
 
 
+def test_the_beginning_of_a_long_secret_is_hidden_too() -> None:
+    """A message may be cut, and may show line breaks as such."""
+    words = "a long\nsecret, that nobody would want to have on one line of a terminal's window"
+    document = Document.parse(f"<auth>{words}</auth>")
+    for said in (words.replace("\n", "\\n"), words[:57] + "..."):
+        message = f'no text is allowed: "{said}"'
+        ((finding,), _) = shown(document, [Finding("x", "error", message, 1, 1, "/auth")])
+        assert 'no text is allowed: "(redacted)"' == finding.message
+
+
+def test_many_secrets_take_no_longer() -> None:
+    """A document may be made to have as many as there is room for; then all that is quoted goes."""
+    many = "".join(f"<graphics passwd='secret-{n}'/>" for n in range(20_000))
+    findings = [Finding("x", "error", f'no "secret-{n}" here', 1, 1, "/a") for n in range(2_000)]
+    clean, _ = shown(Document.parse(f"<a>{many}</a>"), findings)
+
+    assert {'no "(redacted)" here'} == {each.message for each in clean}
+
+
 def test_what_is_no_secret_stays() -> None:
     """A document without secrets is shown as it is, and so is the rest of one that has some."""
     document = Document.parse("<disk>\n  <driver name='qemu' tpye='qcow2'/>\n</disk>")

@@ -24,16 +24,21 @@ _POINTED = re.compile(r"</?[^\s<>/=\"']+|[^\s<>/=\"']+(?:\s*=\s*(?:\"[^\"]*\"|'[
 _CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
 # Secrets shorter than this are hidden where they are quoted; elsewhere they might be any word.
 _SHORT = 4
-# More of a line is never shown, and would only be sent around.
-_LONGEST = 4000
+# So much of a long one is as good as the whole.
+_BEGUN = 24
+# With more secrets than these, all that is quoted is hidden: it takes long to look for each.
+_MOST = 1000
+_QUOTED = r"(?<=\")[^\"]+(?=\")|(?<=')[^']+(?=')|<[^>]*>"
+# Characters of a line before and behind the place: more is never shown.
+_LONGEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
     """The source line that a finding is about.
 
-    line: its number, from 1. text: without line end and secrets. start, end: what to point at, in
-    characters of `text` from 0.
+    line: its number, from 1. text: without line end and secrets; of a very long line a part.
+    start, end: what to point at, in characters of `text` from 0.
     """
 
     line: int
@@ -97,6 +102,7 @@ def _excerpt(
     if text.endswith("\r", begin, end):
         end -= 1
     at = min(max(at, begin), end)
+    begin, end = max(begin, at - _LONGEST), min(end, at + _LONGEST)
     match = _POINTED.match(text, at, end)
     stop = match.end() if match else min(at + 1, end)
     pieces: list[str] = []
@@ -126,11 +132,7 @@ def _excerpt(
     copy(end)
     if first < 0:
         first = last = length
-    whole = "".join(pieces)
-    if length > _LONGEST:
-        cut = max(0, first - _LONGEST // 2)
-        whole, first, last = whole[cut : cut + _LONGEST], first - cut, last - cut
-    return Excerpt(line, whole, first, max(last, first + 1))
+    return Excerpt(line, "".join(pieces), first, max(last, first + 1))
 
 
 def _within(spans: Sequence[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
@@ -146,8 +148,14 @@ class _Said:
     """The secrets of a document, as a message may repeat them."""
 
     def __init__(self, values: set[str]) -> None:
+        if len(values) > _MOST:
+            self.values, self.pattern = values, re.compile(_QUOTED)
+            return
         longest_first = sorted(values, key=len, reverse=True)
         long = [re.escape(value) for value in longest_first if len(value) >= _SHORT]
+        # of a long one a message may have no more than the beginning
+        begun = {re.escape(value[:_BEGUN]) for value in values if len(value) > _BEGUN}
+        long += [f"{begin}[^\"']*" for begin in begun]
         short = [re.escape(value) for value in longest_first if len(value) < _SHORT]
         patterns = [f"(?:{'|'.join(long)})"] if long else []
         if short:
@@ -165,6 +173,9 @@ def _said(values: Iterable[str]) -> _Said | None:
         plain = _CDATA.sub("", value)
         for each in (value, plain, unescape(plain)):
             found |= {each, each.strip(), " ".join(each.split())}
+            found |= {
+                form.replace("\n", "\\n").replace("\t", "\\t") for form in (each, each.strip())
+            }
     found.discard("")
     return _Said(found) if found else None
 
