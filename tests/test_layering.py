@@ -40,7 +40,8 @@ validation.judge
 validation.walk
 validation.diagnosis
 validation.verdict
-validation.policy validation.shown validation.mending
+validation.policy validation.shown
+validation.mending
 diff hook observe script testing
 leisure survey validation.through
 actions executor

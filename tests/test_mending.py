@@ -81,6 +81,8 @@ def test_what_leaves_no_choice_is_repaired(wrong: str, right: str) -> None:
         "<disk type='volume'><source pool='p'/><target dev='vda'/></disk>",
         "<disk type='file'>hello<target dev='vda'/></disk>",
         "<disk type='file'><target/></disk>",
+        # whose attribute a text was meant to be
+        "<graphics type='vnc'>somewhere</graphics>",
     ],
 )
 def test_what_leaves_a_choice_is_left_alone(wrong: str) -> None:
@@ -144,3 +146,12 @@ def test_the_difference_is_that_of_the_files() -> None:
     assert unified("a", *short).endswith(
         "-<b/></a>\n\\ No newline at end of file\n+<c/></a>\n\\ No newline at end of file\n"
     )
+
+
+def test_a_secret_that_moves_is_hidden_where_it_goes() -> None:
+    """The difference does not show it, though it is none by its new place."""
+    before = Document.parse("<auth>hunter2</auth>\n")
+    after = Document.parse("<auth type='hunter2'/>\n")
+
+    assert "hunter2" not in unified("a", before, after)
+    assert "+<auth type='(redacted)'/>" in unified("a", before, after)

@@ -66,7 +66,7 @@ def in_order(
                 if portion == [alone]:
                     waiting.append((alone, None))
                 else:
-                    waiting.append((portion[0], pool.submit(_portion, work, portion, way)))
+                    waiting.append((portion[0], _submitted(pool, work, portion, way)))
                 while len(waiting) > jobs * _AHEAD:
                     yield from _done(work, way, *waiting.popleft())
             while waiting:
@@ -81,6 +81,18 @@ def in_order(
             finally:
                 impatience.cancel()
             raise
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, work: Callable[[str, _Way], _Result], portion: list[str], way: _Way
+) -> Future[list[_Result]]:
+    try:
+        return pool.submit(_portion, work, portion, way)
+    except BrokenProcessPool as error:
+        # what was done before it is told first
+        failed: Future[list[_Result]] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _kill() -> None:

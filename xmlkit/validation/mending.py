@@ -21,6 +21,7 @@ from xmlkit.redaction import redact_pair
 from xmlkit.validation import words
 from xmlkit.validation.findings import Edit, Finding, apply_fix
 from xmlkit.validation.profiles import Profile
+from xmlkit.validation.shown import hider
 from xmlkit.validation.verdict import validate
 
 __all__ = ["Mended", "mended", "unified"]
@@ -100,9 +101,13 @@ def _is_loss(finding: Finding, edit: Edit) -> bool:
 
 def _is_format(edit: Edit) -> bool:
     """Whether the format of an image is said, which is never guessed, however near a right one."""
-    tag = edit.xpath.rpartition("/")[2].partition("[")[0]
-    said = edit.attribute == "type" and tag in ("driver", "format")
+    said = edit.attribute == "type" and _tag(edit) in ("driver", "format")
     return said and edit.kind in ("value", "add")
+
+
+def _tag(edit: Edit) -> str:
+    """The name of the element that an edit is about."""
+    return edit.xpath.rpartition("/")[2].partition("[")[0]
 
 
 def _is_only(
@@ -113,8 +118,11 @@ def _is_only(
     left: int,
 ) -> bool:
     """Whether no other name or value is as near, or leaves as few findings where none is near."""
-    if edit.kind in ("move", "delete"):
+    if edit.kind == "delete" or (edit.kind == "move" and not edit.name):
         return True
+    if edit.kind == "move":
+        # as an attribute or as a child: the same name says the same
+        return edit.name.lstrip("@") == (edit.attribute or _tag(edit))
     others: tuple[str, ...] = finding.expected
     if edit.kind == "rename":
         old, new = finding.name.rpartition(":")[2], edit.name.rpartition(":")[2]
@@ -160,6 +168,9 @@ def unified(name: str, old: Document, new: Document) -> str:
     difference = difflib.unified_diff(
         _lines(before), _lines(after), f"{name} (before)", f"{name} (after)"
     )
+    # a secret may have moved to where it is none
+    hide = hider(old)
+    difference = (hide(line) if line.startswith("+") else line for line in difference)
     ending = "\n\\ No newline at end of file\n"
     return "".join(line if line.endswith("\n") else line + ending for line in difference)
 

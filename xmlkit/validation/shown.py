@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import unescape
 
@@ -17,7 +17,7 @@ from xmlkit.document import Document, DocumentError
 from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
 from xmlkit.validation.findings import Edit, Finding, Fix
 
-__all__ = ["Excerpt", "excerpt_of_unreadable", "hidden", "shown"]
+__all__ = ["Excerpt", "excerpt_of_unreadable", "hidden", "hider", "shown"]
 
 # What a finding points at: a tag's begin, an attribute with its value, or a text.
 _POINTED = re.compile(r"</?[^\s<>/=\"']+|[^\s<>/=\"']+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'))?")
@@ -71,9 +71,15 @@ def shown(
 
 def hidden(document: Document, edits: Iterable[Edit]) -> Iterator[Edit]:
     """The edits of a document without its secrets."""
+    hide = hider(document)
+    return (replace(edit, value=hide(edit.value), xml=hide(edit.xml)) for edit in edits)
+
+
+def hider(document: Document) -> Callable[[str], str]:
+    """What hides the secrets of a document in any text."""
     text = document.text
     said = _said(text[start:end] for start, end in secrets(text))
-    return (edit if said is None else _edit(edit, said) for edit in edits)
+    return (lambda each: each) if said is None else said.hide
 
 
 def excerpt_of_unreadable(source: bytes, error: DocumentError) -> Excerpt | None:
