@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def headings(page: Path) -> set[str]:
     lines = page.read_text().split("\n")
     return {
         re.sub(r"[^a-z0-9]+", "-", line.lower()).strip("-")
-        for line, under in zip(lines, lines[1:], strict=False)
+        for line, under in itertools.pairwise(lines)
         if re.fullmatch(r"([=~^:\-`.\"'*+#])\1{2,}", under.strip())
     }
 

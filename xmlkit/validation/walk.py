@@ -35,8 +35,11 @@ from xmlkit.validation.rng import Grammar
 
 __all__ = ["Change", "Fault", "Walk"]
 
-# How many faults are told of one document, at the least; a document may hold any number.
+# How many faults are told of one document, which may hold any number.
 _MOST = 200
+# How many elements are looked at for what may be meant: some of what is looked for grows with the
+# square of what an element holds.
+_LOOKS = 50_000
 
 
 class Change(NamedTuple):
@@ -111,6 +114,12 @@ class Walk:
         self.root = root
         self._told: dict[tuple[etree._Element, Element], Account] = {}
         self._leaves: dict[etree._Element, frozenset[Element]] = {}
+        self._looks = _LOOKS
+
+    def _may_look(self, elements: int) -> bool:
+        """Whether so many elements more may be looked at."""
+        self._looks -= elements
+        return self._looks > 0
 
     def faults(self) -> list[Fault]:
         """What is wrong, in the document's order; empty if nothing is found."""
@@ -209,6 +218,8 @@ class Walk:
         for number, child in enumerate(content[:100]):
             if isinstance(child, str):
                 continue
+            if not self._may_look(len(content)):
+                break
             counted = judge.counted(child, leaf)
             others = leaf.children(judge.name(child)) - counted
             if not counted or not others:
@@ -260,7 +271,9 @@ class Walk:
             fitting = [
                 value
                 for value in possible
-                if value != now and judge.fits(leaf, {**present, name: value}, content)
+                if value != now
+                and self._may_look(len(content))
+                and judge.fits(leaf, {**present, name: value}, content)
             ]
             if not fitting:
                 continue
@@ -431,10 +444,6 @@ class Walk:
             fault.message = f"{shown} of <{tag}> is no attribute but a child element"
             fault.changes.append(Change("move", node, shown, name=name, to=node, says=f"<{name}>"))
             fault.suggestions = [f"<{name}>"]
-        elif by_value := self._by_value(node, leaf, value):
-            fault.ask = "; did you mean {}?"
-            fault.suggestions = [by_value]
-            fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         else:
             # an element nearby that has such an attribute, and not yet
             places = [
@@ -450,6 +459,10 @@ class Walk:
                     Change("move", node, shown, to=place, says=f"<{written(place)}>")
                     for place in places[:3]
                 ]
+            elif by_value := self._by_value(node, leaf, value):
+                fault.ask = "; did you mean {}?"
+                fault.suggestions = [by_value]
+                fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         fault.changes.append(Change("delete", node, shown))
         return fault
 
@@ -471,11 +484,12 @@ class Walk:
             for each in leaf.attributes(name)
         )
 
-    @staticmethod
-    def _nearby(node: etree._Element) -> Iterator[etree._Element]:
+    def _nearby(self, node: etree._Element) -> Iterator[etree._Element]:
         """Children, then siblings, then the parent."""
-        yield from node.iterchildren(etree.Element)
         parent = node.getparent()
+        if not self._may_look(len(node) + (0 if parent is None else len(parent))):
+            return
+        yield from node.iterchildren(etree.Element)
         if parent is not None:
             for each in parent.iterchildren(etree.Element):
                 if each is not node:
@@ -726,7 +740,7 @@ class Walk:
             first = self._original(child) if account.cost > 1.2 and name in seen else None
             if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
-                if judge.fits(leaf, judge.attributes(node), others):
+                if self._may_look(len(others)) and judge.fits(leaf, judge.attributes(node), others):
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
             if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
@@ -767,9 +781,10 @@ class Walk:
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
 
-    @staticmethod
-    def _original(child: etree._Element) -> etree._Element | None:
+    def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
+        if not self._may_look(len(_parent(child))):
+            return None
         text = etree.tostring(child, with_tail=False)
         for each in child.itersiblings(str(child.tag), preceding=True):
             if etree.tostring(each, with_tail=False) == text:
@@ -837,6 +852,8 @@ class Walk:
         """Elements of the document that may have such a child: ancestors, siblings, then others."""
         name = self.judge.name(child)
         ancestors = list(node.iterancestors())
+        if not self._may_look(len(node)):
+            return []
         siblings = list(node.iterchildren(etree.Element))
         at = siblings.index(child)
         siblings = [each for _, each in sorted(enumerate(siblings), key=lambda x: abs(x[0] - at))]
@@ -850,6 +867,8 @@ class Walk:
         for number, place in enumerate((*ancestors, *siblings, *others)):
             if place is child or child in place.iterancestors():
                 continue
+            if not self._may_look(1):
+                break
             leaves = [
                 leaf
                 for leaf in self.leaves(place)
@@ -868,6 +887,8 @@ class Walk:
     def _has_room(self, place: etree._Element, leaf: Element, child: etree._Element) -> bool:
         """Whether a child could be the last of an element, as far as that is right already."""
         judge = self.judge
+        if not self._may_look(len(place)):
+            return False
         content = [each for each in judge.content(place) if each is not child]
         return judge.fits(leaf, judge.attributes(place), [*content, child])
 
@@ -925,6 +946,8 @@ class Walk:
         self, node: etree._Element, child: etree._Element, name: str, text: str
     ) -> list[etree._Element]:
         """The siblings that could have a child's text as their attribute."""
+        if not self._may_look(len(node)):
+            return []
         return [
             each
             for each in node.iterchildren(etree.Element)
@@ -959,7 +982,9 @@ class Walk:
         rest = items[:at] + items[at + 1 :]
         attributes = judge.attributes(node)
         for place in range(at - 1, -1, -1):
-            if judge.fits(leaf, attributes, [*rest[:place], child, *rest[place:]]):
+            if self._may_look(len(items)) and judge.fits(
+                leaf, attributes, [*rest[:place], child, *rest[place:]]
+            ):
                 behind = rest[place]
                 return Fault(
                     "misplaced",
@@ -977,7 +1002,8 @@ class Walk:
         others = [
             each
             for each in rest
-            if judge.fits(leaf, attributes, [x for x in items if x is not each])
+            if self._may_look(len(items))
+            and judge.fits(leaf, attributes, [x for x in items if x is not each])
         ]
         beside = f" beside <{written(others[0])}>" if others else " with what else it has"
         choosing = [
@@ -1162,6 +1188,12 @@ class Walk:
                     fault.changes.insert(0, move)
                     break
         return kept
+
+
+def _parent(node: etree._Element) -> etree._Element:
+    parent = node.getparent()
+    assert parent is not None
+    return parent
 
 
 def _attributes(pattern: Pattern) -> Iterator[Attribute]:
