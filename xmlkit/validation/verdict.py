@@ -103,16 +103,19 @@ def _explained(
         told = diagnosed(document, patterns, schema)
         if any(finding.id in _OF_NAMES for finding in told):
             told = _with_newer(document, meant, told)
-    except (schemas.SchemaError, RecursionError):
-        # libxml2 can use the schema all the same, or the document is nested very deep
-        told = ()
+        why = "nothing wrong with it was found here: the two disagree"
+    except RecursionError:
+        told, why = (), "it is nested too deep to tell why"
+    except schemas.SchemaError as error:
+        # libxml2 can use the schema all the same
+        told, why = (), str(error)
     if told:
         return told
     found = {(entry.path or "", entry.message): None for entry in errors}
     unexplained = Finding(
         "unexplained",
         "note",
-        "libxml2 refuses the document, but nothing wrong with it was found here: the two disagree",
+        f"libxml2 refuses the document, but {why}",
         *document.place_of(document.root),
         xpath_of(document.root),
     )
