@@ -277,7 +277,7 @@ def cases(
     random_.shuffle(samples)
     for kind in PUTS:
         made = 0
-        for sample in samples * 3:
+        for sample in _in_turn(samples) * 3:
             if made == each:
                 break
             schema = schemas.compiled(directory, sample.schema)
@@ -285,6 +285,16 @@ def cases(
             if case is not None:
                 made += 1
                 yield case
+
+
+def _in_turn(samples: list[corpus.Sample]) -> list[corpus.Sample]:
+    """One of each schema, then the next one of each; there are far more domains than others."""
+    seen: dict[str, int] = {}
+    ranks = []
+    for number, sample in enumerate(samples):
+        seen[sample.schema] = seen.get(sample.schema, 0) + 1
+        ranks.append((seen[sample.schema], number))
+    return [samples[number] for _, number in sorted(ranks)]
 
 
 def _case(
