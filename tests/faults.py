@@ -148,7 +148,7 @@ def _bad_form(elements: Elements, random_: random.Random) -> Truth | None:
     shapes: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
         r"[0-9a-f-]{36}": (lambda old: old[:-1], ("UUID",)),
         r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}": (lambda old: old + ":00", ("MAC",)),
-        r"0x[0-9a-f]+": (lambda old: "0xzz", ("hexadecimal", "0x")),
+        r"0x[0-9a-f]+": (lambda old: "0xzz", ("hexadecimal", "0x", "number")),
         r"[0-9]+": (lambda old: old + " pieces", ("number",)),
         r"/.+": (lambda old: old[1:], ("path",)),
     }
@@ -165,7 +165,8 @@ def _bad_form(elements: Elements, random_: random.Random) -> Truth | None:
                 element.set(name, spoilt(old))
             else:
                 element.text = spoilt(old)
-            return Truth(element, name or _name(element), meant, name)
+            # a choice of numbers is as good
+            return Truth(element, name or _name(element), (*meant, old), name)
     return None
 
 

@@ -55,6 +55,8 @@ class Change(NamedTuple):
     before: etree._Element | None = None
     text: bool = False
     says: str = ""
+    # of a move: whether it is right there
+    fits: bool = False
 
 
 @dataclass
@@ -729,15 +731,18 @@ class Walk:
                     continue
                 rest = algebra.after(left, frozenset((each,)))
                 behind = judge.followed(rest, leaf, child)
-                if behind is algebra.nothing:
-                    continue
                 lacking = self._lacks(node, [frozenset((each,))], child)
-                if not possible or lacking.cost < self.explained(child, possible).cost:
+                if behind is not algebra.nothing:
+                    if not possible or lacking.cost < self.explained(child, possible).cost:
+                        faults.append(lacking)
+                        return behind
+                elif not possible and (then := self._next(rest, named)):
                     faults.append(lacking)
-                    return behind
+                    left, possible = rest, then
+                    break
         if possible:
             account = self.explained(child, possible)
-            first = self._original(child) if account.cost > 1.2 and name in seen else None
+            first = self._original(child) if name in seen else None
             if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
                 if self._may_look(len(others)) and judge.fits(leaf, judge.attributes(node), others):
@@ -746,6 +751,10 @@ class Walk:
             if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
                 faults += near[0]
                 return near[1]
+            if account.cost > 2.2 and (moves := self._moves(node, child)) and moves[0].fits:
+                # it is right, but for another place
+                faults.append(self._misplaced(node, child, moves))
+                return left
             faults += account.faults
             return algebra.after(left, frozenset(possible))
         if named:
@@ -879,7 +888,8 @@ class Walk:
             says = written(place)
             fits = any(self._has_room(place, leaf, child) for leaf in leaves)
             if says not in found or (fits and found[says][0]):
-                found[says] = (not fits, number, Change("move", child, to=place, says=says))
+                move = Change("move", child, to=place, says=says, fits=fits)
+                found[says] = (not fits, number, move)
                 if sum(not unfit for unfit, _, _ in found.values()) == 6:
                     break
         return [change for _, _, change in sorted(found.values(), key=lambda each: each[:2])]
@@ -912,12 +922,15 @@ class Walk:
         content = judge.content(child)
         text = content[0] if len(content) == 1 and isinstance(content[0], str) else None
         moves = self._moves(node, child)
-        named = leaf.attributes(name)
-        if named and text is not None and node.get(name) is None:
+        said = text.strip() if text is not None and not child.attrib else ""
+        if moves and moves[0].fits:
+            return self._misplaced(node, child, moves)
+        named = [each for each in leaf.attributes(name) if judge.accepts(each, said)]
+        if said and named and node.get(name) is None:
             fault.message = f"<{tag}> in <{parent}> is no child element but an attribute"
             fault.suggestions = [f"{tag}="]
             fault.changes.append(Change("move", child, name="@" + name, to=node, says=f"{tag}="))
-        elif text is not None and (owners := self._owners(node, child, name, text.strip())):
+        elif said and (owners := self._owners(node, child, name, said)):
             fault.message = f"<{tag}> in <{parent}> is no child element"
             fault.ask = " but an attribute of <{}>"
             fault.suggestions = [written(each) for each in owners]
@@ -926,12 +939,7 @@ class Walk:
                 for each in owners
             ]
         elif moves:
-            fault.id = "misplaced"
-            fault.cost = 1.25
-            fault.message = f"<{tag}> does not belong in <{parent}>"
-            fault.ask = "; it is a child of <{}>"
-            fault.suggestions = [move.says for move in moves]
-            fault.changes += moves
+            return self._misplaced(node, child, moves)
         else:
             parents = self.grammar.parents_of(name)
             if parents:
@@ -941,6 +949,20 @@ class Walk:
                 fault.suggestions = [local(each) for each in parents[:3]]
         fault.changes.append(Change("delete", child))
         return fault
+
+    @staticmethod
+    def _misplaced(node: etree._Element, child: etree._Element, moves: list[Change]) -> Fault:
+        tag = written(child)
+        return Fault(
+            "misplaced",
+            1.15 if moves[0].fits else 1.25,
+            child,
+            f"<{tag}> does not belong in <{written(node)}>",
+            "; it is a child of <{}>",
+            name=tag,
+            suggestions=[move.says for move in moves],
+            changes=[*moves, Change("delete", child)],
+        )
 
     def _owners(
         self, node: etree._Element, child: etree._Element, name: str, text: str
@@ -952,7 +974,6 @@ class Walk:
             each
             for each in node.iterchildren(etree.Element)
             if each is not child
-            and text
             and each.get(name) is None
             and any(self._allows(leaf, name, text) for leaf in self.leaves(each))
         ][:3]
