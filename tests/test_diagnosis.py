@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -297,6 +298,29 @@ def test_a_document_of_nothing_but_faults_is_bounded() -> None:
     findings = validate(Document.parse(domain("<x y='1'>z</x>" * 2000)))
 
     assert 1 <= len(findings) <= 200
+
+
+def test_a_name_that_a_newer_libvirt_knows_is_said_to_be_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first of the newer schemas at hand that knows it; others are unknown as before."""
+    for version in ("9.0.0", "10.1.0", "99.0.0"):
+        shutil.copytree(schemas.directory(), tmp_path / version)
+    for version in ("10.1.0", "99.0.0"):
+        common = tmp_path / version / "domaincommon.rng"
+        old = '<ref name="diskSerial"/>'
+        new = '<optional><attribute name="origin"/></optional>' + old
+        assert old in common.read_text()
+        common.write_text(common.read_text().replace(old, new))
+    monkeypatch.setenv("XMLKIT_SCHEMAS", str(tmp_path))
+    text = disk(VDA + "<serial origin='a' colour='b'>1</serial>")
+    newer, unknown = validate(Document.parse(text), "9.0.0")
+
+    assert newer.message.endswith("; libvirt 10.1.0 knows it")
+    assert () == newer.fixes
+    assert "libvirt" not in unknown.message
+    (unknown,) = validate(Document.parse(text), "99.0.0")
+    assert "colour" == unknown.name
 
 
 # How good it is.
