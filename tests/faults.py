@@ -148,7 +148,7 @@ def _bad_form(elements: Elements, random_: random.Random) -> Truth | None:
     shapes: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
         r"[0-9a-f-]{36}": (lambda old: old[:-1], ("UUID",)),
         r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}": (lambda old: old + ":00", ("MAC",)),
-        r"0x[0-9a-f]+": (lambda old: "0xzz", ("hexadecimal", "0x")),
+        r"0x[0-9a-f]+": (lambda old: "0xzz", ("hexadecimal", "0x", "number")),
         r"[0-9]+": (lambda old: old + " pieces", ("number",)),
         r"/.+": (lambda old: old[1:], ("path",)),
     }
@@ -165,7 +165,8 @@ def _bad_form(elements: Elements, random_: random.Random) -> Truth | None:
                 element.set(name, spoilt(old))
             else:
                 element.text = spoilt(old)
-            return Truth(element, name or _name(element), meant, name)
+            # a choice of numbers is as good
+            return Truth(element, name or _name(element), (*meant, old), name)
     return None
 
 
@@ -277,7 +278,7 @@ def cases(
     random_.shuffle(samples)
     for kind in PUTS:
         made = 0
-        for sample in samples * 3:
+        for sample in _in_turn(samples) * 3:
             if made == each:
                 break
             schema = schemas.compiled(directory, sample.schema)
@@ -285,6 +286,16 @@ def cases(
             if case is not None:
                 made += 1
                 yield case
+
+
+def _in_turn(samples: list[corpus.Sample]) -> list[corpus.Sample]:
+    """One of each schema, then the next one of each; there are far more domains than others."""
+    seen: dict[str, int] = {}
+    ranks = []
+    for number, sample in enumerate(samples):
+        seen[sample.schema] = seen.get(sample.schema, 0) + 1
+        ranks.append((seen[sample.schema], number))
+    return [samples[number] for _, number in sorted(ranks)]
 
 
 def _case(

@@ -60,7 +60,7 @@ DISK = "/domain/devices/disk[1]"
         pytest.param(
             Edit("add", f"{DISK}/target", "tray", value="open"),
             'bus="virtio"',
-            "bus=\"virtio\"   tray='open'",
+            "bus=\"virtio\" tray='open'",
             id="add-attribute",
         ),
         pytest.param(

@@ -69,6 +69,8 @@ class _Repairs:
         if None not in every and self._valid([change for change in every if change]):
             self.chosen = [(change, True) for change in every if change]
             return
+        if len(self.faults) > _TRIALS:
+            return
         for number, fault in enumerate(self.faults):
             for change in fault.changes[:_TRIALS]:
                 if self.left <= 0:

@@ -200,7 +200,7 @@ class Element(Leaf):
     def _named(self, name: str) -> tuple[frozenset[Element], frozenset[Attribute]]:
         found = self._index.get(name)
         if found is None:
-            if len(self._index) > 2000:
+            if len(self._index) > 300:
                 # names come from documents
                 self._index.clear()
             leaves = self.content.leaves

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from lxml import etree
@@ -100,20 +101,61 @@ def _explained(
     try:
         patterns = rng.grammar(meant.directory, meant.schema, meant.references)
         told = diagnosed(document, patterns, schema)
-    except (schemas.SchemaError, RecursionError):
-        # libxml2 can use the schema all the same, or the document is nested very deep
-        told = ()
+        if any(finding.id in _OF_NAMES for finding in told):
+            told = _with_newer(document, meant, told)
+        why = "nothing wrong with it was found here: the two disagree"
+    except RecursionError:
+        told, why = (), "it is nested too deep to tell why"
+    except schemas.SchemaError as error:
+        # libxml2 can use the schema all the same
+        told, why = (), str(error)
     if told:
         return told
     found = {(entry.path or "", entry.message): None for entry in errors}
     unexplained = Finding(
         "unexplained",
         "note",
-        "libxml2 refuses the document, but nothing wrong with it was found here: the two disagree",
+        f"libxml2 refuses the document, but {why}",
         *document.place_of(document.root),
         xpath_of(document.root),
     )
     return (*(_finding(document, path, message) for path, message in found), unexplained)
+
+
+# What a newer libvirt may know.
+_OF_NAMES = frozenset(
+    (
+        *("unknown-element", "misspelled-element", "misplaced"),
+        *("unknown-attribute", "misspelled-attribute", "bad-value"),
+    )
+)
+
+
+def _with_newer(
+    document: Document, meant: _Grammar, told: tuple[Finding, ...]
+) -> tuple[Finding, ...]:
+    """The findings, with the first newer libvirt that finds nothing there, as far as is at hand."""
+    from xmlkit.validation import rng
+    from xmlkit.validation.walk import Walk
+
+    for version, directory in schemas.newer(meant.directory):
+        references = meant.references and grammar.devices(directory).get(meant.tag, ())
+        try:
+            newer = rng.grammar(directory, meant.schema, references)
+            left = {
+                (xpath_of(fault.node), fault.name) for fault in Walk(newer, document.root).faults()
+            }
+        except schemas.SchemaError:
+            continue
+        told = tuple(
+            replace(finding, message=f"{finding.message}; libvirt {version} knows it", fixes=())
+            if finding.id in _OF_NAMES
+            and (finding.xpath.partition("/@")[0], finding.name) not in left
+            and "; libvirt " not in finding.message
+            else finding
+            for finding in told
+        )
+    return told
 
 
 def _in_no_namespace(
@@ -152,10 +194,11 @@ def _refused(document: Document) -> Iterator[Finding]:
 
 
 def unreadable(error: DocumentError) -> Finding:
-    """The finding for a file that could not be read as a document."""
-    return Finding(
-        "not-well-formed", "error", error.reason, max(error.line, 1), max(error.column, 1), "/"
-    )
+    """The finding for a file that could not be read as a document, with the likely cause."""
+    from xmlkit.validation.words import cause
+
+    place = max(error.line, 1), max(error.column, 1)
+    return Finding("not-well-formed", "error", cause(error.reason), *place, "/")
 
 
 def _finding(document: Document, path: str, message: str) -> Finding:

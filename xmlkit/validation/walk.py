@@ -35,8 +35,11 @@ from xmlkit.validation.rng import Grammar
 
 __all__ = ["Change", "Fault", "Walk"]
 
-# How many faults are told of one document, at the least; a document may hold any number.
+# How many faults are told of one document, which may hold any number.
 _MOST = 200
+# How many elements are looked at for what may be meant: some of what is looked for grows with the
+# square of what an element holds.
+_LOOKS = 50_000
 
 
 class Change(NamedTuple):
@@ -52,6 +55,8 @@ class Change(NamedTuple):
     before: etree._Element | None = None
     text: bool = False
     says: str = ""
+    # of a move: whether it is right there
+    fits: bool = False
 
 
 @dataclass
@@ -111,6 +116,12 @@ class Walk:
         self.root = root
         self._told: dict[tuple[etree._Element, Element], Account] = {}
         self._leaves: dict[etree._Element, frozenset[Element]] = {}
+        self._looks = _LOOKS
+
+    def _may_look(self, elements: int) -> bool:
+        """Whether so many elements more may be looked at."""
+        self._looks -= elements
+        return self._looks > 0
 
     def faults(self) -> list[Fault]:
         """What is wrong, in the document's order; empty if nothing is found."""
@@ -209,6 +220,8 @@ class Walk:
         for number, child in enumerate(content[:100]):
             if isinstance(child, str):
                 continue
+            if not self._may_look(len(content)):
+                break
             counted = judge.counted(child, leaf)
             others = leaf.children(judge.name(child)) - counted
             if not counted or not others:
@@ -260,7 +273,9 @@ class Walk:
             fitting = [
                 value
                 for value in possible
-                if value != now and judge.fits(leaf, {**present, name: value}, content)
+                if value != now
+                and self._may_look(len(content))
+                and judge.fits(leaf, {**present, name: value}, content)
             ]
             if not fitting:
                 continue
@@ -431,10 +446,6 @@ class Walk:
             fault.message = f"{shown} of <{tag}> is no attribute but a child element"
             fault.changes.append(Change("move", node, shown, name=name, to=node, says=f"<{name}>"))
             fault.suggestions = [f"<{name}>"]
-        elif by_value := self._by_value(node, leaf, value):
-            fault.ask = "; did you mean {}?"
-            fault.suggestions = [by_value]
-            fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         else:
             # an element nearby that has such an attribute, and not yet
             places = [
@@ -450,6 +461,10 @@ class Walk:
                     Change("move", node, shown, to=place, says=f"<{written(place)}>")
                     for place in places[:3]
                 ]
+            elif by_value := self._by_value(node, leaf, value):
+                fault.ask = "; did you mean {}?"
+                fault.suggestions = [by_value]
+                fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         fault.changes.append(Change("delete", node, shown))
         return fault
 
@@ -471,11 +486,12 @@ class Walk:
             for each in leaf.attributes(name)
         )
 
-    @staticmethod
-    def _nearby(node: etree._Element) -> Iterator[etree._Element]:
+    def _nearby(self, node: etree._Element) -> Iterator[etree._Element]:
         """Children, then siblings, then the parent."""
-        yield from node.iterchildren(etree.Element)
         parent = node.getparent()
+        if not self._may_look(len(node) + (0 if parent is None else len(parent))):
+            return
+        yield from node.iterchildren(etree.Element)
         if parent is not None:
             for each in parent.iterchildren(etree.Element):
                 if each is not node:
@@ -715,23 +731,30 @@ class Walk:
                     continue
                 rest = algebra.after(left, frozenset((each,)))
                 behind = judge.followed(rest, leaf, child)
-                if behind is algebra.nothing:
-                    continue
                 lacking = self._lacks(node, [frozenset((each,))], child)
-                if not possible or lacking.cost < self.explained(child, possible).cost:
+                if behind is not algebra.nothing:
+                    if not possible or lacking.cost < self.explained(child, possible).cost:
+                        faults.append(lacking)
+                        return behind
+                elif not possible and (then := self._next(rest, named)):
                     faults.append(lacking)
-                    return behind
+                    left, possible = rest, then
+                    break
         if possible:
             account = self.explained(child, possible)
-            first = self._original(child) if account.cost > 1.2 and name in seen else None
+            first = self._original(child) if name in seen else None
             if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
-                if judge.fits(leaf, judge.attributes(node), others):
+                if self._may_look(len(others)) and judge.fits(leaf, judge.attributes(node), others):
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
             if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
                 faults += near[0]
                 return near[1]
+            if account.cost > 2.2 and (moves := self._moves(node, child)) and moves[0].fits:
+                # it is right, but for another place
+                faults.append(self._misplaced(node, child, moves))
+                return left
             faults += account.faults
             return algebra.after(left, frozenset(possible))
         if named:
@@ -767,9 +790,10 @@ class Walk:
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
 
-    @staticmethod
-    def _original(child: etree._Element) -> etree._Element | None:
+    def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
+        if not self._may_look(len(_parent(child))):
+            return None
         text = etree.tostring(child, with_tail=False)
         for each in child.itersiblings(str(child.tag), preceding=True):
             if etree.tostring(each, with_tail=False) == text:
@@ -837,6 +861,8 @@ class Walk:
         """Elements of the document that may have such a child: ancestors, siblings, then others."""
         name = self.judge.name(child)
         ancestors = list(node.iterancestors())
+        if not self._may_look(len(node)):
+            return []
         siblings = list(node.iterchildren(etree.Element))
         at = siblings.index(child)
         siblings = [each for _, each in sorted(enumerate(siblings), key=lambda x: abs(x[0] - at))]
@@ -850,6 +876,8 @@ class Walk:
         for number, place in enumerate((*ancestors, *siblings, *others)):
             if place is child or child in place.iterancestors():
                 continue
+            if not self._may_look(1):
+                break
             leaves = [
                 leaf
                 for leaf in self.leaves(place)
@@ -860,7 +888,8 @@ class Walk:
             says = written(place)
             fits = any(self._has_room(place, leaf, child) for leaf in leaves)
             if says not in found or (fits and found[says][0]):
-                found[says] = (not fits, number, Change("move", child, to=place, says=says))
+                move = Change("move", child, to=place, says=says, fits=fits)
+                found[says] = (not fits, number, move)
                 if sum(not unfit for unfit, _, _ in found.values()) == 6:
                     break
         return [change for _, _, change in sorted(found.values(), key=lambda each: each[:2])]
@@ -868,6 +897,8 @@ class Walk:
     def _has_room(self, place: etree._Element, leaf: Element, child: etree._Element) -> bool:
         """Whether a child could be the last of an element, as far as that is right already."""
         judge = self.judge
+        if not self._may_look(len(place)):
+            return False
         content = [each for each in judge.content(place) if each is not child]
         return judge.fits(leaf, judge.attributes(place), [*content, child])
 
@@ -891,12 +922,15 @@ class Walk:
         content = judge.content(child)
         text = content[0] if len(content) == 1 and isinstance(content[0], str) else None
         moves = self._moves(node, child)
-        named = leaf.attributes(name)
-        if named and text is not None and node.get(name) is None:
+        said = text.strip() if text is not None and not child.attrib else ""
+        if moves and moves[0].fits:
+            return self._misplaced(node, child, moves)
+        named = [each for each in leaf.attributes(name) if judge.accepts(each, said)]
+        if said and named and node.get(name) is None:
             fault.message = f"<{tag}> in <{parent}> is no child element but an attribute"
             fault.suggestions = [f"{tag}="]
             fault.changes.append(Change("move", child, name="@" + name, to=node, says=f"{tag}="))
-        elif text is not None and (owners := self._owners(node, child, name, text.strip())):
+        elif said and (owners := self._owners(node, child, name, said)):
             fault.message = f"<{tag}> in <{parent}> is no child element"
             fault.ask = " but an attribute of <{}>"
             fault.suggestions = [written(each) for each in owners]
@@ -905,12 +939,7 @@ class Walk:
                 for each in owners
             ]
         elif moves:
-            fault.id = "misplaced"
-            fault.cost = 1.25
-            fault.message = f"<{tag}> does not belong in <{parent}>"
-            fault.ask = "; it is a child of <{}>"
-            fault.suggestions = [move.says for move in moves]
-            fault.changes += moves
+            return self._misplaced(node, child, moves)
         else:
             parents = self.grammar.parents_of(name)
             if parents:
@@ -921,15 +950,30 @@ class Walk:
         fault.changes.append(Change("delete", child))
         return fault
 
+    @staticmethod
+    def _misplaced(node: etree._Element, child: etree._Element, moves: list[Change]) -> Fault:
+        tag = written(child)
+        return Fault(
+            "misplaced",
+            1.15 if moves[0].fits else 1.25,
+            child,
+            f"<{tag}> does not belong in <{written(node)}>",
+            "; it is a child of <{}>",
+            name=tag,
+            suggestions=[move.says for move in moves],
+            changes=[*moves, Change("delete", child)],
+        )
+
     def _owners(
         self, node: etree._Element, child: etree._Element, name: str, text: str
     ) -> list[etree._Element]:
         """The siblings that could have a child's text as their attribute."""
+        if not self._may_look(len(node)):
+            return []
         return [
             each
             for each in node.iterchildren(etree.Element)
             if each is not child
-            and text
             and each.get(name) is None
             and any(self._allows(leaf, name, text) for leaf in self.leaves(each))
         ][:3]
@@ -959,7 +1003,9 @@ class Walk:
         rest = items[:at] + items[at + 1 :]
         attributes = judge.attributes(node)
         for place in range(at - 1, -1, -1):
-            if judge.fits(leaf, attributes, [*rest[:place], child, *rest[place:]]):
+            if self._may_look(len(items)) and judge.fits(
+                leaf, attributes, [*rest[:place], child, *rest[place:]]
+            ):
                 behind = rest[place]
                 return Fault(
                     "misplaced",
@@ -977,7 +1023,8 @@ class Walk:
         others = [
             each
             for each in rest
-            if judge.fits(leaf, attributes, [x for x in items if x is not each])
+            if self._may_look(len(items))
+            and judge.fits(leaf, attributes, [x for x in items if x is not each])
         ]
         beside = f" beside <{written(others[0])}>" if others else " with what else it has"
         choosing = [
@@ -1162,6 +1209,12 @@ class Walk:
                     fault.changes.insert(0, move)
                     break
         return kept
+
+
+def _parent(node: etree._Element) -> etree._Element:
+    parent = node.getparent()
+    assert parent is not None
+    return parent
 
 
 def _attributes(pattern: Pattern) -> Iterator[Attribute]:

@@ -18,7 +18,18 @@ from lxml import etree
 from xmlkit.validation.datatypes import INTEGERS, translated
 from xmlkit.validation.pattern import Algebra, Data, Leaf, Listing, Pattern, Text, Value
 
-__all__ = ["alike", "distance", "identity", "link", "near", "quoted", "refusal", "types", "values"]
+__all__ = [
+    "alike",
+    "cause",
+    "distance",
+    "identity",
+    "link",
+    "near",
+    "quoted",
+    "refusal",
+    "types",
+    "values",
+]
 
 _MAC = "a MAC address such as 52:54:00:12:34:56"
 _NUMBER_16 = "a number from 0 to 65535, or 0x0000 to 0xffff"
@@ -116,10 +127,62 @@ _TYPES = {
 # One class of characters and how many of them, which is what most patterns are.
 _CLASS = re.compile(r"(\[(?:[^\]\\]|\\.)*\])([+*]|\{\d+(?:,\d*)?\})?")
 
+# What libxml2 says of a file that is not well-formed, and what is likely to have happened.
+_CAUSES = (
+    (
+        r"Opening and ending tag mismatch: (\S+) line (\d+) and (\S+)",
+        r"<\1> of line \2 has no end tag before </\3>",
+    ),
+    (r"Premature end of data in tag (\S+) line (\d+)", r"<\1> of line \2 has no end tag"),
+    (r"Couldn't find end of Start Tag (\S+).*", r"the tag <\1 has no > at its end"),
+    (r"AttValue: \" or ' expected", "an attribute's value has no quotes around it"),
+    (r"Specification mandates value for attribute (\S+)", r"the attribute \1 has no value"),
+    (r"Attribute (\S+) redefined", r"the attribute \1 stands twice"),
+    (
+        "attributes construct error",
+        "a tag is not closed by >, or a blank is missing between its attributes",
+    ),
+    (
+        "Unescaped '<' not allowed in attributes values",
+        "an attribute's value has no closing quote, or has a < in it: write &lt;",
+    ),
+    ("StartTag: invalid element name", "a < that begins no tag: write &lt;"),
+    (r"xmlParseEntityRef: no name|EntityRef: expecting ';'", "an & by itself: write &amp;"),
+    (
+        "Extra content at the end of the document",
+        "something stands behind the end of the root element",
+    ),
+    ("Start tag expected, '<' not found", "it does not begin with a tag: is it an XML file?"),
+    ("Document is empty", "it is empty"),
+    (
+        r"Namespace prefix (\S+) (?:for \S+ )?on \S+ is not defined",
+        r'the prefix \1 is not declared: the root needs xmlns:\1="..."',
+    ),
+    (r"Double hyphen within comment.*", "a comment has -- in it"),
+    ("Comment not terminated.*", "a comment has no --> at its end"),
+    ("XML declaration allowed only at the start of the document", "<?xml is not at the beginning"),
+    ("expected '>'", "a tag has no > at its end"),
+    (
+        r"Invalid bytes in character encoding|Input is not proper UTF-8.*",
+        "bytes that are not UTF-8",
+    ),
+    (r"PCDATA invalid Char value (\d+)", r"a control character (\1), which XML cannot have"),
+    (r"CData section not finished[\s\S]*", "a section <![CDATA[ has no ]]> at its end"),
+)
+
 _SAME = (
     frozenset(("yes", "on", "true", "1", "enabled", "enable")),
     frozenset(("no", "off", "false", "0", "disabled", "disable", "none")),
 )
+
+
+def cause(reason: str) -> str:
+    """What libxml2 says of a file that is not well-formed, with the likely cause."""
+    said = reason.removeprefix("not well-formed: ")
+    for pattern, likely in _CAUSES:
+        if found := re.fullmatch(pattern, said):
+            return f"not well-formed: {found.expand(likely)}"
+    return reason
 
 
 def quoted(value: str) -> str:
