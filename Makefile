@@ -81,8 +81,9 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, and xmldiff
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, xmldiff and jing
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
+	.venv/bin/python tests/bench_many.py $(ARGS) || code=$$?; \
 	.venv/bin/python tests/bench_apply.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind
@@ -97,7 +98,7 @@ system-test: system-demo
 	$(call install,$(TOOLS) $(TREES) $(CEPH))
 
 system-bench: system-test
-	$(call install,virtinst)
+	$(call install,virtinst jing)
 
 environment: .venv/bin/tox
 	@.venv/bin/tox run -e lint,py --notest

@@ -10,18 +10,22 @@ Rules
 from __future__ import annotations
 
 import argparse
+import atexit
 import compileall
+import re
 import shutil
 import statistics
 import string
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from corpus import host_of
+from faults import Case, Score, Told, cases, score
 from lxml import etree
 from sources import SourceUnavailable, debian_source
 
@@ -36,6 +40,7 @@ from xmlkit.validation import schemas
 from xmlkit.validation.verdict import validate
 
 GUEST = Path(__file__).parents[1] / "fixtures" / "nova" / "qcow2-ephemeral-swap.xml"
+KINDS = ("domain", "domainsnapshot", "storagepool", "storagevol")
 INSTANCE = "/var/lib/nova/instances/3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
 
 
@@ -62,7 +67,14 @@ def main() -> int:
     quick = parser.parse_args().quick
     try:
         rounds = 3 if quick else 15
-        benchmarks = [*libraries(rounds), comparison(rounds), command(4 if quick else 10)]
+        commands = 4 if quick else 10
+        found = list(cases(debian_source("libvirt"), seed=1, each=5 if quick else 50, names=KINDS))
+        benchmarks = [
+            *libraries(rounds),
+            comparison(rounds),
+            command(commands),
+            explanation(found, commands),
+        ]
     except (SourceUnavailable, Unavailable, XmlkitError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -77,7 +89,7 @@ def main() -> int:
             f"{benchmark.goal:6.2f}{'  missed' if ratio > benchmark.goal else ''}",
             flush=True,
         )
-    return int(missed)
+    return int(missed | explanations(found))
 
 
 def measured(benchmark: Benchmark) -> tuple[float, float]:
@@ -189,6 +201,101 @@ def command(rounds: int) -> Benchmark:
     preview_theirs()
     name = "a cold preview: xmlkit diff / virt-xml --print-diff"
     return Benchmark(name, preview_ours, preview_theirs, 0.5, rounds, statistics.median)
+
+
+def explanation(cases: list[Case], rounds: int) -> Benchmark:
+    """A cold start of each: what is wrong with one domain."""
+    script = shutil.which("xmlkit", path=str(Path(sys.executable).parent))
+    start = [script] if script else [sys.executable, "-c", "from xmlkit.cli import main; main()"]
+    case = next(each for each in cases if each.schema == "domain")
+    with tempfile.NamedTemporaryFile(suffix=".xml", delete=False) as file:
+        file.write(case.source)
+    atexit.register(Path(file.name).unlink)
+
+    def ours() -> None:
+        done = subprocess.run([*start, "validate", file.name], check=False, capture_output=True)
+        if done.returncode != 1:
+            raise Unavailable(f"xmlkit validate: {done.stderr.decode()}")
+
+    def theirs() -> None:
+        if not jing("domain", [file.name]):
+            raise Unavailable("jing finds nothing wrong")
+
+    return Benchmark(
+        "a cold explanation: xmlkit validate / jing", ours, theirs, 0.5, rounds, statistics.median
+    )
+
+
+def explanations(cases: list[Case]) -> bool:
+    """Print how good the first finding of each is, and whether a goal was missed."""
+    count = len(cases)
+    print(
+        f"\n{f'{count} documents with a fault: the first finding':<34} {'line':>6} {'+ name':>7} "
+        f"{'+ meant':>8} {'XPath':>6} {'findings':>9} {'ms each':>8}"
+    )
+    results = {}
+    for name, explain in (("xmlkit", by_xmlkit), ("libxml2", by_libxml2), ("jing", by_jing)):
+        begin = time.perf_counter()
+        told = explain(cases)
+        spent = (time.perf_counter() - begin) / count * 1000
+        scores = [
+            score(case.faults[0], each[0]) if each else Score(False, False, False, False)
+            for case, each in zip(cases, told, strict=True)
+        ]
+        rates = [100 * sum(each[number] for each in scores) / count for number in range(4)]
+        found = sum(map(len, told)) / count
+        results[name] = (rates, found)
+        shown = " ".join(f"{rate:7.1f}" for rate in rates)
+        print(f"{name:<42} {shown} {found:9.2f} {spent:8.2f}", flush=True)
+    (line, named, meant, xpath), found = results["xmlkit"]
+    return line < 99 or named < 98 or meant < 98 or xpath < 98 or found > 1.05
+
+
+def by_xmlkit(cases: list[Case]) -> list[list[Told]]:
+    """The findings of validate()."""
+    return [
+        [
+            Told(each.line, each.message, each.suggestions, each.xpath)
+            for each in validate(Document.parse(case.source))
+        ]
+        for case in cases
+    ]
+
+
+def by_libxml2(cases: list[Case]) -> list[list[Told]]:
+    """The error log of lxml's RelaxNG."""
+    told = []
+    for case in cases:
+        schema = schemas.compiled(schemas.directory(), case.schema)
+        schema.validate(etree.fromstring(case.source))
+        told.append([Told(e.line, e.message, (), e.path or "") for e in schema.error_log])
+    return told
+
+
+def by_jing(cases: list[Case]) -> list[list[Told]]:
+    """One start of it for each schema."""
+    told: list[list[Told]] = [[] for _ in cases]
+    with tempfile.TemporaryDirectory() as directory:
+        for schema in KINDS:
+            names = {}
+            for number, case in enumerate(cases):
+                if case.schema == schema:
+                    path = Path(directory, f"{number}.xml")
+                    path.write_bytes(case.source)
+                    names[str(path)] = number
+            for name, line, message in jing(schema, list(names)):
+                told[names[name]].append(Told(line, message))
+    return told
+
+
+def jing(schema: str, names: list[str]) -> list[tuple[str, int, str]]:
+    """File, line and message of what jing says."""
+    if shutil.which("jing") is None:
+        raise Unavailable("no jing: apt-get install jing")
+    command = ["jing", f"{schemas.directory()}/{schema}.rng", *names]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    found = re.findall(r"^(/.*?\.xml):(\d+):\d+: error: (.*)$", done.stdout, re.MULTILINE)
+    return [(name, int(line), message) for name, line, message in found]
 
 
 if __name__ == "__main__":

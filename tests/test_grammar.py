@@ -37,7 +37,7 @@ def found(text: str | bytes, place: str | Path | None = None) -> list[str]:
 def test_a_lone_device_is_valid_as_in_a_domain(text: str) -> None:
     """With all that domain.rng adds to it; an attribute that it has not makes it invalid."""
     assert [] == found(text)
-    assert "schema" in found(text.replace(" ", " nonsense='1' ", 1))
+    assert ["unknown-attribute"] == found(text.replace(" ", " nonsense='1' ", 1))
 
 
 def test_a_finding_has_its_place_in_the_fragment() -> None:
@@ -95,20 +95,26 @@ def test_an_interface_is_what_it_fits() -> None:
     """Valid as either; wrong as both, it is told what is wrong with the one that it looks like."""
     assert [] == found(DEVICE)
     assert [] == found(HOST)
-    assert "schema" in found(DEVICE.replace("network='n'", "nonsense='n'"))
-    assert "schema" in found(HOST.replace("<start", "<nonsense"))
+    assert ["misspelled-attribute"] == found(DEVICE.replace("network='n'", "nonsense='n'"))
+    assert ["unknown-element"] == found(HOST.replace("<start", "<nonsense"))
 
 
-def test_a_wrong_interface_is_told_by_its_name() -> None:
-    """One with a name is a host's: the finding is that of interface.rng."""
-    for text, schema in (
-        (HOST.replace("none", "nonsense"), schemas.compiled(INSTALLED, "interface")),
-        (DEVICE.replace("<source", "<nonsense"), grammar.compiled(INSTALLED, "interface")),
-    ):
-        document = Document.parse(text)
-        assert not schema.validate(document.root)
-        expected = {entry.message for entry in schema.error_log}
-        assert expected == {finding.message for finding in validate(document)}
+@pytest.mark.parametrize(
+    ("text", "id", "known"),
+    [
+        pytest.param(HOST.replace("none", "nonsense"), "bad-value", "onboot", id="host"),
+        pytest.param(
+            DEVICE.replace("<source", "<nonsense"), "misspelled-element", "source", id="device"
+        ),
+        pytest.param(HOST.replace(" name=", " nam="), "misspelled-attribute", "name", id="typo"),
+    ],
+)
+def test_a_wrong_interface_is_told_by_what_it_is_nearest_to(text: str, id: str, known: str) -> None:
+    """By the schema of a host's interface, or by that of a device."""
+    (finding,) = validate(Document.parse(text))
+
+    assert id == finding.id
+    assert known in finding.expected
 
 
 # Where the schemas are.
@@ -121,7 +127,7 @@ def test_a_directory_may_have_any_name(name: str, tmp_path: Path) -> None:
     shutil.copytree(INSTALLED, place)
 
     assert [] == found(DISK, place)
-    assert "schema" in found(DISK.replace("file='/x'", "nonsense='/x'"), place)
+    assert ["unknown-attribute"] == found(DISK.replace("file='/x'", "nonsense='/x'"), place)
 
 
 def test_a_relative_directory_is_one_of_here(

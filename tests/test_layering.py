@@ -33,20 +33,25 @@ compare disks shell templates
 plan volumes
 steps transformers pools
 journal metadata
-validation validation.schemas validation.profiles
-validation.grammar
+validation validation.schemas validation.profiles validation.findings
+validation.grammar validation.pattern validation.datatypes
+validation.rng validation.words
+validation.judge
+validation.walk
+validation.diagnosis
 validation.verdict
-validation.policy
+validation.policy validation.shown
+validation.mending
 diff hook observe script testing
-leisure survey
+leisure survey validation.through
 actions executor
 preflight snapshot
 migrate
 service status
 .
 cli
-cli.files cli.options cli.paint
-cli.carrying cli.hosts
+cli.files cli.options cli.paint cli.workers cli.counting
+cli.carrying cli.hosts cli.report
 """
 TIERS = (
     *(
@@ -71,11 +76,14 @@ OTHERS = {
             "xmlkit.observe",
             "xmlkit.snapshot",
         ),
-        *("xmlkit.survey", "xmlkit.testing"),
+        *("xmlkit.survey", "xmlkit.testing", "xmlkit.validation.through"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
+    "rich": {
+        *("xmlkit.cli.carrying", "xmlkit.cli.counting"),
+        *("xmlkit.cli.snapshot", "xmlkit.cli.status"),
+    },
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from xmlkit.redaction import redact, redact_pair
+from xmlkit.redaction import may_have_secrets, redact, redact_pair, secrets
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -197,3 +197,65 @@ def test_a_change_of_a_secret_shows_as_changed(before: str, after: str, changed:
 
     assert (0, changed) == (old.count("(changed)"), new.count("(changed)"))
     assert after.count("passwd") == new.count("passwd")
+
+
+# In documents that need not be valid.
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_what_redaction_hides_is_among_the_secrets(name: str) -> None:
+    """By place, so that each can be hidden where it stands."""
+    text, stays = SECRETS[name]
+    spans = secrets(text)
+    shown = "".join(
+        text[end:start]
+        for (_, end), (start, _) in zip(
+            [(0, 0), *spans], [*spans, (len(text), len(text))], strict=True
+        )
+    )
+
+    assert "HIDE-ME" not in shown
+    assert stays in shown
+    assert all(start < end for start, end in spans)
+    assert may_have_secrets(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<graphics paswd='HIDE-ME'/>",
+        "<graphics type='vnc' PASSWD = \"HIDE-ME\" port='1'/>",
+        "<graphics x:pasword='HIDE-ME'/>",
+        "<pool><source><auth><passwrod>HIDE-ME</passwrod></auth></source></pool>",
+        "<encryption><pasphrase><![CDATA[HIDE-ME]]></pasphrase></encryption>",
+        "<cokie name='c'>HIDE<!-- x -->-ME</cokie>",
+        "<auth type='chap'>HIDE-ME<secret usage='u'/></auth>",
+        "<auth><secret usage='u'>HIDE-ME</secret></auth>",
+        "<graphics type='vnc'>HIDE-ME</graphics>",
+    ],
+)
+def test_what_is_nearly_a_secret_is_one(text: str) -> None:
+    """Its name or place is wrong; the rest of the document stays."""
+    before, after = redact_pair(text, text.replace("HIDE", "OTHER"), invalid=True)
+
+    assert "HIDE" not in before
+    assert "OTHER" not in after
+    assert ("(redacted)" in before, "(changed)" in after) == (True, True)
+    assert text.partition(" ")[0].partition(">")[0] in before
+    # most guests have graphics, and few a password
+    assert may_have_secrets(text) or text.startswith("<graphics type='vnc'>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<disk type='file' device='disk'><source path='/x'/><target dev='vda'/></disk>",
+        "<auth>\n  <secret usage='u'/>\n</auth>",
+        "<interface><link state='up'/><boot order='1'/></interface>",
+        "<hostdev mode='passthrough'/>",
+        "<features><pae/><hap state='on'/></features>",
+    ],
+)
+def test_names_that_are_only_like_others_are_none(text: str) -> None:
+    """Blank text is none either."""
+    assert () == secrets(text)

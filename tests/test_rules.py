@@ -29,8 +29,9 @@ GIVE_IDS = frozenset(
         "VolumeError",
         "Concern",
         "SnapshotError",
+        "Fault",
     )
-) | {"_concern", "_concern_of", "_Failure", "_NotStarted"}
+) | {"_concern", "_concern_of", "_Failure", "_NotStarted", "_found"}
 
 
 def ids_in_the_code() -> set[str]:

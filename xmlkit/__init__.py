@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from xmlkit.plan import Plan, PlanError, Reason, Skip, Transition
     from xmlkit.service import Options, transition
     from xmlkit.transformers import transform
+    from xmlkit.validation.findings import Finding
     from xmlkit.validation.schemas import SchemaError
-    from xmlkit.validation.verdict import Finding, validate
+    from xmlkit.validation.verdict import validate
 
 _HOMES = {
     "xmlkit.disks": ("Address",),
@@ -35,8 +36,9 @@ _HOMES = {
     "xmlkit.plan": ("Plan", "PlanError", "Reason", "Skip", "Transition"),
     "xmlkit.service": ("Options", "transition"),
     "xmlkit.transformers": ("transform",),
+    "xmlkit.validation.findings": ("Finding",),
     "xmlkit.validation.schemas": ("SchemaError",),
-    "xmlkit.validation.verdict": ("Finding", "validate"),
+    "xmlkit.validation.verdict": ("validate",),
 }
 
 __all__ = [

@@ -24,7 +24,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.markup import quoted
 from xmlkit.redaction import CHANGED, HIDDEN, redact
 
-__all__ = ["SCHEMA", "CompareError", "Difference", "compare", "lost"]
+__all__ = ["SCHEMA", "CompareError", "Difference", "compare", "lost", "lost_at"]
 
 SCHEMA = "xmlkit.compare/1"
 
@@ -91,7 +91,20 @@ def lost(asked: Document, got: Document, *, show_secrets: bool = False) -> tuple
 
     Raises CompareError if the documents are of different kinds.
     """
-    return _Comparison(asked, got, True, show_secrets).differences(additions=False)
+    return tuple(difference for difference, _ in lost_at(asked, got, show_secrets=show_secrets))
+
+
+def lost_at(
+    asked: Document, got: Document, *, show_secrets: bool = False
+) -> tuple[tuple[Difference, etree._Element], ...]:
+    """As `lost`, each with the element of `asked` that was dropped, or whose attribute or
+    text was dropped or changed.
+
+    Raises CompareError if the documents are of different kinds.
+    """
+    comparison = _Comparison(asked, got, True, show_secrets)
+    found = comparison.differences(additions=False)
+    return tuple(zip(found, comparison.places, strict=True))
 
 
 class _Effort:
@@ -145,6 +158,8 @@ class _Comparison:
         self.numbers: dict[object, int] = {}
         self.effort = _Effort()
         self.breaks: dict[Document, list[int]] = {}
+        # the old element, or an added one, that each difference is about
+        self.places: list[etree._Element] = []
         self.roots = (self._read(old.root), self._read(new.root))
 
     def _read(self, root: etree._Element) -> _Node:
@@ -257,10 +272,13 @@ class _Comparison:
         while stack:
             before, after, where = stack.pop()
             if before is None or after is None:
-                if before is not None or additions:
+                node = before or after
+                if node is not None and (before is not None or additions):
                     found.append(self._whole(before, after, where))
+                    self.places.append(node.element)
                 continue
             found += self._own(before, after, where, additions)
+            self.places += [before.element] * (len(found) - len(self.places))
             inside = list(self._inside(before, after, where))
             stack += reversed(inside)
         return tuple(found)

@@ -20,8 +20,9 @@ from xmlkit.document import Document
 from xmlkit.plan import Plan, Skip, Transition
 from xmlkit.redaction import redact_pair
 from xmlkit.transformers import transform
+from xmlkit.validation.findings import Finding
 from xmlkit.validation.profiles import Profile
-from xmlkit.validation.verdict import Finding, validate
+from xmlkit.validation.verdict import validate
 
 __all__ = ["SCHEMA", "Preview", "as_data", "preview", "unified"]
 

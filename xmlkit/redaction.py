@@ -10,11 +10,12 @@ Laws
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from xmlkit.markup import ATTRIBUTE, MARKUP, name_of
 
-__all__ = ["redact", "redact_pair"]
+__all__ = ["HIDDEN", "may_have_secrets", "redact", "redact_pair", "secrets"]
 
 HIDDEN = "(redacted)"
 CHANGED = "(changed)"
@@ -27,6 +28,11 @@ _HINTS = (
 )
 _ATTRIBUTES = frozenset(("passwd", "password", "query"))
 _ELEMENTS = frozenset(("cookie", "passwd", "password", "passphrase"))
+# Elements with secrets around that have no text of their own: who writes one there may mean one.
+_WITHOUT_TEXT = frozenset(("auth", "graphics", "secret"))
+_WORD = re.compile(r"[\w-]+")
+# Those of their names that are long enough to be known with a mistake in them.
+_MISSPELLABLE = ("passwd", "password", "passphrase", "cookie", "cookies")
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
@@ -46,19 +52,95 @@ _COMMAND_LINES = frozenset(("initarg", "cmdline"))
 
 def redact(text: str) -> str:
     """The XML text of a document without its secrets."""
-    return _replaced(text, None)
+    return _replaced(text, None, _secrets(text))
 
 
-def redact_pair(before: str, after: str) -> tuple[str, str]:
-    """Two states of a document without their secrets; what differs shows as changed in `after`."""
-    old = [before[start:end] for start, end in _secrets(before)]
-    return _replaced(before, None), _replaced(after, old)
+def redact_pair(before: str, after: str, *, invalid: bool = False) -> tuple[str, str]:
+    """Two states of a document without their secrets; what differs shows as changed in `after`.
+
+    invalid: the document need not be valid; see `secrets`.
+    """
+    find = secrets if invalid else _secrets
+    old = [before[start:end] for start, end in find(before)]
+    return _replaced(before, None, find(before)), _replaced(after, old, find(after))
 
 
-def _replaced(text: str, old: list[str] | None) -> str:
+def secrets(text: str) -> tuple[tuple[int, int], ...]:
+    """Where in the XML text of a document its secrets stand: start and end, in their order.
+
+    The document need not be valid: what is nearly a secret's name counts, too, since a misspelled
+    password is one all the same, and so does a text in <auth>, <secret> or <graphics>, which can
+    have none.
+    Spans do not overlap, and none is empty.
+    """
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted({*_secrets(text), *_misspelled(text)}):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def may_have_secrets(text: str) -> bool:
+    """Whether a text that need not even be XML has a word that speaks of secrets."""
+    folded = text.casefold()
+    hinted = any(hint in folded for hint in _HINTS)
+    return hinted or any(map(_is_nearly, set(_WORD.findall(text))))
+
+
+def _misspelled(text: str) -> Iterator[tuple[int, int]]:
+    """What would be a secret if its name or its place were right."""
+    words = set(_WORD.findall(text))
+    if words.isdisjoint(_WITHOUT_TEXT) and not any(map(_is_nearly, words)):
+        return
+    began = 0  # where the text of such an element began
+    for match in MARKUP.finditer(text):
+        tag = match.group()
+        if tag[1] in "!?":
+            continue
+        if began:
+            if not text[began : match.start()].isspace():
+                yield began, match.start()
+            began = 0
+        if tag[1] == "/":
+            continue
+        for each in ATTRIBUTE.finditer(text, *match.span()):
+            if _is_nearly(each.group(2)):
+                yield each.start(4) + 1, each.end(4) - 1
+        written = name_of(tag).rstrip("/>")
+        if tag[-2] != "/" and (_is_nearly(written) or written in _WITHOUT_TEXT):
+            began = match.end()
+
+
+@lru_cache(maxsize=4096)
+def _is_nearly(name: str) -> bool:
+    """Whether a name is that of a secret but for two letters, or three of a long one."""
+    name = name.rpartition(":")[2].lower()
+    return any(_distance(name, each) <= 2 + (len(each) > 8) for each in _MISSPELLABLE)
+
+
+def _distance(one: str, other: str) -> int:
+    """How many letters are wrong, missing, too many or in the wrong order."""
+    if abs(len(one) - len(other)) > 3:
+        return 4
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            best = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
+        before, last = last, row
+    return last[-1]
+
+
+def _replaced(text: str, old: list[str] | None, spans: Iterable[tuple[int, int]]) -> str:
     pieces: list[str] = []
     at = 0
-    for number, (start, end) in enumerate(_secrets(text)):
+    for number, (start, end) in enumerate(spans):
         same = old is None or (number < len(old) and old[number] == text[start:end])
         # the lines of a text stay the lines that they are
         shown = (HIDDEN if same else CHANGED) + "\n" * text.count("\n", start, end)

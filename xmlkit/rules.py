@@ -900,6 +900,96 @@ RULES: dict[str, Rule] = {
             "Correct the element that the message names.",
         ),
         Rule(
+            "unexplained",
+            "libxml2 refuses the document, and no reason is found",
+            "The verdict is libxml2's, which libvirt uses too. The walk that explains it found "
+            "nothing wrong, so only libxml2's words can be shown: mostly elements that the schema "
+            "groups do not stand together.",
+            "Put elements in the order of libvirt's own documents, and report the document if "
+            "that does not help.",
+        ),
+        Rule(
+            "misspelled-element",
+            "an element's name is nearly one that could stand there",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Write the name that is suggested.",
+        ),
+        Rule(
+            "unknown-element",
+            "an element that nothing is known of at its place",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Remove it, or look at libvirt's page on the element around it.",
+        ),
+        Rule(
+            "misplaced",
+            "an element that belongs elsewhere",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know. Some elements have to stand in the order of the schema.",
+            "Move it to where the message says.",
+        ),
+        Rule(
+            "duplicate",
+            "an element stands twice where it may stand once",
+            "libvirt takes one of the two, mostly the first, and drops the other.",
+            "Remove the one that is not meant.",
+        ),
+        Rule(
+            "missing-child",
+            "an element lacks a child",
+            "libvirt refuses the document, or takes a default that may not be what is meant.",
+            "Add the child that the message names.",
+        ),
+        Rule(
+            "misspelled-attribute",
+            "an attribute's name is nearly one that could stand there",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Write the name that is suggested.",
+        ),
+        Rule(
+            "unknown-attribute",
+            "an attribute that nothing is known of on its element",
+            "libvirt refuses the document when asked to validate it, and otherwise silently drops "
+            "what it does not know.",
+            "Remove it, or look at libvirt's page on the element.",
+        ),
+        Rule(
+            "missing-attribute",
+            "an element lacks an attribute",
+            "libvirt refuses the document, or takes a default, such as type='file' of a disk, "
+            "that the rest does not fit.",
+            "Add the attribute that the message names.",
+        ),
+        Rule(
+            "bad-value",
+            "a value is not one that is allowed there",
+            "libvirt refuses the document, or takes a default in the place of the value.",
+            "Write one of the values that the message names, or one of the form that it describes.",
+        ),
+        Rule(
+            "conflict",
+            "an element or attribute that what stands beside it excludes",
+            "It is allowed there, but not together with what was chosen: by a type attribute, "
+            "mostly.",
+            "Remove one of the two, or choose the other type.",
+        ),
+        Rule(
+            "text-not-allowed",
+            "text where only elements or nothing may stand",
+            "Mostly it is what is left of an edit, or a value that is to be an attribute. libvirt "
+            "ignores it.",
+            "Remove the text, or make it the attribute.",
+        ),
+        Rule(
+            "wrong-namespace",
+            "an element is in another namespace than libvirt's",
+            "libvirt looks for its own names only: an element of another namespace is as good as "
+            "not there.",
+            "Remove or correct the xmlns attribute that the message names.",
+        ),
+        Rule(
             "not-well-formed",
             "the file cannot be read as a document",
             "It is not well-formed XML, has a DOCTYPE, or is larger or deeper than allowed.",
@@ -910,6 +1000,42 @@ RULES: dict[str, Rule] = {
             "the root element is none that libvirt has a schema for",
             "The schema is chosen by the root element: domain, pool, volume, network ...",
             "Check that the file is a libvirt document, or a device of a domain such as <disk>.",
+        ),
+        # What libvirt itself makes of a document that it accepts.
+        Rule(
+            "libvirt-dropped",
+            "libvirt drops what stands here, without a word",
+            "libvirt reads what it knows and forgets the rest, unless it is asked to validate: a "
+            "misspelled attribute, what is only reported of running guests (id, alias, mirror), "
+            "what does not go with the rest. What it would report later does not have it.",
+            "If it was meant, correct it; if not, take it out. xmlkit validate without "
+            "--through-libvirt tells what the schema does not know.",
+            "virDomainDefParseXML and its like, read back with XMLDesc; libvirt 9.0.0",
+        ),
+        Rule(
+            "libvirt-changed",
+            "libvirt makes something else of what stands here",
+            "A value is rounded, cut, normalised or overruled by another one. Two spellings of "
+            "the same (1 GiB, 1048576 KiB) are no change.",
+            "Write what libvirt makes of it, if that is what was meant.",
+            "virDomainDefParseXML and its like, read back with XMLDesc; libvirt 9.0.0",
+        ),
+        Rule(
+            "libvirt-refused",
+            "libvirt refuses the document, in its own words",
+            "It may be valid by the schema all the same: that does not know which things go "
+            "together. Without --connect it was libvirt's test driver that was asked: what QEMU "
+            "would refuse besides is not known.",
+            "Do as the message says.",
+        ),
+        Rule(
+            "libvirt-not-asked",
+            "libvirt could not be asked about this",
+            "The test driver has no such kind of document or guest, or the connection has none "
+            "of this UUID or name to compare with. What belongs to one driver alone "
+            "(qemu:commandline) the test driver does not read.",
+            "Nothing is said of it, neither good nor bad. --connect URI compares with what is "
+            "defined at URI.",
         ),
         Rule(
             "profile-volume-disk",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["FileError", "limit_options", "read", "read_document", "read_plans", "write"]
 
 
+# Bytes that are read at a time.
+_PIECE = 1 << 16
 # Bytes of a file of plans: some 3 KiB a domain.
 PLAN_SIZE = 64 * MIB
 
@@ -59,10 +61,18 @@ def read(file: str, size: int) -> bytes:
             raise FileError("cannot read stdin: it is closed")
         return sys.stdin.buffer.read(size + 1)
     try:
-        with open(file, "rb") as opened:
-            return opened.read(size + 1)
+        # not open(), which takes longer than parsing many a document
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            pieces, left = [], size + 1
+            while left and (piece := os.read(descriptor, min(_PIECE, left))):
+                pieces.append(piece)
+                left -= len(piece)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise FileError(f"cannot read {file}: {error.strerror}") from None
+    return b"".join(pieces)
 
 
 def read_document(file: str, bounds: Limits) -> Document:

@@ -16,7 +16,7 @@ from lxml import etree
 
 from xmlkit import shipped
 from xmlkit.document import Document
-from xmlkit.validation.verdict import Finding
+from xmlkit.validation.findings import Finding
 
 if TYPE_CHECKING:
     from xmlschema import XMLSchema11, XMLSchemaValidationError

@@ -15,7 +15,7 @@ from lxml import etree
 
 from xmlkit.errors import XmlkitError
 
-__all__ = ["SCHEMAS", "SchemaError", "compiled", "directory"]
+__all__ = ["SCHEMAS", "SchemaError", "compiled", "directory", "newer"]
 
 # Root element -> schema file, as libvirt's virt-xml-validate and its tests/virschematest.c
 # choose it (9.0.0).
@@ -94,6 +94,23 @@ def _versions(place: str) -> list[str]:
         return sorted(name for name in os.listdir(place) if _has_schemas(f"{place}/{name}"))
     except OSError:
         return []
+
+
+def newer(directory: str) -> list[tuple[str, str]]:
+    """Versions of libvirt, oldest first, whose schemas are at hand and newer than a directory's.
+
+    At hand are those in the directories that $XMLKIT_SCHEMAS names. Of a directory that is not
+    named by its version all of them may be newer; which are is told by what they know.
+    """
+    own = _numbers(os.path.basename(os.path.normpath(directory)))
+    found = {name: f"{place}/{name}" for place in _named() for name in _versions(place)}
+    versions = sorted((numbers, name) for name in found if (numbers := _numbers(name)))
+    return [(name, found[name]) for numbers, name in versions if not own or numbers > own]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
 def _of_version(given: str) -> str:

@@ -2,41 +2,26 @@
 
 Laws
 - libxml2 decides; on libvirt's grammars it has never been seen to err.
-- All that it says becomes findings, each with the place in the bytes that it is about.
+- What it refuses is explained by a walk of our own over the same schema; what that needs is
+  imported only then.
+- Never silence: where the walk finds nothing, libxml2's words are the findings, and a note says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 from lxml import etree
 
 from xmlkit.document import Document, DocumentError
 from xmlkit.validation import grammar, schemas
+from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
 __all__ = ["Finding", "unreadable", "validate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was found in a document.
-
-    id: of `xmlkit explain`. line, column: from 1, of the element it is about. xpath: positional.
-    expected, suggestions: what could stand there, nearest first.
-    """
-
-    id: str
-    severity: Literal["error", "warning", "note"]
-    message: str
-    line: int
-    column: int
-    xpath: str
-    expected: tuple[str, ...] = ()
-    suggestions: tuple[str, ...] = ()
 
 
 def validate(
@@ -60,40 +45,140 @@ def validate(
     return found
 
 
+class _Grammar(NamedTuple):
+    """What a document is judged by: a schema, or defines of it in place of its start."""
+
+    directory: str
+    schema: str
+    references: tuple[str, ...] = ()
+    tag: str = ""
+
+    def compiled(self) -> etree.RelaxNG:
+        if self.tag:
+            return grammar.compiled(self.directory, self.tag)
+        return schemas.compiled(self.directory, self.schema)
+
+
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    first = None
-    for schema in _grammars(root, directory):
+    refused = []
+    for meant in _grammars(root, directory):
+        schema = meant.compiled()
         if schema.validate(root):
             return ()
-        # of two that could be meant, the likelier one is told
-        first = first or schema.error_log
-    if first is None:
-        kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
-        return (
-            Finding(
-                "unknown-kind",
-                "error",
-                f"libvirt has no schema for <{document.kind}>",
-                *document.place_of(root),
-                "/" + document.kind,
-                expected=tuple(kinds),
-            ),
+        refused.append((meant, schema, list(schema.error_log)))
+    if not refused:
+        refused = list(_in_no_namespace(root, directory))
+    if refused:
+        # of two that could be meant the nearer one is told, of two as near the likelier
+        return min((_explained(document, *each) for each in refused), key=len)
+    kinds = dict.fromkeys([*schemas.SCHEMAS, *grammar.devices(directory)])
+    from xmlkit.validation.words import near
+
+    known = near(etree.QName(root).localname, kinds)[:3]
+    return (
+        Finding(
+            "unknown-kind",
+            "error",
+            f"libvirt has no schema for <{document.kind}>"
+            + (f"; did you mean <{known[0]}>?" if known else ""),
+            *document.place_of(root),
+            xpath_of(root),
+            expected=tuple(dict.fromkeys([*known, *kinds])),
+            suggestions=tuple(known),
+            name=etree.QName(root).localname,
+        ),
+    )
+
+
+def _explained(
+    document: Document, meant: _Grammar, schema: etree.RelaxNG, errors: Iterable[etree._LogEntry]
+) -> tuple[Finding, ...]:
+    """What is wrong with a document that libxml2 has refused; if nothing is found, its words."""
+    from xmlkit.validation import rng
+    from xmlkit.validation.diagnosis import diagnosed
+
+    try:
+        patterns = rng.grammar(meant.directory, meant.schema, meant.references)
+        told = diagnosed(document, patterns, schema)
+        if any(finding.id in _OF_NAMES for finding in told):
+            told = _with_newer(document, meant, told)
+        why = "nothing wrong with it was found here: the two disagree"
+    except RecursionError:
+        told, why = (), "it is nested too deep to tell why"
+    except schemas.SchemaError as error:
+        # libxml2 can use the schema all the same
+        told, why = (), str(error)
+    if told:
+        return told
+    found = {(entry.path or "", entry.message): None for entry in errors}
+    unexplained = Finding(
+        "unexplained",
+        "note",
+        f"libxml2 refuses the document, but {why}",
+        *document.place_of(document.root),
+        xpath_of(document.root),
+    )
+    return (*(_finding(document, path, message) for path, message in found), unexplained)
+
+
+# What a newer libvirt may know.
+_OF_NAMES = frozenset(
+    (
+        *("unknown-element", "misspelled-element", "misplaced"),
+        *("unknown-attribute", "misspelled-attribute", "bad-value"),
+    )
+)
+
+
+def _with_newer(
+    document: Document, meant: _Grammar, told: tuple[Finding, ...]
+) -> tuple[Finding, ...]:
+    """The findings, with the first newer libvirt that finds nothing there, as far as is at hand."""
+    from xmlkit.validation import rng
+    from xmlkit.validation.walk import Walk
+
+    for version, directory in schemas.newer(meant.directory):
+        references = meant.references and grammar.devices(directory).get(meant.tag, ())
+        try:
+            newer = rng.grammar(directory, meant.schema, references)
+            left = {
+                (xpath_of(fault.node), fault.name) for fault in Walk(newer, document.root).faults()
+            }
+        except schemas.SchemaError:
+            continue
+        told = tuple(
+            replace(finding, message=f"{finding.message}; libvirt {version} knows it", fixes=())
+            if finding.id in _OF_NAMES
+            and (finding.xpath.partition("/@")[0], finding.name) not in left
+            and "; libvirt " not in finding.message
+            else finding
+            for finding in told
         )
-    found = {(entry.path or "", entry.message): None for entry in first}
-    return tuple(_finding(document, path, message) for path, message in found)
+    return told
 
 
-def _grammars(root: etree._Element, directory: str) -> Iterator[etree.RelaxNG]:
+def _in_no_namespace(
+    root: etree._Element, directory: str
+) -> Iterator[tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]]]:
+    """What the document is meant for if its root's namespace is a mistake."""
+    name = etree.QName(root)
+    if name.namespace:
+        plain = root.makeelement(name.localname, dict(root.attrib))
+        for meant in _grammars(plain, directory):
+            yield meant, meant.compiled(), []
+
+
+def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:
     """Those that the document may be meant for, the likelier first."""
     tag = str(root.tag)
     name = schemas.SCHEMAS.get(tag)
     if name is not None and (tag != "interface" or root.get("name") is not None):
-        yield schemas.compiled(directory, name)
+        yield _Grammar(directory, name)
     if (name is None or tag == "interface") and tag in grammar.devices(directory):
-        yield grammar.compiled(directory, tag)
+        yield _Grammar(directory, "domain", grammar.devices(directory)[tag], tag)
     if tag == "interface" and root.get("name") is None:
-        yield schemas.compiled(directory, schemas.SCHEMAS[tag])
+        yield _Grammar(directory, schemas.SCHEMAS[tag])
 
 
 def _refused(document: Document) -> Iterator[Finding]:
@@ -109,10 +194,11 @@ def _refused(document: Document) -> Iterator[Finding]:
 
 
 def unreadable(error: DocumentError) -> Finding:
-    """The finding for a file that could not be read as a document."""
-    return Finding(
-        "not-well-formed", "error", error.reason, max(error.line, 1), max(error.column, 1), "/"
-    )
+    """The finding for a file that could not be read as a document, with the likely cause."""
+    from xmlkit.validation.words import cause
+
+    place = max(error.line, 1), max(error.column, 1)
+    return Finding("not-well-formed", "error", cause(error.reason), *place, "/")
 
 
 def _finding(document: Document, path: str, message: str) -> Finding:

@@ -1,0 +1,202 @@
+"""Findings as they may be shown: without secrets, and with the line that they are about.
+
+Laws
+- No value that is a secret, or would be one if its name were spelled right, leaves this module.
+- A place stays the place: line and column are those of the file, hidden or not.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import unescape
+
+from xmlkit.document import Document, DocumentError
+from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
+from xmlkit.validation.findings import Edit, Finding, Fix
+
+__all__ = ["Excerpt", "excerpt_of_unreadable", "hidden", "hider", "shown"]
+
+# What a finding points at: a tag's begin, an attribute with its value, or a text.
+_POINTED = re.compile(r"</?[^\s<>/=\"']+|[^\s<>/=\"']+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'))?")
+_CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
+# Secrets shorter than this are hidden where they are quoted; elsewhere they might be any word.
+_SHORT = 4
+# So much of a long one is as good as the whole.
+_BEGUN = 24
+# With more secrets than these, all that is quoted is hidden: it takes long to look for each.
+_MOST = 1000
+_QUOTED = r"(?<=\")[^\"]+(?=\")|(?<=')[^']+(?=')|<[^>]*>"
+# Characters of a line before and behind the place: more is never shown.
+_LONGEST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """The source line that a finding is about.
+
+    line: its number, from 1. text: without line end and secrets; of a very long line a part.
+    start, end: what to point at, in characters of `text` from 0.
+    """
+
+    line: int
+    text: str
+    start: int
+    end: int
+
+
+def shown(
+    document: Document, findings: Sequence[Finding]
+) -> tuple[tuple[Finding, ...], tuple[Excerpt, ...]]:
+    """The findings of a document without its secrets, and the source line of each."""
+    text = document.text
+    spans = secrets(text)
+    said = _said(text[start:end] for start, end in spans)
+    clean = tuple(_without(finding, said) for finding in findings) if said else tuple(findings)
+    starts = [0]
+    for match in re.finditer("\n", text):
+        starts.append(match.end())
+    starts.append(len(text) + 1)
+    mark = int(text.startswith("\ufeff"))
+    excerpts = []
+    for finding in findings:
+        line = min(max(finding.line, 1), len(starts) - 1)
+        begin, end = starts[line - 1], starts[line] - 1
+        begin += mark if line == 1 else 0
+        excerpts.append(_excerpt(text, spans, line, begin, end, begin + finding.column - 1))
+    return clean, tuple(excerpts)
+
+
+def hidden(document: Document, edits: Iterable[Edit]) -> Iterator[Edit]:
+    """The edits of a document without its secrets."""
+    hide = hider(document)
+    return (replace(edit, value=hide(edit.value), xml=hide(edit.xml)) for edit in edits)
+
+
+def hider(document: Document) -> Callable[[str], str]:
+    """What hides the secrets of a document in any text."""
+    text = document.text
+    said = _said(text[start:end] for start, end in secrets(text))
+    return (lambda each: each) if said is None else said.hide
+
+
+def excerpt_of_unreadable(source: bytes, error: DocumentError) -> Excerpt | None:
+    """The line at which a file stops being a document; None if secrets might be in it."""
+    if error.line < 1:
+        return None
+    encoding = "utf-16" if source[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = source.decode(encoding, "replace").removeprefix("\ufeff")
+    if may_have_secrets(text):
+        # it cannot be redacted either
+        return None
+    lines = text.split("\n")
+    if error.line > len(lines):
+        return None
+    line = lines[error.line - 1]
+    if "\0" in line:
+        # no text at all
+        return None
+    return _excerpt(line, (), error.line, 0, len(line), max(error.column - 1, 0))
+
+
+def _excerpt(
+    text: str, spans: Sequence[tuple[int, int]], line: int, begin: int, end: int, at: int
+) -> Excerpt:
+    """What stands at `at`, in the line of `text` from `begin` to `end`, its secrets hidden."""
+    if text.endswith("\r", begin, end):
+        end -= 1
+    at = min(max(at, begin), end)
+    begin, end = max(begin, at - _LONGEST), min(end, at + _LONGEST)
+    match = _POINTED.match(text, at, end)
+    stop = match.end() if match else min(at + 1, end)
+    pieces: list[str] = []
+    length, done = 0, begin
+    first = last = -1
+
+    def copy(upto: int) -> None:
+        """What is no secret is shown as it is."""
+        nonlocal length, done, first, last
+        pieces.append(text[done:upto])
+        if first < 0 and at < upto:
+            first = length + at - done
+        if last < 0 and stop <= upto:
+            last = length + stop - done
+        length += upto - done
+        done = upto
+
+    for start, close in _within(spans, begin, end):
+        copy(start)
+        if first < 0 and at < close:
+            first = length
+        pieces.append(HIDDEN)
+        length += len(HIDDEN)
+        if last < 0 and stop <= close:
+            last = length
+        done = close
+    copy(end)
+    if first < 0:
+        first = last = length
+    return Excerpt(line, "".join(pieces), first, max(last, first + 1))
+
+
+def _within(spans: Sequence[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of sorted spans that lie between two places."""
+    for number in range(bisect_right(spans, begin, key=lambda span: span[1]), len(spans)):
+        start, close = spans[number]
+        if start >= end:
+            return
+        yield max(start, begin), min(close, end)
+
+
+class _Said:
+    """The secrets of a document, as a message may repeat them."""
+
+    def __init__(self, values: set[str]) -> None:
+        if len(values) > _MOST:
+            self.values, self.pattern = values, re.compile(_QUOTED)
+            return
+        longest_first = sorted(values, key=len, reverse=True)
+        long = [re.escape(value) for value in longest_first if len(value) >= _SHORT]
+        # of a long one a message may have no more than the beginning
+        begun = {re.escape(value[:_BEGUN]) for value in values if len(value) > _BEGUN}
+        long += [f"{begin}[^\"']*" for begin in begun]
+        short = [re.escape(value) for value in longest_first if len(value) < _SHORT]
+        patterns = [f"(?:{'|'.join(long)})"] if long else []
+        if short:
+            patterns.append(f"(?<=[\"'`\u2018\u201c])(?:{'|'.join(short)})(?=[\"'`\u2019\u201d])")
+        self.values = values
+        self.pattern = re.compile("|".join(patterns))
+
+    def hide(self, text: str) -> str:
+        return HIDDEN if text in self.values else self.pattern.sub(HIDDEN, text)
+
+
+def _said(values: Iterable[str]) -> _Said | None:
+    found: set[str] = set()
+    for value in values:
+        plain = _CDATA.sub("", value)
+        for each in (value, plain, unescape(plain)):
+            found |= {each, each.strip(), " ".join(each.split())}
+            found |= {
+                form.replace("\n", "\\n").replace("\t", "\\t") for form in (each, each.strip())
+            }
+    found.discard("")
+    return _Said(found) if found else None
+
+
+def _without(finding: Finding, said: _Said) -> Finding:
+    hide = said.hide
+    return replace(
+        finding,
+        message=hide(finding.message),
+        expected=tuple(map(hide, finding.expected)),
+        suggestions=tuple(map(hide, finding.suggestions)),
+        identity=hide(finding.identity),
+        fixes=tuple(Fix(_edit(fix.edit, said), fix.verified) for fix in finding.fixes),
+    )
+
+
+def _edit(edit: Edit, said: _Said) -> Edit:
+    return replace(edit, value=said.hide(edit.value), xml=said.hide(edit.xml))
