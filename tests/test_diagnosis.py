@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import shutil
 from collections import defaultdict
 from pathlib import Path
 
+import corpus
 import faults
 import pytest
 from faults import Told
@@ -321,6 +323,32 @@ def test_a_name_that_a_newer_libvirt_knows_is_said_to_be_newer(
     assert "libvirt" not in unknown.message
     (unknown,) = validate(Document.parse(text), "99.0.0")
     assert "colour" == unknown.name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_was_changed_is_told_with_places_and_edits(
+    libvirt_source: Path, seed: int
+) -> None:
+    """Every XPath finds one thing, every edit fits; alone and verified, it is the whole repair."""
+    random_ = random.Random(seed)  # noqa: S311 - not for secrets
+    for sample in random_.sample(corpus.samples(libvirt_source), 120):
+        root = copy.deepcopy(Document.parse(sample.path.read_bytes()).root)
+        for _ in range(random_.choice((1, 1, 2, 4))):
+            elements = list(root.iter(etree.Element))
+            one, other = random_.choice(elements), random_.choice(elements)
+            kind = random_.choice(sorted(faults.PUTS))
+            if len(elements) > 3 and one is not root:
+                _ = faults.PUTS[kind]([one, other], random_) if other is not root else None
+        document = Document.parse(etree.tostring(root))
+        findings = validate(document)
+        for finding in findings:
+            found = document.root.getroottree().xpath(finding.xpath)
+            assert isinstance(found, list)
+            assert 1 == len(found), finding.xpath
+            for fix in finding.fixes:
+                changed = apply_fix(document, fix.edit)
+                if fix.verified and len(findings) == 1:
+                    assert () == validate(changed), fix
 
 
 # How good it is.

@@ -731,13 +731,13 @@ class Walk:
                     continue
                 rest = algebra.after(left, frozenset((each,)))
                 behind = judge.followed(rest, leaf, child)
-                lacking = self._lacks(node, [frozenset((each,))], child)
                 if behind is not algebra.nothing:
+                    lacking = self._lacks(node, [frozenset((each,))], child)
                     if not possible or lacking.cost < self.explained(child, possible).cost:
                         faults.append(lacking)
                         return behind
                 elif not possible and (then := self._next(rest, named)):
-                    faults.append(lacking)
+                    faults.append(self._lacks(node, [frozenset((each,))], child))
                     left, possible = rest, then
                     break
         if possible:
