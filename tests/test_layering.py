@@ -39,8 +39,8 @@ validation.verdict
 validation.policy
 diff hook observe script testing
 leisure survey
-actions executor
-preflight snapshot
+actions cache executor
+preflight prune snapshot
 migrate
 service status
 .
@@ -69,13 +69,14 @@ OTHERS = {
             "xmlkit.metadata",
             "xmlkit.migrate",
             "xmlkit.observe",
+            "xmlkit.prune",
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

@@ -41,6 +41,8 @@ __all__ = [
     "judge",
     "kind_of",
     "name_of_image",
+    "protected_name",
+    "time_of",
     "use_of",
     "uses_of",
 ]
@@ -404,10 +406,10 @@ def judge(
             )
         elif age is None or age < ages[kind]:
             verdict = "young"
-            reason = Reason("cache-young", f"unused, but not yet for {ages[kind]:.0f} s")
+            reason = Reason("cache-young", _young(age))
         else:
             verdict = "remove"
-            reason = Reason("cache-unused", f"unused for {age:.0f} s")
+            reason = Reason("cache-unused", f"not touched for {time_of(age)}")
         bases.append(
             Base(
                 name=volume.name,
@@ -431,6 +433,18 @@ def judge(
             bases.append(Base(name, path, kind_of(name), "missing", reason, used_by=used_by))
     bases.sort(key=lambda base: (base.name, base.path))
     return Cache(pool.name, pool.path, tuple(bases), tuple(broken))
+
+
+def time_of(seconds: float) -> str:
+    """A time in one unit, rounded down, as "3 d"."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _young(age: float | None) -> str:
+    return "unused; nobody knows since when" if age is None else f"touched {time_of(age)} ago"
 
 
 def _used(uses: tuple[Use, ...]) -> Reason:
