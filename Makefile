@@ -59,7 +59,7 @@ printf '%-16s %5d s %s\n' '$(1)' $$(($$(date +%s) - start)) "$$state" >> .times;
 [ -z "$$state" ] || { cat .times; exit 1; }
 endef
 
-.PHONY: help demo test lint bench clean system-demo system-test system-bench environment
+.PHONY: help demo test nova lint bench clean system-demo system-test system-bench environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -76,6 +76,12 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 	$(call part,trees,$(PYTHON) tests/chroots.py)
 	$(call part,lint,.venv/bin/tox run -e lint)
 	$(call part,tests,.venv/bin/tox run -e py --skip-pkg-install -- $(ARGS))
+	@cat .times
+
+nova: system-test .venv/bin/tox  ## the tests inside Nova, with two of its releases
+	@rm -f .times
+	$(call part,nova 34,.venv/bin/tox run -e nova -- $(ARGS))
+	$(call part,nova 33,.venv/bin/tox run -e nova-33 -- $(ARGS))
 	@cat .times
 
 lint: .venv/bin/tox  ## style, format and types alone

@@ -43,6 +43,8 @@ actions cache executor
 preflight prune snapshot
 migrate
 service status
+nova
+nova.compute
 .
 cli
 cli.files cli.paint
@@ -75,6 +77,9 @@ OTHERS = {
         *("xmlkit.survey", "xmlkit.testing"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
+    "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},
     "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
