@@ -44,7 +44,7 @@ preflight prune snapshot
 migrate
 service status
 nova
-nova.compute
+nova.compute nova.imagecache
 .
 cli
 cli.files cli.paint
@@ -78,6 +78,7 @@ OTHERS = {
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    "oslo_concurrency": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},

@@ -13,16 +13,15 @@ import os
 import subprocess
 import sys
 import uuid
-from pathlib import Path
-from typing import Any
 
 import pytest
+from cached import CachedHost
 from scene import POOL as DISKS
-from scene import Scene, disk_xml, run
+from scene import disk_xml, run
 
 from xmlkit import prune
-from xmlkit.cache import Base, Cache, name_of_image
-from xmlkit.prune import POOL, CacheError, Pruned
+from xmlkit.cache import name_of_image
+from xmlkit.prune import POOL, CacheError
 from xmlkit.testing import Libvirtd
 
 A, B, C = (name_of_image(letter) for letter in "abc")
@@ -37,67 +36,15 @@ print(json.dumps(cache.as_data(prune.read(libvirt.open(sys.argv[1])))))
 """
 
 
-class Host(Scene):
-    """A host with a cache that is a pool; scene.base is an image in it that is not old."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.pool(POOL, self.cache)
-
-    @property
-    def cache(self) -> Path:
-        return self.base.parent
-
-    def old(self, name: str, age: float = 1e6) -> Path:
-        """An image in the cache that nobody has touched for long."""
-        path = self.cache / name
-        path.write_bytes(self.sector)
-        stamp = path.stat().st_mtime - age
-        os.utime(path, (stamp, stamp))
-        return path
-
-    def over(self, path: Path, below: Path, format: str = "raw") -> Path:
-        """A qcow2 image over another."""
-        path.parent.mkdir(exist_ok=True)
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", format, path, "1M")
-        return path
-
-    def volume_guest(self, name: str, below: Path) -> Any:
-        """A guest whose disk is a volume over an image."""
-        own = str(uuid.uuid4())
-        disk = self.over(self.instances / "disks" / f"{own}_disk", below)
-        self.connection.storagePoolLookupByName(DISKS).refresh()
-        xml = disk_xml(disk).replace("type='file'", "type='volume'")
-        source = f"pool='{DISKS}' volume='{disk.name}'"
-        return self.define(name, [xml.replace(f"file='{disk}'", source)], own)
-
-    def read(self, **options: Any) -> Cache:
-        return prune.read(self.connection, **options)
-
-    def of(self, name: str, **options: Any) -> Base:
-        """What is to become of an image."""
-        return next(each for each in self.read(**options).bases if each.name == name)
-
-    def verdict(self, name: str, **options: Any) -> tuple[str, str]:
-        found = self.of(name, **options)
-        return found.verdict, found.reason.id
-
-    def removed(self, name: str, cache: Cache | None = None) -> Pruned:
-        """What becomes of an image that is tried to be removed, as it was judged."""
-        cache = cache or self.read()
-        base = next(each for each in cache.bases if each.name == name)
-        return prune.remove(self.connection, cache, base)
-
-
 @pytest.fixture
-def host(libvirtd: Libvirtd) -> Host:
-    return Host(libvirtd)
+def host(libvirtd: Libvirtd) -> CachedHost:
+    return CachedHost(libvirtd)
 
 
 # What is used.
 
 
-def test_a_download_is_a_volume_after_one_look(host: Host) -> None:
+def test_a_download_is_a_volume_after_one_look(host: CachedHost) -> None:
     """What came behind libvirt's back is found, and what went is not."""
     host.old(A)
     assert ("remove", "cache-unused") == host.verdict(A)
@@ -109,7 +56,9 @@ def test_a_download_is_a_volume_after_one_look(host: Host) -> None:
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_disks_on_volumes_and_in_instance_directories_count_alike(host: Host, legacy: bool) -> None:
+def test_volumes_and_files_in_instance_directories_count_alike(
+    host: CachedHost, legacy: bool
+) -> None:
     """A base stays in use when its disk moves to a pool."""
     image = host.old(A)
     own = host.old(B)
@@ -125,7 +74,7 @@ def test_disks_on_volumes_and_in_instance_directories_count_alike(host: Host, le
     assert ("guest", "vda", "") == (use.domain, use.target, use.where)
 
 
-def test_a_chain_goes_through_other_images_to_the_cache(host: Host) -> None:
+def test_a_chain_goes_through_other_images_to_the_cache(host: CachedHost) -> None:
     """Three levels, over two directories, and a relative name."""
     base = host.old(A)
     middle = host.over(host.libvirtd.directory / "middle.qcow2", base)
@@ -138,7 +87,7 @@ def test_a_chain_goes_through_other_images_to_the_cache(host: Host) -> None:
     assert [str(top), str(middle), str(base)] == [image.path for image in use.images]
 
 
-def test_a_header_on_a_raw_disk_pins_nothing(host: Host) -> None:
+def test_a_header_on_a_raw_disk_pins_nothing(host: CachedHost) -> None:
     """In a pool that libvirt has probed, and in an instance's directory."""
     base = host.old(A)
     for number, place in enumerate((host.instances / "disks", host.instances / UUID)):
@@ -149,7 +98,7 @@ def test_a_header_on_a_raw_disk_pins_nothing(host: Host) -> None:
     assert ("remove", "cache-unused") == host.verdict(A)
 
 
-def test_a_running_guest_holds_what_its_definition_has_left(host: Host) -> None:
+def test_a_running_guest_holds_what_its_definition_has_left(host: CachedHost) -> None:
     """Its persistent XML has another disk by now; QEMU has the old one open."""
     base, other = host.old(A), host.old(B)
     flat = host.flat(host.libvirtd.directory / "boot.raw")
@@ -168,7 +117,7 @@ def test_a_running_guest_holds_what_its_definition_has_left(host: Host) -> None:
     assert ("remove", "cache-unused") == host.verdict(A)
 
 
-def test_a_snapshot_holds_what_its_domain_has_left(host: Host) -> None:
+def test_a_snapshot_holds_what_its_domain_has_left(host: CachedHost) -> None:
     """Its metadata has the disk as it was; without it the image is free."""
     base = host.old(A)
     disk = host.over(host.libvirtd.directory / "disk.qcow2", base)
@@ -183,7 +132,7 @@ def test_a_snapshot_holds_what_its_domain_has_left(host: Host) -> None:
     assert ("remove", "cache-unused") == host.verdict(A)
 
 
-def test_a_managed_save_holds_what_its_domain_has_left(host: Host) -> None:
+def test_a_managed_save_holds_what_its_domain_has_left(host: CachedHost) -> None:
     """What was saved runs on from it."""
     base = host.old(A)
     flat = host.flat(host.libvirtd.directory / "boot.raw")
@@ -199,7 +148,7 @@ def test_a_managed_save_holds_what_its_domain_has_left(host: Host) -> None:
 # Disks of no domain here.
 
 
-def test_another_hosts_disks_in_sight_hold_their_images(host: Host) -> None:
+def test_another_hosts_disks_in_sight_hold_their_images(host: CachedHost) -> None:
     """In Nova's directories by disk.info, else by their headers; in pools by libvirt's look."""
     said, by_header, resized, in_pool = (host.old(name_of_image(str(n))) for n in range(4))
     directories = [host.instances / str(uuid.uuid4()) for _ in range(3)]
@@ -223,7 +172,7 @@ def test_another_hosts_disks_in_sight_hold_their_images(host: Host) -> None:
     ]
 
 
-def test_what_disk_info_calls_raw_pins_nothing(host: Host) -> None:
+def test_what_disk_info_calls_raw_pins_nothing(host: CachedHost) -> None:
     """Nor does it if a header was written to it, or if it is what Nova keeps beside the disks."""
     base = host.old(A)
     directory = host.instances / UUID
@@ -236,7 +185,7 @@ def test_what_disk_info_calls_raw_pins_nothing(host: Host) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, '{"a": {}}'])
-def test_a_disk_info_that_is_none_declares_nothing(host: Host, text: str) -> None:
+def test_a_disk_info_that_is_none_declares_nothing(host: CachedHost, text: str) -> None:
     """The header then keeps what it names."""
     base = host.old(A)
     directory = host.instances / UUID
@@ -249,7 +198,7 @@ def test_a_disk_info_that_is_none_declares_nothing(host: Host, text: str) -> Non
 # What cannot be read.
 
 
-def test_a_missing_image_keeps_all_until_it_is_given_up(host: Host) -> None:
+def test_a_missing_image_keeps_all_until_it_is_given_up(host: CachedHost) -> None:
     """Its file system may only not be mounted."""
     host.old(A)
     host.define("guest", [disk_xml(host.libvirtd.directory / "away" / "disk")])
@@ -261,7 +210,7 @@ def test_a_missing_image_keeps_all_until_it_is_given_up(host: Host) -> None:
     assert f"{host.libvirtd.directory}/away/disk is missing" == broken.fault.message
 
 
-def test_a_missing_base_is_told_with_its_guests(host: Host) -> None:
+def test_a_missing_base_is_told_with_its_guests(host: CachedHost) -> None:
     """They will not start; other images are judged as ever."""
     host.volume_guest("guest", host.old(A))
     host.old(B)
@@ -272,7 +221,7 @@ def test_a_missing_base_is_told_with_its_guests(host: Host) -> None:
     assert ("remove", "cache-unused") == host.verdict(B)
 
 
-def test_no_link_is_followed_to_a_header(host: Host) -> None:
+def test_no_link_is_followed_to_a_header(host: CachedHost) -> None:
     """A qcow2 disk behind a link: nobody knows what it stands on, so nothing goes."""
     base = host.old(A)
     disk = host.over(host.libvirtd.directory / "real.qcow2", base)
@@ -285,7 +234,7 @@ def test_no_link_is_followed_to_a_header(host: Host) -> None:
     assert "it is a symbolic link" in host.of(B).reason.message
 
 
-def test_without_permission_libvirts_word_has_to_do(host: Host) -> None:
+def test_without_permission_libvirts_word_has_to_do(host: CachedHost) -> None:
     """As Nova's user: a qcow2 volume's backing file by libvirt's probe, a raw one's never."""
     host.volume_guest("guest", host.old(A))
     fake = host.over(host.instances / "disks" / f"{UUID}_disk", host.old(B))
@@ -306,7 +255,7 @@ def test_without_permission_libvirts_word_has_to_do(host: Host) -> None:
 # Removing.
 
 
-def test_an_unused_image_is_removed_by_libvirt(host: Host) -> None:
+def test_an_unused_image_is_removed_by_libvirt(host: CachedHost) -> None:
     """It is gone from the disk and from the pool."""
     image = host.old(A)
 
@@ -318,7 +267,7 @@ def test_an_unused_image_is_removed_by_libvirt(host: Host) -> None:
 
 
 @pytest.mark.parametrize("how", ["touched", "replaced", "link", "gone"])
-def test_what_is_not_what_was_judged_is_kept(host: Host, how: str) -> None:
+def test_what_is_not_what_was_judged_is_kept(host: CachedHost, how: str) -> None:
     """Nova touches an image when it uses it."""
     image = host.old(A)
     cache = host.read()
@@ -341,7 +290,7 @@ def test_what_is_not_what_was_judged_is_kept(host: Host, how: str) -> None:
     assert b"precious" == elsewhere.read_bytes()
 
 
-def test_an_image_that_a_qemu_has_open_is_kept(host: Host) -> None:
+def test_an_image_that_a_qemu_has_open_is_kept(host: CachedHost) -> None:
     """Of a guest that this libvirt does not know: QEMU's own lock is looked at."""
     image = host.old(A)
     cache = host.read()
@@ -364,7 +313,7 @@ def test_an_image_that_a_qemu_has_open_is_kept(host: Host) -> None:
     assert "removed" == host.removed(A, cache).state
 
 
-def test_novas_lock_is_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_novas_lock_is_waited_for(host: CachedHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """While Nova fetches or removes an image it is not removed; the lock stays Nova's to open."""
     monkeypatch.setattr(prune, "_LOCK_SECONDS", 0.2)
     image = host.old(A)
@@ -397,7 +346,7 @@ def test_novas_lock_is_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -
 # Which pool.
 
 
-def test_a_pool_that_is_no_cache_is_refused(host: Host) -> None:
+def test_a_pool_that_is_no_cache_is_refused(host: CachedHost) -> None:
     """One that is not there, not active, or behind a link; each with what to do."""
     with pytest.raises(CacheError, match="xmlkit pool create nova-base-images-pool"):
         host.read(name="nowhere")
@@ -413,7 +362,7 @@ def test_a_pool_that_is_no_cache_is_refused(host: Host) -> None:
         host.read()
 
 
-def test_a_pool_is_found_by_its_directory(host: Host) -> None:
+def test_a_pool_is_found_by_its_directory(host: CachedHost) -> None:
     """Whatever its name is, and whether it is active or not."""
     assert POOL == prune.pool_at(host.connection, f"{host.cache}/")
     host.connection.storagePoolLookupByName(POOL).destroy()

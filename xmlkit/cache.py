@@ -319,7 +319,7 @@ def _follow(path: str, format: str, look: Look, images: list[Image]) -> Reason |
             return Reason("cache-unread", f"{path} cannot be read: {image.error}")
         if image.backing is None or image.backing.file is None:
             return None
-        below = resolved(image.backing.file, path)
+        below = resolved(image.backing.file, image.path)
         if below is None:
             return Reason(
                 "cache-unread", f"the backing file of {path} is no path: {image.backing.file}"

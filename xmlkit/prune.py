@@ -30,7 +30,7 @@ from xmlkit.cache import AGES, Base, Cache, Image, Use, judge, use_of, uses_of
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Host, Pool, Volume, sanitized
 from xmlkit.images import ImageError
-from xmlkit.names import UUID
+from xmlkit.names import split_instance_path
 from xmlkit.observe import is_local
 from xmlkit.survey import Backing, Survey, backing_of, survey
 
@@ -42,8 +42,6 @@ POOL = "nova-base-images-pool"
 BUSY = 10.0  # seconds for a pool in which volumes are being built
 _LOCK_SECONDS = 10.0  # for Nova, which holds the lock of an image while it fetches it
 _FILES = ("dir", "fs", "netfs", "vstorage")
-# Nova keeps the disks of an instance that is being resized in {uuid}_resize.
-_INSTANCE = re.compile(UUID.pattern + "(_resize|_del)?", re.IGNORECASE)
 _DISKS = re.compile(r"disk(\.(?!info$|config)[^/]*)?")
 
 
@@ -209,6 +207,11 @@ class _Looker:
         try:
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
+            # while an instance is being resized Nova keeps its disks in {uuid}_resize
+            if instance := split_instance_path(path):
+                resized = f"{os.path.dirname(path)}_resize/{instance[1]}"
+                if os.path.exists(resized):
+                    return self._look(resized, format)
             return Image(path, format, "missing")
         except (OSError, ValueError) as error:
             return self._said(key, getattr(error, "strerror", "") or str(error))
@@ -255,8 +258,6 @@ def _others(surveyed: Survey, cache: Pool, known: set[str], look: _Looker) -> It
         return
     instances = os.path.dirname(cache.path.rstrip("/"))
     for directory in _entries(instances):
-        if not _INSTANCE.fullmatch(directory):
-            continue
         place = f"{instances}/{directory}"
         formats: dict[str, str] | None = None
         for name in _entries(place):
@@ -266,7 +267,7 @@ def _others(surveyed: Survey, cache: Pool, known: set[str], look: _Looker) -> It
             if formats is None:
                 formats = _formats(place)
             # the directory of a resize has the entries of before
-            plain = path.replace(f"/{directory}/", f"/{directory[:36]}/")
+            plain = f"{instances}/{directory.removesuffix('_resize')}/{name}"
             format_ = formats.get(path) or formats.get(plain)
             if format_ is not None:
                 yield use_of(path, format_, look, where="disk.info")
