@@ -78,6 +78,10 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 )
 
 
+# What is in every document that names such an image: most name none, and are not walked through.
+_NAMED = re.compile(rb"/(?:[0-9a-f]{40}|swap_[0-9]|ephemeral_[0-9])")
+
+
 class Image(NamedTuple):
     """What is at a path.
 
@@ -294,7 +298,9 @@ def _source(element: etree._Element, host: Host) -> tuple[str | None, str, Reaso
 
 def _named(document: Document) -> set[str]:
     """The paths in a document, whatever they are for, that end in a name of Nova's cache."""
-    found = set()
+    found: set[str] = set()
+    if not _NAMED.search(document.source):
+        return found
     for element in document.root.iter(etree.Element):
         for value in (element.text or "").strip(), *map(str, element.attrib.values()):
             if value[:1] == "/" and kind_of(value.rpartition("/")[2]) != "unknown":

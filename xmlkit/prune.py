@@ -28,7 +28,7 @@ from lxml import etree
 from xmlkit import disk_info, images, leisure
 from xmlkit.cache import AGES, Base, Cache, Image, Use, judge, use_of, uses_of
 from xmlkit.errors import XmlkitError
-from xmlkit.host import Host, Pool, Volume, sanitized
+from xmlkit.host import Pool, Volume, sanitized
 from xmlkit.images import ImageError
 from xmlkit.names import split_instance_path
 from xmlkit.observe import is_local
@@ -86,7 +86,7 @@ def read(
     if found is None or found.volumes is None:
         raise CacheError(f"the pool {name} went away while it was read: start it, try again")
     identities = _identities(found) if local else {}
-    look = _Looker(surveyed.host, local)
+    look = _Looker(surveyed)
     uses = [use for guest in surveyed.guests for use in uses_of(guest, surveyed.host, look)]
     known = {image.path for use in uses for image in use.images}
     uses += _others(surveyed, found, known, look)
@@ -189,12 +189,21 @@ def _identities(pool: Pool) -> dict[str, tuple[int, int, int]]:
 class _Looker:
     """What is at a path: looked at once, and described by libvirt where we may not read."""
 
-    def __init__(self, host: Host, local: bool) -> None:
-        self._local = local
+    def __init__(self, surveyed: Survey) -> None:
+        self._local = surveyed.local
         self._volumes: dict[str, Volume] = {
-            sanitized(volume.path): volume for pool in host.pools for volume in pool.volumes or ()
+            sanitized(volume.path): volume
+            for pool in surveyed.host.pools
+            for volume in pool.volumes or ()
         }
-        self._known: dict[tuple[str, str], Image] = {}
+        # what the survey has looked at, and could
+        self._known: dict[tuple[str, str], Image] = {
+            (path, format_): Image(path, format_, "there", file.header, (file.device, file.inode))
+            for path, file in surveyed.files.items()
+            if file.kind in ("file", "block") and not file.link
+            for format_ in ("raw", "qcow2")
+            if file.format == format_
+        }
 
     def __call__(self, path: str, format: str) -> Image:
         key = path, format
