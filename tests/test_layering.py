@@ -37,12 +37,14 @@ validation validation.schemas validation.profiles
 validation.grammar
 validation.verdict
 validation.policy
-diff hook observe script testing
+diff hook observe script testing nova.builder
 leisure survey
 actions cache executor
 preflight prune snapshot
 migrate
 service status
+nova.seams
+nova.instances
 nova
 nova.compute nova.imagecache
 .
@@ -75,6 +77,7 @@ OTHERS = {
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
+        "xmlkit.nova.seams",
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
