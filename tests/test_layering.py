@@ -39,14 +39,14 @@ validation.verdict
 validation.policy
 diff hook observe script testing nova.builder
 leisure survey
-actions executor
-preflight snapshot
+actions cache executor
+preflight prune snapshot
 migrate
 service status
 nova.seams
 nova.instances
 nova
-nova.compute
+nova.compute nova.imagecache
 .
 cli
 cli.files cli.paint
@@ -73,6 +73,7 @@ OTHERS = {
             "xmlkit.metadata",
             "xmlkit.migrate",
             "xmlkit.observe",
+            "xmlkit.prune",
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
@@ -80,10 +81,11 @@ OTHERS = {
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    "oslo_concurrency": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 
