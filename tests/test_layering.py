@@ -37,12 +37,14 @@ validation validation.schemas validation.profiles
 validation.grammar
 validation.verdict
 validation.policy
-diff hook observe script testing
+diff hook observe script testing nova.builder
 leisure survey
 actions executor
 preflight snapshot
 migrate
 service status
+nova.seams
+nova.instances
 nova
 nova.compute
 .
@@ -74,6 +76,7 @@ OTHERS = {
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
+        "xmlkit.nova.seams",
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},

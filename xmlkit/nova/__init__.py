@@ -1,22 +1,68 @@
-"""xmlkit inside Nova: `enable()` puts it into a Nova that has been imported, `disable()` takes it
-out again.
+"""xmlkit inside Nova: `enable()` puts it into an imported Nova, `disable()` takes it out again.
 
 Laws
-- xmlkit never needs Nova: nothing here imports it before it is asked to.
+- xmlkit never needs Nova: nothing here imports it before `enable()` is called.
 - What is not recognised is refused, by name, before anything is changed.
 - Taken out, the very objects that were there are back.
 """
 
 from __future__ import annotations
 
-__all__ = ["disable", "enable"]
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xmlkit.host import Host
+    from xmlkit.nova.seams import Lookup, Put
+
+__all__ = ["disable", "enable", "is_enabled"]
+
+_put: list[Put] = []
 
 
-def enable() -> None:
-    """Put xmlkit into the Nova that is imported."""
-    raise NotImplementedError
+def enable(
+    *,
+    pools: Mapping[str | None, str] | None = None,
+    state_dir: str | None = None,
+    lookup: Lookup | None = None,
+    destination: Callable[[Any], Host | None] | None = None,
+) -> None:
+    """Put xmlkit into the Nova of this process, before it makes a driver.
+
+    pools: into which pool instances come over, by kind of disk (`root`, `ephemeral`, `swap`, None
+    for the rest); without it none does, and only what is on volumes already is seen as such.
+    state_dir: as `xmlkit.transition` takes it. lookup: what is asked in libvirt's place.
+    destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
+    where that is not known, then each disk stays what it is.
+
+    Raises SeamError: this Nova is not one that xmlkit knows, or xmlkit is in it already.
+    """
+    import nova.compute.manager
+    import nova.version
+    import nova.virt.libvirt.driver
+
+    from xmlkit.nova.instances import INSTANCES, Mover
+    from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
+
+    if _put:
+        raise SeamError("xmlkit is in this Nova already: call disable() first")
+    version = int(nova.version.version_string().partition(".")[0])
+    found = find((*BUILDER, *INSTANCES), version)
+    mover = Mover(pools or {}, state_dir)
+    _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
 
 
 def disable() -> None:
-    """Take out what `enable` has put in."""
-    raise NotImplementedError
+    """Take out what `enable` has put in; nothing if it is not in.
+
+    Raises SeamError if somebody else has replaced one of the functions since.
+    """
+    from xmlkit.nova.seams import take_out
+
+    take_out(_put)
+    _put.clear()
+
+
+def is_enabled() -> bool:
+    """Whether xmlkit is in the Nova of this process."""
+    return bool(_put)
