@@ -26,12 +26,11 @@ from nova.conf import CONF
 from nova.tests import fixtures
 from nova.virt.image import model
 from nova.virt.libvirt import driver, imagebackend
-from nova.virt.libvirt import utils as libvirt_utils
 from oslo_utils import units
 from scene import DOMAIN, UP, run, until
 
 from xmlkit import disk_info
-from xmlkit.nova import storage, store
+from xmlkit.nova import seams, storage, store
 from xmlkit.nova.storage import Backend, LibvirtStorage
 from xmlkit.nova.store import IMAGES_TYPE, StorageError, delete_volumes, local_gb_info, prepare
 from xmlkit.testing import Libvirtd, LibvirtdMissingError, boot_sector, private_libvirtd
@@ -163,9 +162,17 @@ def head(path: Path, format: str, target: Path) -> bytes:
     return target.read_bytes()[:512]
 
 
-def source(disk: Any) -> dict[str, str]:
-    (found,) = disk.format_dom().iterchildren("source")
-    return dict(found.attrib)
+def domain(host: NovaHost, *disks: Any, log: object = "/dev/null") -> str:
+    """A guest with these disks, as the seam writes its XML."""
+    written = [etree.tostring(each.format_dom(), encoding="unicode") for each in disks]
+    xml = DOMAIN.format(name="guest", uuid=host.instance.uuid, disks="".join(written), log=log)
+    return str(seams.written(xml, seams.Libvirt(), host.store.connect))
+
+
+def source(host: NovaHost, disk: Any) -> dict[str, str]:
+    """What the guest's XML says of the place of a disk."""
+    found = etree.fromstring(domain(host, disk)).find("devices/disk/source")
+    return {} if found is None else {str(name): str(value) for name, value in found.attrib.items()}
 
 
 # The pools.
@@ -238,7 +245,7 @@ def test_apparmor_wants_its_lines_and_paths(
         def getCapabilities(self) -> str:
             return str(told)
 
-    store.bind(lambda: Confined())
+    host.store = store.bind(lambda: Confined())
     profile = tmp_path / "local"
     monkeypatch.setattr(store, "APPARMOR_HELPER", str(profile))
     with pytest.raises(StorageError, match="AppArmor") as refused:
@@ -249,7 +256,7 @@ def test_apparmor_wants_its_lines_and_paths(
     prepare()
 
     disk = host.make(host.disk())
-    assert {"file": disk.path} == source(disk.libvirt_info("none", {}))
+    assert {"file": disk.path} == source(host, disk.libvirt_info("none", {}))
 
 
 def test_space_is_that_of_the_pool(host: NovaHost) -> None:
@@ -267,7 +274,7 @@ def test_space_is_that_of_the_pool(host: NovaHost) -> None:
 
 @COW
 def test_a_new_disk(host: NovaHost, cow: bool, tmp_path: Path) -> None:
-    """The base is fetched once and is in its pool; the disk has its content and the flavor's size."""
+    """The base is fetched once and lies in its pool; the disk has its content, and its size."""
     host.case.flags(use_cow_images=cow)
     disk = host.disk()
     assert not disk.exists()
@@ -544,10 +551,7 @@ def test_formats_come_from_disk_info_and_stay(host: NovaHost) -> None:
 def test_formats_come_from_the_domain(host: NovaHost) -> None:
     """One whose disk.info was lost, or that was moved to the pool by other means."""
     disk = host.make(host.disk())
-    xml = etree.tostring(disk.libvirt_info("none", {}).format_dom(), encoding="unicode")
-    host.connection.defineXML(
-        DOMAIN.format(name="guest", uuid=host.instance.uuid, disks=xml, log="/dev/null")
-    )
+    host.connection.defineXML(domain(host, disk.libvirt_info("none", {})))
     os.unlink(disk.disk_info_path)
     host.case.flags(use_cow_images=False)
     assert "qcow2" == host.disk().driver_format
@@ -598,7 +602,7 @@ def test_a_raw_disk_that_looks_like_qcow2_stays_raw(host: NovaHost, tmp_path: Pa
 def test_the_xml_is_that_of_files_but_for_the_volume(
     host: NovaHost, cow: bool, mapping: dict[str, str], more: dict[str, Any]
 ) -> None:
-    """Bus, cache, QoS, discard, boot order, address: only type and source are others."""
+    """Bus, cache, QoS, discard, boot order, address; the seam turns the path into the volume."""
     host.case.flags(use_cow_images=cow)
     host.case.flags(hw_disk_discard="unmap", group="libvirt")
     quota = {
@@ -612,17 +616,9 @@ def test_the_xml_is_that_of_files_but_for_the_volume(
     )
     ours = disk.libvirt_info("none", quota, **more)
     theirs = legacy.libvirt_info("none", quota, **more)
-    assert ("file", disk.path) == (ours.source_type, ours.source_path)
-
     theirs.source_path = disk.path
-    written = etree.tostring(ours.format_dom(), encoding="unicode")
-    assert f'<source pool="nova-disks-pool" volume="{host.path().name}"/>' in written
-    assert etree.tostring(theirs.format_dom(), encoding="unicode") == written.replace(
-        'type="volume"', 'type="file"', 1
-    ).replace(
-        f'<source pool="nova-disks-pool" volume="{host.path().name}"/>',
-        f'<source file="{disk.path}"/>',
-    )
+    assert etree.tostring(theirs.format_dom()) == etree.tostring(ours.format_dom())
+    assert {"pool": "nova-disks-pool", "volume": host.path().name} == source(host, ours)
 
 
 def test_a_container_gets_the_path(host: NovaHost) -> None:
@@ -632,8 +628,6 @@ def test_a_container_gets_the_path(host: NovaHost) -> None:
         *(found.source_type, found.source_file),
         *(found.driver_type, found.driver_format),
     )
-    host.case.flags(virt_type="lxc", group="libvirt")
-    assert {"file": str(host.path())} == source(host.disk().libvirt_info("none", {}))
 
 
 @COW
@@ -643,15 +637,12 @@ def test_a_guest_boots_from_its_volume(host: NovaHost, cow: bool) -> None:
     disk = host.make(host.disk())
     before = host.base.read_bytes()
     log = host.instances / "console"
-    xml = etree.tostring(disk.libvirt_info("writeback", {}).format_dom(), encoding="unicode")
-    domain = host.connection.defineXML(
-        DOMAIN.format(name="guest", uuid=host.instance.uuid, disks=xml, log=log)
-    )
-    domain.create()
+    running = host.connection.defineXML(domain(host, disk.libvirt_info("writeback", {}), log=log))
+    running.create()
     until(lambda: log.exists() and UP in log.read_bytes() and b"W" in log.read_bytes())
-    domain.destroy()
+    running.destroy()
     assert before == host.base.read_bytes()
-    assert "<source pool='nova-disks-pool'" in domain.XMLDesc()
+    assert "<source pool='nova-disks-pool'" in running.XMLDesc()
 
 
 @COW
@@ -792,68 +783,6 @@ def test_only_an_instance_has_volumes_to_remove(host: NovaHost, wrong: str) -> N
     assert 1 == len(host.volumes())
 
 
-def write(path: Path, format: str, pattern: int) -> None:
-    """A guest at work."""
-    run("qemu-io", "-f", format, "-c", f"write -P {pattern} 512 512", path)
-
-
-def written(path: Path, format: str, scratch: Path) -> int:
-    run("qemu-img", "convert", "-f", format, "-O", "raw", path, scratch)
-    return scratch.read_bytes()[512]
-
-
-@COW
-def test_a_resize_is_taken_back(host: NovaHost, cow: bool, tmp_path: Path) -> None:
-    """All that the guest has written since is gone, from root and ephemeral disks, and the size."""
-    host.case.flags(use_cow_images=cow)
-    for name in ("disk", "disk.eph0"):
-        host.make(host.disk(name))
-        write(host.path(name), host.disk(name).driver_format, 1)
-    os.mkdir(host.instances / f"{host.instance.uuid}_resize")
-    format = host.disk().driver_format
-    host.disk().create_snap(libvirt_utils.RESIZE_SNAPSHOT_NAME)
-    for name in ("disk", "disk.eph0"):
-        host.disk(name).resize_image(8 * MIB)
-        write(host.path(name), format, 2)
-    assert 4 == len(host.volumes())
-
-    host.disk().rollback_to_snap(libvirt_utils.RESIZE_SNAPSHOT_NAME)
-    host.disk().remove_snap(libvirt_utils.RESIZE_SNAPSHOT_NAME)
-    for name in ("disk", "disk.eph0"):
-        assert 1 == written(host.path(name), format, tmp_path / "raw")
-        assert 4 * MIB == info(host.path(name), format)["virtual-size"]
-    assert 2 == len(host.volumes())
-
-
-def test_a_confirmed_resize_is_not_taken_back(host: NovaHost, tmp_path: Path) -> None:
-    """What was kept is removed, and nothing is left to go back to."""
-    host.make(host.disk())
-    os.mkdir(host.instances / f"{host.instance.uuid}_resize")
-    host.disk().create_snap("nova-resize")
-    write(host.path(), "qcow2", 2)
-    host.disk().remove_snap("nova-resize")
-    host.disk().rollback_to_snap("nova-resize")
-    host.disk().remove_snap("nova-resize")
-    assert 2 == written(host.path(), "qcow2", tmp_path / "raw")
-    assert [host.path().name] == host.volumes()
-
-
-def test_nothing_is_kept_where_a_resize_has_copied(host: NovaHost) -> None:
-    """The source host still has the disk: it is not copied a second time."""
-    host.make(host.disk())
-    host.disk().create_snap("nova-resize")
-    assert [host.path().name] == host.volumes()
-
-
-def test_an_older_resize_stands_in_the_way(host: NovaHost) -> None:
-    """To go back to it would lose all since."""
-    host.make(host.disk())
-    os.mkdir(host.instances / f"{host.instance.uuid}_resize")
-    host.disk().create_snap("nova-resize")
-    with pytest.raises(StorageError, match="earlier resize"):
-        host.disk().create_snap("nova-resize")
-
-
 # Which backend a disk has.
 
 
@@ -887,19 +816,19 @@ def test_while_a_disk_is_moved_its_domain_decides(host: NovaHost) -> None:
     os.link(host.path(), directory / "disk")
     assert LibvirtStorage is type(host.disk())
 
-    xml = etree.tostring(disk.libvirt_info("none", {}).format_dom(), encoding="unicode")
-    for xml, expected in (
-        (xml, LibvirtStorage),
-        (
-            f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{directory}/disk'/>"
-            "<target dev='vda'/></disk>",
-            imagebackend.Qcow2,
-        ),
-    ):
-        host.connection.defineXML(
-            DOMAIN.format(name="guest", uuid=host.instance.uuid, disks=xml, log="/dev/null")
+    old = disk.libvirt_info("none", {})
+    old.source_path = str(directory / "disk")
+    host.connection.defineXML(domain(host, disk.libvirt_info("none", {})))
+    assert LibvirtStorage is type(host.disk())
+    host.connection.defineXML(
+        DOMAIN.format(
+            name="guest",
+            uuid=host.instance.uuid,
+            disks=etree.tostring(old.format_dom(), encoding="unicode"),
+            log="/dev/null",
         )
-        assert expected is type(host.disk())
+    )
+    assert imagebackend.Qcow2 is type(host.disk())
 
 
 def test_other_types_are_novas_own(host: NovaHost) -> None:

@@ -43,11 +43,12 @@ def enable(
 
     from xmlkit.nova.instances import INSTANCES, Mover
     from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
+    from xmlkit.nova.storage import STORAGE
 
     if _put:
         raise SeamError("xmlkit is in this Nova already: call disable() first")
     version = int(nova.version.version_string().partition(".")[0])
-    found = find((*BUILDER, *INSTANCES), version)
+    found = find((*BUILDER, *INSTANCES, *STORAGE), version)
     mover = Mover(pools or {}, state_dir)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
 

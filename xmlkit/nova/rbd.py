@@ -12,6 +12,7 @@ Imported inside a Nova only. Source: nova.virt.libvirt.imagebackend.Rbd, 34.0.0.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import libvirt
@@ -19,9 +20,10 @@ from nova.storage import rbd_utils
 from nova.virt.image import model
 from nova.virt.libvirt import imagebackend
 
+from xmlkit import names
 from xmlkit.nova.store import Place, Store, store
 
-__all__ = ["PoolDriver", "RbdStorage"]
+__all__ = ["PoolDriver", "RbdStorage", "delete_images"]
 
 
 class PoolDriver(rbd_utils.RBDDriver):
@@ -97,3 +99,13 @@ class RbdStorage(imagebackend.Rbd):
         hosts, ports = self.driver.get_mon_addrs(strip_brackets=False)
         servers = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
         return model.RBDImage(self.rbd_name, self.driver.pool, self.driver.rbd_user, key, servers)
+
+
+def delete_images(uuid: str, chosen: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove the images of an instance, those that are chosen by Nova's names of the disks."""
+
+    def is_chosen(image: str) -> bool:
+        own = names.split_volume_name(image)
+        return own is not None and own[0] == uuid and chosen(own[1])
+
+    PoolDriver(store().place(Store.pool_name("root"))).cleanup_volumes(is_chosen)

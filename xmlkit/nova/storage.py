@@ -3,12 +3,13 @@
 Laws
 - A disk's format is what was declared when it was made, in disk.info, or what its domain says; an
   existing disk of which neither speaks is refused. A volume on a block device is raw.
-- To the rest of Nova a disk is a path, file or block; that it is a volume stands in the XML alone,
-  and under AppArmor not even there.
+- To all of Nova a disk is a path, file or block: the seam that writes the guest's XML makes it the
+  volume that it is, where the host can have that.
 - Nothing is overwritten, and what fails leaves no volume behind.
 - libvirt makes and removes volumes. What it would read anew from bytes that a guest has written
   (the format, in resizing and copying) is never asked of it.
 - Config drive, kernel and ramdisk stay files: what is no disk of the guest's own is no volume.
+- What a resize has to give back the seams keep in `{uuid}_resize`, as Nova does.
 
 Imported inside a Nova only. Source of what it has to do: nova.virt.libvirt.imagebackend, 34.0.0.
 """
@@ -22,12 +23,11 @@ from typing import Any
 
 import libvirt
 import nova.conf
-from lxml import etree
 from nova import exception, utils
+from nova.compute import task_states
 from nova.virt import images
 from nova.virt.disk import api as disk_api
 from nova.virt.image import model
-from nova.virt.libvirt import config as nova_config
 from nova.virt.libvirt import imagebackend
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
@@ -37,11 +37,20 @@ from oslo_utils.imageutils import format_inspector
 
 from xmlkit import actions, disk_info, leisure, names, volumes
 from xmlkit.nova import store as stores
-from xmlkit.nova.rbd import RbdStorage
-from xmlkit.nova.store import IMAGES_TYPE, StorageError, Store, store
+from xmlkit.nova.rbd import RbdStorage, delete_images
+from xmlkit.nova.seams import Asked, Seam, bound
+from xmlkit.nova.store import IMAGES_TYPE, Store, store
 from xmlkit.volumes import Creation, Fill, Permissions, Target
 
-__all__ = ["Backend", "LibvirtStorage"]
+__all__ = [
+    "STORAGE",
+    "Backend",
+    "LibvirtStorage",
+    "chosen_class",
+    "delete_disks",
+    "refuse_to_move",
+    "settle",
+]
 
 # Pools that other hosts see as well, by their very type.
 _SHARED = frozenset(("netfs", "rbd"))
@@ -83,7 +92,7 @@ class LibvirtStorage(imagebackend.Image):
             kind = names.kind_of(self.disk_name) or "disks"
             self.place = self._store.place(self._store.pool_name(kind))
             self.volume = names.volume_name(instance.uuid, self.disk_name)
-        self.instance = instance
+        self.uuid = instance.uuid
         files = self._store.host.can("image-volumes", self.place.pool.type)
         super().__init__(
             self.place.pool.path_of(self.volume),
@@ -179,29 +188,6 @@ class LibvirtStorage(imagebackend.Image):
         # not virStorageVolResize: it would guess the format from the bytes
         disk_api.extend(model.LocalFileImage(self.path, self.driver_format), size)
 
-    def libvirt_info(self, *args: Any, **kwargs: Any) -> Any:
-        """The disk for the guest's XML: what Nova's backend of files or block devices would say.
-
-        Where the guest can have volume disks it is written as one; all that Nova reads of the
-        object is that of the path.
-        """
-        info = super().libvirt_info(*args, **kwargs)
-        host, type_ = self._store.host, self.place.pool.type
-        volume = CONF.libvirt.virt_type in ("qemu", "kvm") and all(
-            (
-                host.can("volume-disks"),
-                host.can("volume-disk-pools", type_),
-                host.can("volume-disk-security"),
-            )
-        )
-        if not volume:
-            return info
-        disk = _VolumeDisk()
-        for name, value in vars(info).items():
-            setattr(disk, name, value)
-        disk.pool, disk.volume = self.place.pool.name, self.volume
-        return disk
-
     def snapshot_extract(self, target: str, out_format: str) -> None:
         """Write the disk's content to the file `target`, flat, read in its declared format.
 
@@ -228,41 +214,6 @@ class LibvirtStorage(imagebackend.Image):
             return model.LocalBlockImage(self.path)
         return model.LocalFileImage(self.path, self.driver_format)
 
-    def create_snap(self, name: str) -> None:
-        """Keep what the instance's disks hold now, swap left out, for a resize to be taken back.
-
-        Only where they are the only copies: on this host if it is the one that is resized from, and
-        in pools that are shared. The guest is off.
-        Raises StorageError if there is an older one: it would be wrong to go back to that.
-        """
-        directory = libvirt_utils.get_instance_path(self.instance)
-        if not self.is_shared_block_storage() and not os.path.isdir(f"{directory}_resize"):
-            return
-        for disk in self._disks():
-            if disk._snap(name) is not None:
-                raise StorageError(
-                    f"there is a volume {disk.volume}.{name} of an earlier resize already: look "
-                    "at it, and remove it if nobody needs it (virsh vol-delete)"
-                )
-        for disk in self._disks():
-            # a file takes the size of what is copied into it
-            size = disk._size() if disk.is_block_dev else 512
-            creation = disk._blank(f"{disk.volume}.{name}", "raw", size)
-            with disk._made(creation) as volume:
-                disk._copy(disk.path, volume.path())
-
-    def rollback_to_snap(self, name: str) -> None:
-        """Give the instance's disks the content that `create_snap` has kept, where it has."""
-        for disk in self._disks():
-            if (volume := disk._snap(name)) is not None:
-                disk._copy(volume.path(), disk.path)
-
-    def remove_snap(self, name: str, ignore_errors: bool = False) -> None:
-        """Remove what `create_snap` has kept; nothing if there is nothing."""
-        for disk in self._disks():
-            if disk._snap(name) is not None:
-                stores.remove(disk.place, f"{disk.volume}.{name}")
-
     def _can_fallocate(self) -> bool:
         """Whether the space of this disk can be reserved; it is tried on the disk itself."""
         if self.is_block_dev:
@@ -276,8 +227,7 @@ class LibvirtStorage(imagebackend.Image):
         """The declared format of the disk, and that which a new one gets."""
         said = disk_info.formats(self.disk_info_path).get(self.path)
         if said is None and os.path.lexists(self.path):
-            uuid = self.instance.uuid
-            disk = self._store.disk_of(uuid, self.place, self.volume, self.path)
+            disk = self._store.disk_of(self.uuid, self.place, self.volume, self.path)
             if disk is None:
                 reason = (
                     f"nobody says the format of {self.path}, and it is not guessed: neither "
@@ -323,9 +273,8 @@ class LibvirtStorage(imagebackend.Image):
         """The volume, made, with its format on record; gone again if what is done within fails."""
         if not self.is_block_dev:
             os.makedirs(os.path.dirname(self.disk_info_path), exist_ok=True)
-            if creation.name == self.volume:
-                # before it is there: nobody shall find a disk without a format
-                self.resolve_driver_format()
+            # before it is there: nobody shall find a disk without a format
+            self.resolve_driver_format()
         volume = actions.create_volume(self._store.connect(), creation)
         try:
             yield volume
@@ -363,47 +312,71 @@ class LibvirtStorage(imagebackend.Image):
         except libvirt.libvirtError as error:
             LOG.warning("pool %s, for %s: %s", place.pool.name, base, error)
 
-    def _snap(self, name: str) -> Any:
-        return self._store.lookup(self.place, f"{self.volume}.{name}")
 
-    def _disks(self) -> Iterator[LibvirtStorage]:
-        """The disks of the instance that a resize keeps: root and ephemeral ones."""
-        for place, volume in self._store.volumes_of(self.instance.uuid):
-            name = volume[len(self.instance.uuid) + 1 :]
-            if names.kind_of(name) in ("root", "ephemeral") and not name.endswith(".rescue"):
-                yield LibvirtStorage(self.instance, path=place.pool.path_of(volume))
+def settle(driver: Any) -> None:
+    """Give a driver of Nova's that has just reached libvirt the pools in place of its directories.
+
+    driver: nova.virt.libvirt.driver.LibvirtDriver, at the end of its init_host. Nothing is done for
+    another images_type. Raises StorageError: the host is not ready.
+    """
+    if CONF.libvirt.images_type != IMAGES_TYPE:
+        return
+    stores.bind(lambda: driver._host.get_connection())
+    stores.prepare()
+    driver.image_backend = Backend(CONF.use_cow_images)
+    driver._get_local_gb_info = stores.local_gb_info
+    if chosen_class() is RbdStorage and not CONF.force_raw_images:
+        driver.capabilities["supports_image_type_qcow2"] = False
 
 
-class _VolumeDisk(nova_config.LibvirtConfigGuestDisk):
-    """A disk of a file or block device that says its volume when it is written."""
+def delete_disks(instance: Any, chosen: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove the disks of an instance that has no guest any more; nothing unless they are ours.
 
-    pool = volume = ""
+    chosen: which, by Nova's name of the disk. Raises StorageError and what the storage raises: then
+    something is left, and Nova deletes again.
+    """
+    if not stores.is_bound():
+        return
+    stores.delete_volumes(instance.uuid, chosen)
+    if chosen_class() is RbdStorage:
+        # what a resize is taken back to is in the image itself: Nova rolls back to it
+        kept = instance.task_state == task_states.RESIZE_REVERTING
+        delete_images(
+            instance.uuid, lambda name: chosen(name) and (name == "disk.local" or not kept)
+        )
 
-    def format_dom(self) -> etree._Element:
-        disk: etree._Element = super().format_dom()
-        (source,) = disk.iterchildren("source")
-        for attribute in ("file", "dev"):
-            source.attrib.pop(attribute, None)
-        disk.set("type", "volume")
-        source.set("pool", self.pool)
-        source.set("volume", self.volume)
-        return disk
+
+def chosen_class() -> Any:
+    """LibvirtStorage, or RbdStorage where the root disks' pool is of type rbd."""
+    # Nova asks for what the class supports before it can reach libvirt
+    if stores.is_bound() and store().place(Store.pool_name("root")).pool.type == "rbd":
+        return RbdStorage
+    return LibvirtStorage
+
+
+def refuse_to_move(instance: Any) -> None:
+    """Raise nova's InstanceFaultRollback for an instance with disks on block devices.
+
+    Nova's `migrate_disk_and_power_off` would refuse them for images_type = lvm: it copies files.
+    """
+    for place, volume in store().volumes_of(instance.uuid):
+        if not store().host.can("image-volumes", place.pool.type):
+            reason = f"{place.pool.name}/{volume} is a block device: such a disk is not migrated"
+            error = exception.MigrationPreCheckError(reason=reason)
+            raise exception.InstanceFaultRollback(error)
 
 
 class Backend(imagebackend.Backend):
     """Nova's choice of a backend, decided for each disk: one that is not a volume yet stays.
 
-    It takes the place of nova.virt.libvirt.imagebackend.Backend.
+    It takes the place of nova.virt.libvirt.imagebackend.Backend in a driver (`settle`).
     """
 
     def backend(self, image_type: str | None = None) -> Any:
         """The class of an images_type, Nova's own or ours; ours goes by the root disks' pool."""
         if (image_type or CONF.libvirt.images_type) != IMAGES_TYPE:
             return super().backend(image_type)
-        # Nova asks for what the class supports before it can reach libvirt
-        if stores.is_bound() and store().place(Store.pool_name("root")).pool.type == "rbd":
-            return RbdStorage
-        return LibvirtStorage
+        return chosen_class()
 
     def by_name(
         self,
@@ -415,6 +388,9 @@ class Backend(imagebackend.Backend):
         """The disk of that name: as it is if it is there, a volume if it is to be made."""
         chosen = image_type or CONF.libvirt.images_type
         if chosen == IMAGES_TYPE:
+            # Nova makes names out of paths (_create_images_and_backing)
+            own = names.split_volume_name(os.path.basename(name))
+            name = own[1] if own and own[0] == instance.uuid else name
             chosen = _kept_type(instance, name) or IMAGES_TYPE
         return super().by_name(instance, name, chosen, disk_info_mapping)
 
@@ -492,3 +468,42 @@ def _inspected(base: str, generated: bool) -> tuple[str, int, int | None]:
         reason = f"{base} is {format}, and LibvirtStorage takes raw and qcow2: force_raw_images"
         raise exception.InvalidDiskInfo(reason=reason)
     return format, int(details.virtual_size), details.cluster_size
+
+
+# The seams that the images_type needs; `settle` and `refuse_to_move` are called at those of
+# instances.py.
+
+
+def _choosing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Nova's own Backend knows our type too: the driver asks it before it is settled."""
+
+    def backend(self: Any, *args: Any, **kwargs: Any) -> Any:
+        type_ = bound(original, self, *args, **kwargs)["image_type"]
+        if (type_ or CONF.libvirt.images_type) == IMAGES_TYPE:
+            return chosen_class()
+        return original(self, *args, **kwargs)
+
+    return backend
+
+
+def _unrescuing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """The disks that were there for the rescue alone go, as Nova has it of files and of LVM."""
+
+    def unrescue(self: Any, *args: Any, **kwargs: Any) -> Any:
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        found = original(self, *args, **kwargs)
+        delete_disks(instance, lambda name: name.endswith(".rescue"))
+        return found
+
+    return unrescue
+
+
+STORAGE = (
+    Seam("nova.virt.libvirt.imagebackend:Backend", "backend", ("self", "image_type"), _choosing),
+    Seam(
+        "nova.virt.libvirt.driver:LibvirtDriver",
+        "unrescue",
+        ("self", "context", "instance"),
+        _unrescuing,
+    ),
+)

@@ -42,7 +42,6 @@ __all__ = [
     "local_gb_info",
     "prepare",
     "register_options",
-    "remove",
     "store",
 ]
 
@@ -227,7 +226,7 @@ def prepare() -> None:
 
 
 def delete_volumes(uuid: str, chosen: Callable[[str], bool] = lambda name: True) -> tuple[str, ...]:
-    """Remove the volumes of an instance that has no guest any more, from all pools but rbd.
+    """Remove the volumes of an instance that has no guest any more, from all pools of disks.
 
     chosen: which, by Nova's name of the disk, `disk.swap`; all unless given. What is on a block
     device is first overwritten as `[libvirt] volume_clear` says.
@@ -235,22 +234,18 @@ def delete_volumes(uuid: str, chosen: Callable[[str], bool] = lambda name: True)
     """
     removed = []
     for place, volume in store().volumes_of(uuid):
-        if chosen(volume[len(uuid) + 1 :]):
-            remove(place, volume)
-            removed.append(volume)
+        if not chosen(volume[len(uuid) + 1 :]):
+            continue
+        try:
+            found = place.handle.storageVolLookupByName(volume)
+            if not store().host.can("image-volumes", place.pool.type):
+                lvm.clear_volume(found.path())
+            found.delete(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+        removed.append(volume)
     return tuple(removed)
-
-
-def remove(place: Place, volume: str) -> None:
-    """Remove one volume; nothing if it is not there any more. Raises libvirtError."""
-    try:
-        found = place.handle.storageVolLookupByName(volume)
-        if not store().host.can("image-volumes", place.pool.type):
-            lvm.clear_volume(found.path())
-        found.delete(0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
-            raise
 
 
 def local_gb_info() -> dict[str, float]:
