@@ -43,7 +43,9 @@ actions cache executor
 preflight prune snapshot
 migrate
 service status
-nova.seams
+nova.seams nova.store
+nova.rbd
+nova.storage
 nova.instances
 nova
 nova.compute nova.imagecache
@@ -77,11 +79,14 @@ OTHERS = {
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
-        "xmlkit.nova.seams",
+        *("xmlkit.nova.rbd", "xmlkit.nova.seams", "xmlkit.nova.storage", "xmlkit.nova.store"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
-    "oslo_concurrency": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    **{
+        name: {"xmlkit.nova.storage", "xmlkit.nova.store"}
+        for name in ("oslo_concurrency", "oslo_utils")
+    },
     "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},

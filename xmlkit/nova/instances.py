@@ -139,7 +139,10 @@ def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def init_host(self: Any, *args: Any, **kwargs: Any) -> Any:
         import nova.conf
 
+        from xmlkit.nova import storage
+
         found = original(self, *args, **kwargs)
+        storage.settle(self)
         self.image_backend.xmlkit_connect = lambda: self._host.get_connection()
         images_type = nova.conf.CONF.libvirt.images_type
         if images_type in _DEPRECATED:
@@ -271,7 +274,11 @@ def _refresh(connection: Any, paths: Iterable[str]) -> None:
 
 def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def migrate_disk_and_power_off(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from xmlkit.nova import storage, store
+
         instance = bound(original, self, *args, **kwargs)["instance"]
+        if store.is_bound():
+            storage.refuse_to_move(instance)
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
@@ -383,9 +390,13 @@ def _volumes_in(directory: str, uuid: str) -> dict[str, str]:
 
 def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def cleanup(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from xmlkit.nova import storage, store
+
         call = bound(original, self, *args, **kwargs)
         found = original(self, *args, **kwargs)
-        if call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
+        if call["cleanup_instance_disks"] and store.is_bound():
+            storage.delete_disks(call["instance"])
+        elif call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
             asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
         return found
 
