@@ -44,9 +44,9 @@ preflight prune snapshot
 migrate
 service status
 nova.seams
-nova.instances
+nova.imagecache nova.instances
 nova
-nova.compute nova.imagecache
+nova.compute
 .
 cli
 cli.files cli.paint

@@ -41,13 +41,14 @@ def enable(
     import nova.version
     import nova.virt.libvirt.driver
 
+    from xmlkit.nova.imagecache import CACHE
     from xmlkit.nova.instances import INSTANCES, Mover
     from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
 
     if _put:
         raise SeamError("xmlkit is in this Nova already: call disable() first")
     version = int(nova.version.version_string().partition(".")[0])
-    found = find((*BUILDER, *INSTANCES), version)
+    found = find((*BUILDER, *INSTANCES, *CACHE), version)
     mover = Mover(pools or {}, state_dir)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
 
