@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 
+import libvirt
 import pytest
 from cached import CachedHost
 from scene import POOL as DISKS
@@ -159,7 +161,6 @@ def test_another_hosts_disks_in_sight_hold_their_images(host: CachedHost) -> Non
     host.over(moved / "disk", resized)
     (moved / "disk.info").write_text(json.dumps({f"{directories[2]}/disk": "qcow2"}))
     host.over(host.instances / "disks" / f"{uuid.uuid4()}_disk", in_pool)
-    host.connection.storagePoolLookupByName(DISKS).refresh()
 
     assert [
         ("cache-used", "disk.info"),
@@ -193,6 +194,30 @@ def test_a_disk_info_that_is_none_declares_nothing(host: CachedHost, text: str) 
     (directory / "disk.info").write_text(text)
 
     assert ("keep", "cache-undeclared") == host.verdict(A)
+
+
+def test_two_hosts_share_a_cache(host: CachedHost, start_libvirtd: Callable[..., Libvirtd]) -> None:
+    """Each sees the other's disks in the directories that both have, and neither its domains."""
+    (host.cache / host.base.name).unlink()
+    other = libvirt.open(start_libvirtd(name="other").uri)
+    for name, path in ((POOL, host.cache), (DISKS, host.instances / "disks")):
+        xml = f"<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>"
+        other.storagePoolDefineXML(xml).create()
+    host.volume_guest("guest", host.old(A))
+    legacy = host.over(host.instances / UUID / "disk", host.old(B))
+    (legacy.parent / "disk.info").write_text(json.dumps({str(legacy): "qcow2"}))
+    host.define("legacy", [disk_xml(legacy)], UUID)
+    elsewhere = host.over(host.libvirtd.directory / "other.qcow2", host.old(C))
+    domain = other.defineXML(host.define("only", [disk_xml(elsewhere)]).XMLDesc())
+    host.connection.lookupByName("only").undefine()
+
+    here = {base.name: base.reason.id for base in host.read().bases}
+    there = {base.name: base.reason.id for base in prune.read(other).bases}
+
+    assert {A: "cache-used", B: "cache-used", C: "cache-unused"} == here
+    assert {A: "cache-undeclared", B: "cache-used", C: "cache-used"} == there
+    assert "cache-protected" == host.of(C, protected={C: "the other host"}).reason.id
+    domain.undefine()
 
 
 # What cannot be read.
