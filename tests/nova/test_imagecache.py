@@ -49,7 +49,7 @@ from oslo_concurrency import lockutils
 from scene import POOL as DISKS
 from scene import disk_xml
 
-from xmlkit import prune, state
+from xmlkit import journal, prune, state
 from xmlkit.cache import name_of_image
 from xmlkit.host import Host
 from xmlkit.nova import disable, enable
@@ -446,20 +446,25 @@ def test_a_pool_of_another_name_or_one_that_is_off_is_taken(host: Compute) -> No
     assert {"images", DISKS} == {each.name() for each in host.connection.listAllStoragePools()}
 
 
-@pytest.mark.parametrize("how", ["locked", "no-libvirt"])
+@pytest.mark.parametrize("how", ["locked", "pending", "no-libvirt"])
 def test_what_stands_in_the_way_is_logged_and_removes_nothing(
     host: Compute, nova_case: Any, how: str
 ) -> None:
-    """Another xmlkit at work, or no libvirt: the next pass will see."""
+    """Another xmlkit at work, a transition that is open, or no libvirt: the next pass will see."""
     host.old(A)
     if how == "no-libvirt":
         nova_case.flags(connection_uri="qemu+unix:///system?socket=/nowhere", group="libvirt")
         host.update()
         words = "is left as it is: cannot connect"
-    else:
+    elif how == "locked":
         with state.lock(state.directory()):
             host.update()
-        words = "No image of the cache is removed now"
+        words = "No image of the cache is removed now: process"
+    else:
+        with mock.patch.object(journal, "read_all", return_value=([mock.Mock(id="x")], [])):
+            state.directory()
+            host.update()
+        words = "No image of the cache is removed now: transition x has not come to an end"
 
     assert {A} == host.names
     assert words in nova_case.stdlog.logger.output
