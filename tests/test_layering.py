@@ -43,7 +43,9 @@ actions cache executor
 preflight prune snapshot
 migrate
 service status
-nova.seams
+nova.seams nova.store
+nova.rbd
+nova.storage
 nova.imagecache nova.instances
 nova
 nova.compute
@@ -77,13 +79,14 @@ OTHERS = {
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
-        "xmlkit.nova.seams",
+        *("xmlkit.nova.rbd", "xmlkit.nova.seams", "xmlkit.nova.storage", "xmlkit.nova.store"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
-    "oslo_concurrency": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
-    "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
-    "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    **{
+        name: {module for module in LEVEL if module.split(".")[1:2] == ["nova"]}
+        for name in ("oslo_concurrency", "oslo_config", "oslo_log", "oslo_utils")
+    },
     "pytest": {"xmlkit.testing"},
     "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},

@@ -26,14 +26,18 @@ def enable(
     state_dir: str | None = None,
     lookup: Lookup | None = None,
     destination: Callable[[Any], Host | None] | None = None,
+    image_cache: bool = True,
 ) -> None:
     """Put xmlkit into the Nova of this process, before it makes a driver.
 
     pools: into which pool instances come over, by kind of disk (`root`, `ephemeral`, `swap`, None
-    for the rest); without it none does, and only what is on volumes already is seen as such.
+    for the rest); None for those of Nova's `[libvirt] storage_pools`, {} for nowhere: only what is
+    on volumes already is seen as such.
     state_dir: as `xmlkit.transition` takes it. lookup: what is asked in libvirt's place.
     destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
-    where that is not known, then each disk stays what it is.
+    where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
+    the place of Nova's manager, which would delete the base images of disks that have moved; only
+    if no disk ever moves may it stay.
 
     Raises SeamError: this Nova is not one that xmlkit knows, or xmlkit is in it already.
     """
@@ -44,12 +48,16 @@ def enable(
     from xmlkit.nova.imagecache import CACHE
     from xmlkit.nova.instances import INSTANCES, Mover
     from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
+    from xmlkit.nova.storage import STORAGE
+    from xmlkit.nova.store import register_options
 
     if _put:
         raise SeamError("xmlkit is in this Nova already: call disable() first")
     version = int(nova.version.version_string().partition(".")[0])
-    found = find((*BUILDER, *INSTANCES, *CACHE), version)
-    mover = Mover(pools or {}, state_dir)
+    cache = CACHE if image_cache else ()
+    found = find((*BUILDER, *INSTANCES, *STORAGE, *cache), version)
+    register_options()
+    mover = Mover(pools, state_dir)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
 
 
