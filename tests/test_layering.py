@@ -39,8 +39,8 @@ validation.verdict
 validation.policy
 diff hook observe script testing nova.builder
 leisure survey
-actions executor
-preflight snapshot
+actions cache executor
+preflight prune snapshot
 migrate
 service status
 nova.seams nova.store
@@ -48,7 +48,7 @@ nova.rbd
 nova.storage
 nova.instances
 nova
-nova.compute
+nova.compute nova.imagecache
 .
 cli
 cli.files cli.paint
@@ -75,6 +75,7 @@ OTHERS = {
             "xmlkit.metadata",
             "xmlkit.migrate",
             "xmlkit.observe",
+            "xmlkit.prune",
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing"),
@@ -89,7 +90,7 @@ OTHERS = {
     "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},
-    "rich": {"xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
+    "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},
 }
 

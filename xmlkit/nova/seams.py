@@ -163,7 +163,9 @@ def put_in(found: Sequence[tuple[Any, Seam]], asked: Asked) -> list[Put]:
     done = []
     for owner, seam in found:
         was = vars(owner)[seam.name]
-        now = functools.wraps(was)(seam.around(was, asked))
+        now: Any = functools.wraps(was)(seam.around(was, asked))
+        # who looks at it sees the original's parameters, whether or not they follow wrappers
+        now.__signature__ = inspect.signature(was)
         setattr(owner, seam.name, now)
         done.append(Put(owner, seam.name, was, now))
     return done
@@ -306,19 +308,19 @@ def written(xml: Any, lookup: Lookup, connect: Callable[[], Any], *, live: bool 
     return rewritten.result
 
 
-def readable(xml: Any, lookup: Lookup, connect: Callable[[], Any]) -> Any:
-    """A domain's XML with each volume disk on its path.
+def readable(xml: Any, lookup: Lookup, connect: Callable[[], Any]) -> tuple[Any, dict[str, str]]:
+    """A domain's XML with each volume disk on its path, and those disks' targets by their paths.
 
     Raises nova's DiskNotFound if one has none: without its source, Nova would take the disk for
     lost, or for none at all, and go on.
     """
     if not isinstance(xml, str) or not _VOLUME_DISK.search(xml):
-        return xml
+        return xml, {}
     rewritten = to_paths(xml, lookup.host(connect, xml))
     for each in rewritten.skips:
         if each.address.type == "volume" and each.reason.id != "empty":
             raise _not_found(each)
-    return rewritten.result
+    return rewritten.result, {each.after.path or "": each.target for each in rewritten.changes}
 
 
 def _not_found(disk: Skip) -> Exception:
@@ -336,11 +338,13 @@ class _Readable:
         self._domain = domain
         self._lookup = lookup
         self.failed: Exception | None = None
+        self.targets: dict[str, str] = {}
 
     def XMLDesc(self, *args: Any, **kwargs: Any) -> Any:
         xml = self._domain.XMLDesc(*args, **kwargs)
         try:
-            return readable(xml, self._lookup, lambda: self._domain.connect())
+            xml, self.targets = readable(xml, self._lookup, lambda: self._domain.connect())
+            return xml
         except Exception as error:
             # Nova's readers take an error for "no such disk"
             self.failed = error
@@ -363,7 +367,8 @@ class _Migrating:
 
     def migrateToURI3(self, destination: Any, params: Any = None, flags: int = 0) -> Any:
         if params and params.get("migrate_disks") and "destination_xml" in params:
-            live = readable(params["destination_xml"], self._lookup, lambda: self._domain.connect())
+            xml = params["destination_xml"]
+            live, _ = readable(xml, self._lookup, lambda: self._domain.connect())
             params = {**params, "destination_xml": live}
         return self._domain.migrateToURI3(destination, params=params, flags=flags)
 
@@ -388,23 +393,17 @@ def _reading(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         found = original(aside, *args, **kwargs)
         if aside._domain.failed is not None:
             raise aside._domain.failed
+        self.xmlkit_targets = aside._domain.targets
         return found
 
     return read
 
 
 def _by_target(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
-    """libvirt's block jobs know a volume disk by its target, not by the path that Nova has."""
+    """libvirt's block jobs know a volume disk by its target, not by the path that Nova has read."""
 
     def get_block_device(self: Any, disk: Any) -> Any:
-        if isinstance(disk, str) and "/" in disk:
-            xml = self._domain.XMLDesc(0)
-            if isinstance(xml, str) and _VOLUME_DISK.search(xml):
-                host = asked.lookup.host(lambda: self._domain.connect(), xml)
-                for each in to_paths(xml, host).changes:
-                    if each.after.path == disk:
-                        disk = each.target
-        return original(self, disk)
+        return original(self, getattr(self, "xmlkit_targets", {}).get(disk, disk))
 
     return get_block_device
 
