@@ -457,6 +457,9 @@ def _inspected(base: str, generated: bool) -> tuple[str, int, int | None]:
             LOG.warning("Base image %s failed safety check: %s", base, error)
             raise exception.InvalidDiskInfo(reason="Base image failed safety check") from None
         format = _QEMU_FORMATS.get(str(inspector), "raw")
+    if format == "raw":
+        # to QEMU its size is that of the file, in whole sectors, and it has no header to look into
+        return format, -(-os.stat(base).st_size // 512) * 512, None
     details = images.qemu_img_info(base, format=format)
     if format == "vmdk":
         images.check_vmdk_image("base", details)
@@ -464,7 +467,7 @@ def _inspected(base: str, generated: bool) -> tuple[str, int, int | None]:
     if details.backing_file is not None or specific.get("data-file") is not None:
         LOG.warning("Base image %s failed safety check", base)
         raise exception.InvalidDiskInfo(reason="Base image failed safety check")
-    if format not in ("raw", "qcow2"):
+    if format != "qcow2":
         reason = f"{base} is {format}, and LibvirtStorage takes raw and qcow2: force_raw_images"
         raise exception.InvalidDiskInfo(reason=reason)
     return format, int(details.virtual_size), details.cluster_size
