@@ -31,7 +31,8 @@ def enable(
     """Put xmlkit into the Nova of this process, before it makes a driver.
 
     pools: into which pool instances come over, by kind of disk (`root`, `ephemeral`, `swap`, None
-    for the rest); without it none does, and only what is on volumes already is seen as such.
+    for the rest); None for those of Nova's `[libvirt] storage_pools`, {} for nowhere: only what is
+    on volumes already is seen as such.
     state_dir: as `xmlkit.transition` takes it. lookup: what is asked in libvirt's place.
     destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
     where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
@@ -59,7 +60,7 @@ def enable(
         pass_ = ("self", "context", "all_instances")
         find([Seam(f"{novas.__name__}:ImageCacheManager", "update", pass_, lambda was, _: was)], 0)
     register_options()
-    mover = Mover(pools or {}, state_dir)
+    mover = Mover(pools, state_dir)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
     if image_cache:
         was = novas.ImageCacheManager
