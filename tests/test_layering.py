@@ -46,9 +46,9 @@ service status
 nova.seams nova.store
 nova.rbd
 nova.storage
-nova.instances
+nova.imagecache nova.instances
 nova
-nova.compute nova.imagecache
+nova.compute
 .
 cli
 cli.files cli.paint

@@ -16,7 +16,7 @@ from typing import Any
 import guests
 import pytest
 from guests import UUID, Guest
-from nova import context, exception, objects
+from nova import context, objects
 from nova.tests import fixtures
 from nova.virt import fake
 from nova.virt.libvirt import driver
