@@ -33,8 +33,10 @@ class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
 
 
 @pytest.fixture
-def nova_case() -> Iterator[Any]:
+def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
+    # before Nova's fixtures have another directory for temporary files, which ends with the test
+    tmp_path_factory.getbasetemp()
     case = _Case()
     case.setUp()
     try:

@@ -47,7 +47,7 @@ class NovaHost:
 
     @property
     def disks(self) -> Path:
-        return self.scene.instances / "disks"
+        return Path(self.scene.instances) / "disks"
 
     @property
     def domain(self) -> Any:
@@ -89,7 +89,7 @@ def fetch(*_: Any, target: str, **__: Any) -> None:
 
 @pytest.fixture(params=["qcow2", "raw"])
 def nova_host(
-    libvirtd: Libvirtd, nova_case: Any, tmp_path: Path, request: pytest.FixtureRequest
+    libvirtd: Libvirtd, nova_case: Any, request: pytest.FixtureRequest
 ) -> Iterator[NovaHost]:
     """A host of Nova's with legacy backends and an empty pool, and xmlkit in it."""
     # libvirtd comes first: Nova's fixtures put temporary files where QEMU may not go
@@ -111,13 +111,21 @@ def nova_host(
     nova_case.stub_out("nova.virt.libvirt.driver.LibvirtDriver._check_my_ip", lambda _: None)
     nova_case.stub_out("os.uname", UNAME)
     nova_case.stub_out(
+        "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details",
+        lambda *_: None,
+    )
+    nova_case.stub_out(
+        "nova.objects.BlockDeviceMappingList.get_by_instance_uuid",
+        lambda *_, **__: objects.BlockDeviceMappingList(objects=[]),
+    )
+    nova_case.stub_out(
         "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata", lambda *_: None
     )
     nova_case.stub_out("nova.objects.Instance.save", lambda *_, **__: None)
     nova_case.stub_out(
         "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
     )
-    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(tmp_path / "state"))
+    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(libvirtd.directory / "state"))
     wanted = Guest(request.param, swap=1)
     instance = guests.instance_of(wanted)
     instance.flavor.memory_mb = instance.memory_mb = 64

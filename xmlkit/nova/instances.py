@@ -38,13 +38,21 @@ class Mover:
     """How instances come over.
 
     pools: where to, by kind of disk (plan.KINDS, None for the rest); empty for nowhere, None for
-    the pools of images_type = libvirt-storage. state_dir: as transition() takes it.
+    the pools of images_type = libvirt-storage. state_dir: as transition() takes it. image_cache:
+    whether base images are kept for disks in pools; where Nova's own manager would delete them,
+    disks on base images stay.
     """
 
     def __init__(
-        self, pools: Mapping[str | None, str] | None, state_dir: str | None = None
+        self,
+        pools: Mapping[str | None, str] | None,
+        state_dir: str | None = None,
+        *,
+        image_cache: bool = True,
     ) -> None:
         self._pools = pools
+        # the seams let this Nova know where the disks are
+        self.accept = ("nova-unaware", "image-cache") if image_cache else ("nova-unaware",)
         self.state_dir = state_dir
         self._due = threading.local()
 
@@ -90,7 +98,7 @@ class Mover:
     def move(self, connection: Any, uuid: str) -> None:
         """Move the disks of an instance that is defined and shut off. Nothing is raised: the guest
         starts from where its disks are."""
-        options = Options(relocate=self.pools)
+        options = Options(relocate=self.pools, accept=self.accept)
         try:
             outcome = transition(connection, uuid, options, state_dir=self.state_dir)
         except Exception as error:
