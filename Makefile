@@ -87,10 +87,12 @@ nova: system-test .venv/bin/tox  ## the tests inside Nova, with two of its relea
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapper  ## measure against the tools of libvirt and virt-manager, and xmldiff
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapper .venv/bin/tox  ## measure against the tools of libvirt and virt-manager, xmldiff, and Nova
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
 	.venv/bin/python tests/bench_apply.py $(ARGS) || code=1; \
-	.venv/bin/python tests/bench_cache.py $(ARGS) && exit $$code
+	.venv/bin/python tests/bench_cache.py $(ARGS) || code=1; \
+	.venv/bin/tox run -q -e nova --notest && \
+	.tox/nova/bin/python -W ignore tests/bench_nova.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind
 	rm -rf .venv .tox .times .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -32,7 +32,7 @@ from nova.virt.libvirt import imagebackend
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 from oslo_log import log
-from oslo_utils import strutils
+from oslo_utils import fileutils, strutils
 from oslo_utils.imageutils import format_inspector
 
 from xmlkit import actions, disk_info, leisure, names, volumes
@@ -153,7 +153,8 @@ class LibvirtStorage(imagebackend.Image):
                 prepare_template(*args, target=self.path, **kwargs)
             return
         if not os.path.exists(base):
-            prepare_template(*args, target=base, **kwargs)
+            with fileutils.remove_path_on_error(base):
+                prepare_template(*args, target=base, **kwargs)
             self._register(base)
         format, base_size, cluster = _inspected(base, safe or generated)
         # the image cache sees by it that the base is in use
@@ -325,8 +326,6 @@ def settle(driver: Any) -> None:
     stores.prepare()
     driver.image_backend = Backend(CONF.use_cow_images)
     driver._get_local_gb_info = stores.local_gb_info
-    if chosen_class() is RbdStorage and not CONF.force_raw_images:
-        driver.capabilities["supports_image_type_qcow2"] = False
 
 
 def delete_disks(instance: Any, chosen: Callable[[str], bool] = lambda name: True) -> None:
@@ -457,6 +456,9 @@ def _inspected(base: str, generated: bool) -> tuple[str, int, int | None]:
             LOG.warning("Base image %s failed safety check: %s", base, error)
             raise exception.InvalidDiskInfo(reason="Base image failed safety check") from None
         format = _QEMU_FORMATS.get(str(inspector), "raw")
+    if format == "raw":
+        # to QEMU its size is that of the file, in whole sectors, and it has no header to look into
+        return format, -(-os.stat(base).st_size // 512) * 512, None
     details = images.qemu_img_info(base, format=format)
     if format == "vmdk":
         images.check_vmdk_image("base", details)
@@ -464,7 +466,7 @@ def _inspected(base: str, generated: bool) -> tuple[str, int, int | None]:
     if details.backing_file is not None or specific.get("data-file") is not None:
         LOG.warning("Base image %s failed safety check", base)
         raise exception.InvalidDiskInfo(reason="Base image failed safety check")
-    if format not in ("raw", "qcow2"):
+    if format != "qcow2":
         reason = f"{base} is {format}, and LibvirtStorage takes raw and qcow2: force_raw_images"
         raise exception.InvalidDiskInfo(reason=reason)
     return format, int(details.virtual_size), details.cluster_size
