@@ -59,7 +59,7 @@ printf '%-16s %5d s %s\n' '$(1)' $$(($$(date +%s) - start)) "$$state" >> .times;
 [ -z "$$state" ] || { cat .times; exit 1; }
 endef
 
-.PHONY: help demo test lint bench clean system-demo system-test system-bench environment
+.PHONY: help demo test nova lint bench clean system-demo system-test system-bench environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -78,13 +78,22 @@ test:  ## lint and tests against the built wheel; ARGS=... goes to pytest
 	$(call part,tests,.venv/bin/tox run -e py --skip-pkg-install -- $(ARGS))
 	@cat .times
 
+nova: system-test .venv/bin/tox  ## the tests inside Nova, with two of its releases
+	@rm -f .times
+	$(call part,nova 34,.venv/bin/tox run -e nova -- $(ARGS))
+	$(call part,nova 33,.venv/bin/tox run -e nova-33 -- $(ARGS))
+	@cat .times
+
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
-bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff  ## measure against the tools of libvirt and virt-manager, xmldiff and jing
+bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapper .venv/bin/tox  ## measure against the tools of libvirt and virt-manager, xmldiff, jing and Nova
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
-	.venv/bin/python tests/bench_many.py $(ARGS) || code=$$?; \
-	.venv/bin/python tests/bench_apply.py $(ARGS) && exit $$code
+	.venv/bin/python tests/bench_many.py $(ARGS) || code=1; \
+	.venv/bin/python tests/bench_apply.py $(ARGS) || code=1; \
+	.venv/bin/python tests/bench_cache.py $(ARGS) || code=1; \
+	.venv/bin/tox run -q -e nova --notest && \
+	.tox/nova/bin/python -W ignore tests/bench_nova.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind
 	rm -rf .venv .tox .times .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -112,6 +121,10 @@ environment: .venv/bin/tox
 .venv/bin/xmlkit: pyproject.toml | .venv/bin/pip
 	.venv/bin/pip install --quiet --editable '.[libvirt]'
 	@touch $@
+
+# oslo.concurrency, which starts qemu-img for Nova
+.venv/bin/lockutils-wrapper: | .venv/bin/pip
+	.venv/bin/pip install --quiet oslo.concurrency
 
 .venv/bin/xmldiff: | .venv/bin/pip
 	.venv/bin/pip install --quiet 'xmldiff>=3'

@@ -78,6 +78,7 @@ COMMANDS = {
         (0, "journal", "--state-dir", "{state}"),
         {"libvirt", "tempfile", "xmlkit.service", "xmlkit.survey", "xmlkit.validation"},
     ),
+    "help of cache": ((0, "cache", "prune", "--help"), {"lxml", "libvirt", "tempfile"}),
     "recover": (
         (0, "recover", "--state-dir", "{state}"),
         {"tempfile", "xmlkit.diff", "xmlkit.cli.hosts"},

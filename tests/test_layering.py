@@ -42,12 +42,18 @@ validation.diagnosis
 validation.verdict
 validation.policy validation.shown
 validation.mending
-diff hook observe script testing
+diff hook observe script testing nova.builder
 leisure survey validation.through
-actions executor
-preflight snapshot
+actions cache executor
+preflight prune snapshot
 migrate
 service status
+nova.seams nova.store
+nova.rbd
+nova.storage
+nova.imagecache nova.instances
+nova
+nova.compute
 .
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
@@ -74,14 +80,21 @@ OTHERS = {
             "xmlkit.metadata",
             "xmlkit.migrate",
             "xmlkit.observe",
+            "xmlkit.prune",
             "xmlkit.snapshot",
         ),
         *("xmlkit.survey", "xmlkit.testing", "xmlkit.validation.through"),
+        *("xmlkit.nova.rbd", "xmlkit.nova.seams", "xmlkit.nova.storage", "xmlkit.nova.store"),
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
+    "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
+    **{
+        name: {module for module in LEVEL if module.split(".")[1:2] == ["nova"]}
+        for name in ("oslo_concurrency", "oslo_config", "oslo_log", "oslo_utils")
+    },
     "pytest": {"xmlkit.testing"},
     "rich": {
-        *("xmlkit.cli.carrying", "xmlkit.cli.counting"),
+        *("xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.counting"),
         *("xmlkit.cli.snapshot", "xmlkit.cli.status"),
     },
     "xmlschema": {"xmlkit.validation.policy"},

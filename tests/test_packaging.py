@@ -90,7 +90,7 @@ def test_wheel_ships_all_modules_types_and_schemas(dist: Path) -> None:
             ("systemd", "xmlkit/systemd"),
         )
         for path in (ROOT / source).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
     }
 
     assert "xmlkit/py.typed" in expected
@@ -123,7 +123,7 @@ def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
         path.relative_to(ROOT)
         for folder in ("tests", "fixtures", "schemas", "templates")
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
     } | {Path("LICENSE"), Path("Makefile"), Path("pyproject.toml"), Path("tox.ini")}
     shipped = {path.relative_to(sdist) for path in sdist.rglob("*") if path.is_file()}
 

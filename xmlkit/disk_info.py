@@ -65,6 +65,22 @@ def remove(path: str, *, beside: str | None = None) -> None:
             raise
 
 
+def formats(file: str) -> dict[str, str]:
+    """What a disk.info says: the format of each disk by its path; nothing if there is no file.
+
+    Raises ImageError: disk-info, and those of the system; the file itself may be no link.
+    """
+    with reported(file):
+        try:
+            handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return {}
+        try:
+            return _parsed(handle, file)
+        finally:
+            os.close(handle)
+
+
 def _beside(path: str) -> str:
     return str(PurePosixPath(path).parent / NAME)
 

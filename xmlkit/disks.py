@@ -22,6 +22,7 @@ __all__ = [
     "Address",
     "Disk",
     "Domain",
+    "image_format",
     "read",
     "read_domain",
     "shared_targets",
@@ -106,7 +107,7 @@ class Disk(NamedTuple):
     @property
     def image_format(self) -> str:
         """The format that libvirt uses: a missing `<driver type>` is raw (qemu_domain.c, 9.0.0)."""
-        return "raw" if self.format in (None, "aio") else str(self.format)
+        return image_format(self.format)
 
     @property
     def owner(self) -> Literal["cinder", "config-drive", ""]:
@@ -139,6 +140,11 @@ def read_domain(document: Document) -> Domain:
     if domain is None:
         domain = document.memo["domain"] = _read_domain(document.root)
     return domain
+
+
+def image_format(format: str | None) -> str:
+    """The format that a `<driver type>` or none means."""
+    return "raw" if format in (None, "", "aio") else str(format)
 
 
 def shared_targets(disks: tuple[Disk, ...]) -> frozenset[str]:

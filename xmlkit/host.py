@@ -253,8 +253,9 @@ class Volume:
     """A volume as its XML reports it; sizes in bytes, None where the XML has none.
 
     format: of a directory pool's volume it is libvirt's probe of bytes that a guest may have
-    written; it can confirm, never decide. A volume of type block is raw. backing: the path in
-    `<backingStore>`. encryption: `<encryption format>`. link: the path is a symbolic link.
+    written; it can confirm, never decide. A volume of type block is raw. backing, backing_format:
+    the path and format in `<backingStore>`. encryption: `<encryption format>`. link: the path is a
+    symbolic link. modified: `<mtime>`, in seconds since 1970.
     """
 
     pool: str
@@ -267,6 +268,8 @@ class Volume:
     backing: str | None = None
     encryption: str | None = None
     link: bool = False
+    backing_format: str | None = None
+    modified: float | None = None
 
 
 @dataclass(frozen=True)
@@ -438,9 +441,10 @@ def parse_pool(
 def parse_volume(xml: etree._Element, pool: str, links: frozenset[str] = frozenset()) -> Volume:
     """The volume that libvirt's `<volume>` document describes."""
     target = xml.find("target")
-    path = format_ = encryption = None
+    path = format_ = encryption = modified = None
     if target is not None:
         path = target.findtext("path")
+        modified = target.findtext("timestamps/mtime")
         format_ = _attribute(target.find("format"), "type")
         encryption = _attribute(target.find("encryption"), "format")
     path = path or xml.findtext("key") or ""
@@ -457,6 +461,8 @@ def parse_volume(xml: etree._Element, pool: str, links: frozenset[str] = frozens
         backing=xml.findtext("backingStore/path"),
         encryption=encryption,
         link=path in links,
+        backing_format=_attribute(xml.find("backingStore/format"), "type"),
+        modified=_seconds(modified),
     )
 
 
@@ -519,6 +525,11 @@ def _driver(uri: str, capabilities: etree._Element | None) -> str:
         return scheme
     found = None if capabilities is None else capabilities.find("guest/arch/domain")
     return "" if found is None else found.get("type", "")
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds of a timestamp such as 1795635689.681289846."""
+    return float(text) if text and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) else None
 
 
 def _attribute(element: etree._Element | None, name: str) -> str | None:

@@ -22,14 +22,14 @@ from xmlkit.plan import Plan, Transition
 from xmlkit.rules import RULES, Severity
 from xmlkit.survey import Directory, File, Guest, Survey
 
-__all__ = ["Concern", "apparmor_lines", "host_concerns", "judge", "refusals"]
+__all__ = ["APPARMOR_HELPER", "Concern", "apparmor_lines", "host_concerns", "judge", "refusals"]
 
 MIB = 1 << 20
 
 # What a copy leaves free, so that the pool's other guests can still write.
 _SPARE = 64 * MIB
 
-_APPARMOR_HELPER = "/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper"
+APPARMOR_HELPER = "/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper"
 _APPARMOR_GUEST = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
 
 
@@ -132,7 +132,7 @@ def apparmor_lines(plan: Plan, survey: Survey) -> tuple[str, ...]:
             continue
         below = _chain(path if transition.action == "adopt" else transition.before.path, survey)
         if below and not aa_helper_reads(path):
-            lines.append(f"{_APPARMOR_HELPER}: {os.path.dirname(path)}/* r,")
+            lines.append(f"{APPARMOR_HELPER}: {os.path.dirname(path)}/* r,")
         if transition.after.type == "volume":
             lines.append(f"{_APPARMOR_GUEST}: {os.path.dirname(path)}/* rwk,")
             lines += (f"{_APPARMOR_GUEST}: {os.path.dirname(each)}/* rk," for each in below)

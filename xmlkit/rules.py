@@ -577,6 +577,82 @@ RULES: dict[str, Rule] = {
             severity="refuse",
             acceptable=True,
         ),
+        # What is to become of an image in Nova's cache.
+        Rule(
+            "cache-used",
+            "a disk stands on this image",
+            "The chain of a disk of a domain here ends in it or goes through it, by declared "
+            "formats: as defined, as it runs, in a snapshot or in a managed save.",
+            "Nothing to do: it stays.",
+        ),
+        Rule(
+            "cache-undeclared",
+            "an image that no domain here has stands on this one",
+            "It is another host's, or was left behind. Nobody here says its format, so its header "
+            "is believed one step far, which can only keep an image.",
+            "Remove it if it is a leftover; else nothing: what it stands on stays.",
+        ),
+        Rule(
+            "cache-protected",
+            "somebody else says that this image is used",
+            "--protect named it, or Nova's database has an instance that was made of it.",
+            "Nothing to do: it stays.",
+        ),
+        Rule(
+            "cache-foreign",
+            "a file that is not named as Nova names images of its cache",
+            "Nova leaves such files alone, and so does xmlkit: a download that is not complete, or "
+            "somebody's own.",
+            "Look at it, and remove it yourself if nobody needs it.",
+            "nova.virt.libvirt.imagecache, _scan_base_images, Nova 34.0.0",
+        ),
+        Rule(
+            "cache-link",
+            "what stands in the cache is no plain file",
+            "Links are not followed: what is behind one may be anybody's.",
+            "Look at it, and put the file itself in its place or remove the link.",
+        ),
+        Rule(
+            "cache-doubt",
+            "this image may be used by a disk whose chain cannot be followed",
+            "Somewhere in the chain an image is missing or cannot be read, so that it may end in "
+            "any image of the cache.",
+            "Mend that chain (xmlkit cache list names it) or undefine its domain; --accept "
+            "cache-broken if what is missing is lost for good.",
+        ),
+        Rule(
+            "cache-young",
+            "this image is unused, but not yet for long enough",
+            "Nova may be about to use it: it touches an image when it does. The time is Nova's, a "
+            "day, and an hour for a resized one.",
+            "Wait, or say another time with --min-age.",
+            "remove_unused_original_minimum_age_seconds, Nova 34.0.0",
+        ),
+        Rule(
+            "cache-unused",
+            "no disk stands on this image, and none has for long enough",
+            "Nova would fetch it again if it were needed.",
+            "xmlkit cache prune removes it.",
+        ),
+        Rule(
+            "cache-missing",
+            "a disk stands on an image that is not in the cache",
+            "The guest cannot start: its disk has only what differs from this image.",
+            "Bring it back from another host or a backup; or have Nova fetch it, by a hard reboot.",
+        ),
+        Rule(
+            "cache-broken",
+            "a disk's chain of images is broken",
+            "An image in it is missing, or names itself. What it stood on below that is not known.",
+            "Find the image, mount what it was on; or undefine the domain if it is lost.",
+        ),
+        Rule(
+            "cache-unread",
+            "a disk's chain of images cannot be read to its end",
+            "An image may not be read, is behind a link, or names what is no path; or its pool is "
+            "not there or not active.",
+            "Run as root on the host itself, start the pool, or give the image a plain path.",
+        ),
         Rule(
             "pool-autostart",
             "the pool is not started by itself",

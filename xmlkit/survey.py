@@ -27,7 +27,17 @@ from xmlkit.document import Document
 from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, Host, parse_host, sanitized
 from xmlkit.observe import is_local, observe
 
-__all__ = ["Backing", "Directory", "File", "Guest", "Survey", "Use", "backing_of", "survey"]
+__all__ = [
+    "Backing",
+    "Directory",
+    "File",
+    "Guest",
+    "Survey",
+    "Use",
+    "backing_of",
+    "resolved",
+    "survey",
+]
 
 # As many images as libvirt and QEMU allow one above the other.
 _CHAIN = 200
@@ -101,7 +111,7 @@ class File:
     @property
     def backing(self) -> str | None:
         """The path of the backing file, absolute; None without one, or if it is no path."""
-        return None if self.header is None else _resolved(self.header.file, self.path)
+        return None if self.header is None else resolved(self.header.file, self.path)
 
 
 @dataclass(frozen=True)
@@ -540,8 +550,8 @@ def _backing_format(extensions: bytes) -> str | None:
     return None
 
 
-def _resolved(backing: str | None, image: str) -> str | None:
-    """The path that a backing file's name in the header of `image` means."""
+def resolved(backing: str | None, image: str) -> str | None:
+    """The path that a backing file's name in the header of `image` means; None for no path."""
     if backing is None:
         return None
     name = backing.removeprefix("file:")

@@ -30,7 +30,7 @@ from xmlkit.document import (
 from xmlkit.markup import quoted
 from xmlkit.plan import Plan, PlanError, Transition
 
-__all__ = ["TRANSFORMERS", "transform"]
+__all__ = ["TRANSFORMERS", "address_to_address", "transform"]
 
 # What goes from <source> with the old address, by the disk's type.
 _GOES: dict[str, dict[str, str | None]] = {

@@ -29,6 +29,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 COMMANDS = {
     "apply": "Carry a transition out.",
+    "cache": "List, show and prune Nova's image cache.",
     "compare": "Compare two documents by what libvirt reads in them.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",

@@ -1,0 +1,48 @@
+"""A Nova for tests: its own test case, set up for one test, without a database.
+
+Rules
+- Nova's threads are native, as in its nova-compute: eventlet would patch pytest's own.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OS_NOVA_DISABLE_EVENTLET_PATCHING", "true")
+
+import nova.tests.unit  # first of all: it chooses the threads
+
+assert nova.tests.unit
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nova import test
+
+pytest_plugins = ["xmlkit.testing"]
+
+
+class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
+    """Nova's test case with nothing to test: what it sets up and takes down is wanted."""
+
+    REQUIRES_LOCKING = True
+
+    def runTest(self) -> None:
+        """There has to be one."""
+
+
+@pytest.fixture
+def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
+    # before Nova's fixtures have another directory for temporary files, which ends with the test
+    tmp_path_factory.getbasetemp()
+    case = _Case()
+    case.setUp()
+    try:
+        yield case
+        case.tearDown()
+    finally:
+        while case._cleanups:
+            function, arguments, keywords = case._cleanups.pop()
+            function(*arguments, **keywords)

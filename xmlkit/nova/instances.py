@@ -1,0 +1,543 @@
+"""Instances come over by themselves, and Nova finds their disks afterwards.
+
+Laws
+- A disk is moved where Nova has defined the guest anew and has not started it yet, never elsewhere;
+  if it cannot be moved, the guest starts from where it was.
+- Whether a disk has moved is asked of each disk: its image is gone from the instance's directory
+  and exactly one pool has its volume.
+- A format comes from disk.info. Of a disk on a volume of which it says nothing, none is guessed.
+
+Nova's modules are looked up when the seams are put in, never imported by this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from xmlkit import names
+from xmlkit.errors import XmlkitError
+from xmlkit.nova.seams import Asked, Seam, bound
+from xmlkit.plan import KINDS
+from xmlkit.service import Options, transition
+
+__all__ = ["INSTANCES", "Mover"]
+
+LOG = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 10.0
+
+
+class Mover:
+    """How instances come over.
+
+    pools: where to, by kind of disk (plan.KINDS, None for the rest); empty for nowhere, None for
+    the pools of images_type = libvirt-storage. state_dir: as transition() takes it. image_cache:
+    whether base images are kept for disks in pools; where Nova's own manager would delete them,
+    disks on base images stay.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str | None, str] | None,
+        state_dir: str | None = None,
+        *,
+        image_cache: bool = True,
+    ) -> None:
+        self._pools = pools
+        # the seams let this Nova know where the disks are
+        self.accept = ("nova-unaware", "image-cache") if image_cache else ("nova-unaware",)
+        self.state_dir = state_dir
+        self._due = threading.local()
+
+    @property
+    def pools(self) -> Mapping[str | None, str]:
+        """Where to; Nova's configuration has been read by the time that this is asked."""
+        if self._pools is None:
+            from xmlkit.nova.store import Store
+
+            self._pools = {kind: Store.pool_name(kind) for kind in KINDS}
+        return self._pools
+
+    @contextlib.contextmanager
+    def due(self, uuid: str) -> Iterator[None]:
+        """Within it, `move` moves this instance when Nova has defined it."""
+        before = getattr(self._due, "uuid", None)
+        self._due.uuid = uuid
+        try:
+            yield
+        finally:
+            self._due.uuid = before
+
+    @contextlib.contextmanager
+    def leaving(self, uuid: str) -> Iterator[dict[str, str]]:
+        """Within it, volumes of this instance are taken into the directory `_resize`: the paths
+        that were taken, each with where its image waits."""
+        taken: dict[str, str] = {}
+        self._due.left = (uuid, taken)
+        try:
+            yield taken
+        finally:
+            del self._due.left
+
+    def left(self) -> tuple[str, dict[str, str]]:
+        """The instance that this thread takes away, and what was taken of it."""
+        found: tuple[str, dict[str, str]] = getattr(self._due, "left", ("", {}))
+        return found
+
+    def is_due(self, uuid: str) -> bool:
+        """Whether this thread is about to start the instance from XML that Nova made anew."""
+        return getattr(self._due, "uuid", None) == uuid and bool(self.pools)
+
+    def move(self, connection: Any, uuid: str) -> None:
+        """Move the disks of an instance that is defined and shut off. Nothing is raised: the guest
+        starts from where its disks are."""
+        options = Options(relocate=self.pools, accept=self.accept)
+        try:
+            outcome = transition(connection, uuid, options, state_dir=self.state_dir)
+        except Exception as error:
+            if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+                raise
+            LOG.warning("Instance %s stays where it is: %s", uuid, error)
+            return
+        if outcome.state == "done":
+            LOG.info("Instance %s has come onto storage pools", uuid)
+        elif outcome.state != "nothing":
+            LOG.warning("Instance %s: %s (%s)", uuid, outcome.message, outcome.id or outcome.state)
+
+
+# The backends in whose place LibvirtStorage is.
+_DEPRECATED = frozenset(("raw", "flat", "qcow2", "lvm", "default"))
+
+# Where Nova starts a guest from new XML.
+
+
+def _due(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def starts_anew(self: Any, *args: Any, **kwargs: Any) -> Any:
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        with asked.mover.due(_uuid_of(instance)):
+            return original(self, *args, **kwargs)
+
+    return starts_anew
+
+
+def _uuid_of(instance: Any) -> str:
+    # what Nova's own tests pass for an instance need not be one
+    return str(getattr(instance, "uuid", ""))
+
+
+def _creating(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def create_guest(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = bound(original, self, *args, **kwargs)
+        uuid = _uuid_of(call["instance"])
+        if not asked.mover.is_due(uuid):
+            return original(self, *args, **kwargs)
+        before = call["post_xml_callback"]
+
+        def defined() -> None:
+            if before is not None:
+                before()
+            asked.mover.move(self._host.get_connection(), uuid)
+
+        return original(**{**call, "post_xml_callback": defined})
+
+    return create_guest
+
+
+# Where Nova looks for a disk's image.
+
+
+def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Nova's image backend has no connection to libvirt: the driver's is kept with it."""
+
+    def init_host(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import nova.conf
+
+        from xmlkit.nova import storage
+
+        found = original(self, *args, **kwargs)
+        storage.settle(self)
+        self.image_backend.xmlkit_connect = lambda: self._host.get_connection()
+        images_type = nova.conf.CONF.libvirt.images_type
+        if images_type in _DEPRECATED:
+            LOG.warning(
+                "[libvirt] images_type = %s is deprecated: new instances belong into storage "
+                "pools, with images_type = libvirt-storage",
+                images_type,
+            )
+        return found
+
+    return init_host
+
+
+def _named(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def by_name(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = dict(bound(original, self, *args, **kwargs))
+        uuid, name = _uuid_of(call["instance"]), call["name"]
+        moved = None
+        if _is_volume_of(name, uuid):
+            # Nova makes names out of paths (_create_images_and_backing)
+            moved = name if os.path.isabs(name) else None
+            call["name"] = _name_in(name)
+        image = original(**call)
+        return _at_its_volume(self, image, uuid, call["name"], asked, moved)
+
+    return by_name
+
+
+def _by_path(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def by_libvirt_path(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = bound(original, self, *args, **kwargs)
+        instance, path = call["instance"], call["path"]
+        if _is_volume_of(path, _uuid_of(instance)) and _is_legacy(self.backend(call["image_type"])):
+            return self.by_name(instance, path, call["image_type"])
+        return original(self, *args, **kwargs)
+
+    return by_libvirt_path
+
+
+def _is_legacy(image: Any) -> bool:
+    """Whether disks of this class lie in the instance's directory."""
+    return getattr(image, "__name__", "") in ("Flat", "Qcow2")
+
+
+def _at_its_volume(
+    backend: Any, image: Any, uuid: str, name: str, asked: Asked, moved: str | None
+) -> Any:
+    connect = getattr(backend, "xmlkit_connect", None)
+    if connect is None or not _is_legacy(type(image)) or not isinstance(name, str):
+        return image
+    if names.kind_of(os.path.basename(name)) in (None, "config"):
+        return image
+    if moved is None:
+        if os.path.exists(image.path):
+            return image
+        moved = asked.lookup.path_of(connect, names.volume_name(uuid, os.path.basename(name)))
+    if moved is not None:
+        image.path = moved
+        if hasattr(image, "correct_format"):
+            _take_format(image)
+    return image
+
+
+def _take_format(image: Any) -> None:
+    """What disk.info says of the image's path.
+
+    Raises nova's InvalidDiskInfo if it says nothing: Nova would then read the header that the guest
+    may have written.
+    """
+    from nova import exception
+
+    if not os.path.exists(image.path):
+        return
+    try:
+        with open(image.disk_info_path, encoding="utf-8") as file:
+            image.driver_format = json.load(file)[image.path]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise exception.InvalidDiskInfo(
+            reason=f"{image.disk_info_path} does not say the format of {image.path}: write it there"
+        ) from None
+
+
+# Where Nova makes what is missing.
+
+
+def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Disks on volumes are made where they are, not in the instance's directory."""
+
+    def create_images_and_backing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = dict(bound(original, self, *args, **kwargs))
+        uuid = _uuid_of(call["instance"])
+        found = call["disk_info"] or []
+        elsewhere = [each for each in found if _is_volume_of(each["path"], uuid)]
+        if not elsewhere:
+            return original(self, *args, **kwargs)
+        made = [each["path"] for each in elsewhere if not os.path.exists(each["path"])]
+        for directory in sorted({os.path.dirname(each["path"]) for each in elsewhere}):
+            there = [each for each in elsewhere if os.path.dirname(each["path"]) == directory]
+            original(**{**call, "disk_info": there, "instance_dir": directory})
+        rest = [each for each in found if each not in elsewhere]
+        done = original(**{**call, "disk_info": rest})
+        if made:
+            _refresh(self._host.get_connection(), made)
+        return done
+
+    return create_images_and_backing
+
+
+def _name_in(path: str) -> str:
+    """Nova's name of a disk, of the path of its volume."""
+    own = names.split_volume_name(os.path.basename(path))
+    return own[1] if own else ""
+
+
+def _is_volume_of(path: Any, uuid: str) -> bool:
+    own = names.split_volume_name(os.path.basename(path)) if isinstance(path, str) else None
+    return own is not None and own[0] == uuid
+
+
+def _refresh(connection: Any, paths: Iterable[str]) -> None:
+    """Let libvirt see new images: the pools on their directories are refreshed."""
+    from lxml import etree
+
+    from xmlkit import leisure
+
+    directories = {os.path.dirname(path) for path in paths}
+    for pool in connection.listAllStoragePools():
+        path = etree.fromstring(pool.XMLDesc(0).encode()).findtext("target/path")
+        if pool.isActive() and path in directories:
+            leisure.refresh(pool, seconds=_BUSY_SECONDS)
+
+
+# Resize and cold migration: the old images wait in `_resize`, as what lies beside them does.
+
+
+def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def migrate_disk_and_power_off(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from xmlkit.nova import storage, store
+
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        if store.is_bound():
+            storage.refuse_to_move(instance)
+        with asked.mover.leaving(_uuid_of(instance)) as taken:
+            try:
+                found = original(self, *args, **kwargs)
+            except Exception:
+                for path, kept in taken.items():
+                    _put_back(kept, path)
+                _refresh(self._host.get_connection(), taken) if taken else None
+                raise
+        if taken:
+            _refresh(self._host.get_connection(), taken)
+        return found
+
+    return migrate_disk_and_power_off
+
+
+def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Nova copies `{uuid}_resize/NAME` to the path that the disk had; a volume is not there yet."""
+
+    def copy_image(*args: Any, **kwargs: Any) -> Any:
+        call = bound(original, *args, **kwargs)
+        uuid, taken = asked.mover.left()
+        source, path = call["src"], call["dest"]
+        if (
+            uuid
+            and _is_volume_of(source, uuid)
+            and os.path.dirname(source) != os.path.dirname(path)
+        ):
+            shutil.move(path, source)
+            taken[path] = source
+            if names.kind_of(_name_in(path)) == "swap":
+                # as Nova does: finish_migration makes it anew
+                return None
+        return original(*args, **kwargs)
+
+    return copy_image
+
+
+def _put_back(kept: str, path: str) -> None:
+    """Back to where the volume was, from `_resize` or from where Nova has renamed that to."""
+    directory, name = os.path.split(kept)
+    for place in (directory, directory.removesuffix("_resize")):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(os.path.join(place, name), path)
+            return
+    LOG.error("The image of %s is neither there nor in %s: look for it", path, directory)
+
+
+def _arrived(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    starts_anew = _due(original, asked)
+
+    def finish_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = dict(bound(original, self, *args, **kwargs))
+        uuid = _uuid_of(call["instance"])
+        found = json.loads(call["disk_info"] or "[]")
+        came = [each for each in found if _is_volume_of(each["path"], uuid)]
+        if not came:
+            return starts_anew(self, *args, **kwargs)
+        # Nova makes it anew, and does not look for it
+        swap = [each for each in came if names.kind_of(_name_in(each["path"])) == "swap"]
+        _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
+        call["disk_info"] = json.dumps([each for each in found if each not in swap])
+        return starts_anew(**call)
+
+    return finish_migration
+
+
+def _refuse_missing(driver: Any, came: Iterable[str], asked: Asked) -> None:
+    """Raise nova's DiskNotFound for a volume that did not come: Nova would make a new disk."""
+    from nova import exception
+
+    connect = driver._host.get_connection
+    _refresh(connect(), came)
+    for path in came:
+        name = os.path.basename(path)
+        if asked.lookup.path_of(connect, name) is None:
+            raise exception.DiskNotFound(
+                location=f"{path}: no active pool of this host has volume {name}"
+            )
+
+
+def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    starts_anew = _due(original, asked)
+
+    def finish_revert_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from nova.virt.libvirt import utils
+
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        uuid = _uuid_of(instance)
+        kept = utils.get_instance_path(instance) + "_resize" if uuid else ""
+        with contextlib.suppress(FileNotFoundError):
+            # what the resize has made goes, as Nova removes it from the instance's directory
+            legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
+            if legacy:
+                asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
+            back = _volumes_in(kept, uuid)
+            for name, path in back.items():
+                os.replace(os.path.join(kept, name), path)
+            if back:
+                _refresh(self._host.get_connection(), back.values())
+        return starts_anew(self, *args, **kwargs)
+
+    return finish_revert_migration
+
+
+def _volumes_in(directory: str, uuid: str) -> dict[str, str]:
+    """The images in `_resize` that were volumes, each with its path: disk.info has kept that."""
+    found = [name for name in sorted(os.listdir(directory)) if _is_volume_of(name, uuid)]
+    if not found:
+        return {}
+    with open(os.path.join(directory, "disk.info"), encoding="utf-8") as file:
+        paths = {os.path.basename(path): path for path in json.load(file)}
+    return {name: paths[name] for name in found}
+
+
+# Deleting.
+
+
+def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def cleanup(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from xmlkit.nova import storage, store
+
+        call = bound(original, self, *args, **kwargs)
+        found = original(self, *args, **kwargs)
+        if call["cleanup_instance_disks"] and store.is_bound():
+            storage.delete_disks(call["instance"])
+        elif call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
+            asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
+        return found
+
+    return cleanup
+
+
+# What is said at the start.
+
+
+def _starting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    def process_instances_at_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
+        instances = bound(original, self, *args, **kwargs)["instances"]
+        warn_of_legacy(getattr(self, "driver", self), instances)
+        return original(self, *args, **kwargs)
+
+    return process_instances_at_startup
+
+
+def warn_of_legacy(driver: Any, instances: Iterable[Any]) -> None:
+    """One warning for all instances of which a disk still lies in the instance's directory."""
+    from nova.virt.libvirt import utils
+
+    legacy = []
+    for instance in instances:
+        directory = utils.get_instance_path(instance)
+        with contextlib.suppress(OSError):
+            if any(
+                names.kind_of(name) not in (None, "config")
+                for name in sorted(os.listdir(directory))
+            ):
+                legacy.append(instance.uuid)
+    if legacy:
+        LOG.warning(
+            "%d instances have disks in their directories, not in storage pools: they come over "
+            "at their next hard reboot, resize or cold migration; xmlkit status lists them. "
+            "The first: %s",
+            len(legacy),
+            ", ".join(legacy[:5]),
+        )
+
+
+_DRIVER = "nova.virt.libvirt.driver:LibvirtDriver"
+_BACKEND = "nova.virt.libvirt.imagebackend:Backend"
+
+INSTANCES = (
+    Seam(_DRIVER, "init_host", ("self", "host"), _binding),
+    Seam(
+        _DRIVER, "_hard_reboot", ("self", "context", "instance", "network_info", "share_info"), _due
+    ),
+    Seam(
+        _DRIVER,
+        "finish_migration",
+        (
+            *("self", "context", "migration", "instance", "disk_info", "network_info"),
+            *("image_meta", "resize_instance", "allocations"),
+        ),
+        _arrived,
+    ),
+    Seam(
+        _DRIVER,
+        "finish_revert_migration",
+        ("self", "context", "instance", "network_info", "migration"),
+        _reverting,
+    ),
+    Seam(
+        _DRIVER,
+        "migrate_disk_and_power_off",
+        ("self", "context", "instance", "dest", "flavor", "network_info"),
+        _leaving,
+    ),
+    Seam(
+        "nova.virt.libvirt.utils",
+        "copy_image",
+        ("src", "dest", "host", "receive", "on_execute", "on_completion", "compression"),
+        _copying,
+    ),
+    Seam(
+        _DRIVER,
+        "_cleanup",
+        (
+            *("self", "context", "instance", "network_info", "block_device_info", "destroy_vifs"),
+            *("cleanup_instance_dir", "cleanup_instance_disks"),
+        ),
+        _cleaning,
+    ),
+    Seam(
+        _DRIVER,
+        "_create_guest",
+        ("self", "context", "xml", "instance", "power_on", "pause", "post_xml_callback"),
+        _creating,
+    ),
+    Seam(
+        _DRIVER,
+        "_create_images_and_backing",
+        ("self", "context", "instance", "instance_dir", "disk_info", "fallback_from_host"),
+        _making,
+    ),
+    Seam(
+        _BACKEND, "by_name", ("self", "instance", "name", "image_type", "disk_info_mapping"), _named
+    ),
+    Seam(_BACKEND, "by_libvirt_path", ("self", "instance", "path", "image_type"), _by_path),
+    Seam(_DRIVER, "process_instances_at_startup", ("self", "context", "instances"), _starting, 34),
+    Seam(
+        "nova.compute.manager:ComputeManager",
+        "_validate_pinning_configuration",
+        ("self", "instances"),
+        _starting,
+        until=34,
+    ),
+)
