@@ -764,15 +764,20 @@ def test_a_shared_pool_has_to_be_said_to_be_one(
 
 def test_partitions_are_no_disks_of_novas(host: NovaHost) -> None:
     """A pool of type disk names its volumes itself."""
-    with loop_device(64 * MIB) as device:
+    with loop_device(64 * MIB) as device, private_libvirtd() as other:
         run("parted", "-s", device, "mklabel", "gpt")
-        host.connection.storagePoolDefineXML(
+        # it sees the devices that the kernel makes
+        run("nsenter", "--mount", "-t", other.pid, "mount", "-t", "devtmpfs", "dev", "/dev")
+        connection = libvirt.open(other.uri)
+        connection.storagePoolDefineXML(
             f"<pool type='disk'><name>whole</name><source><device path='{device}'/>"
             "<format type='gpt'/></source><target><path>/dev</path></target></pool>"
         )
+        store.bind(lambda: connection)
         host.case.flags(storage_pools={"root": "whole"}, group="libvirt")
-        with pytest.raises(StorageError, match="pool whole: "):
+        with pytest.raises(StorageError, match="pool whole: the volumes of a disk pool cannot be"):
             prepare()
+        connection.close()
 
 
 def test_without_libvirt_it_says_what_is_missing(nova_case: Any) -> None:
