@@ -71,7 +71,7 @@ class Nothing:
         """No volumes."""
         return None
 
-    def delete(self, connect: Callable[[], Any], uuid: str) -> None:
+    def delete(self, connect: Any, uuid: str, only: Any = None) -> None:
         """Nothing to delete."""
 
 

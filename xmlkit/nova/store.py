@@ -321,7 +321,11 @@ def _shared_unsaid(pool: Pool) -> Iterator[str]:
     """A pool of which Nova would think that no other host has it: it would delete what both use."""
     if pool.type not in ("dir", "fs"):
         return
-    kind = images.file_system(os.path.realpath(pool.path)).type
+    try:
+        kind = images.file_system(os.path.realpath(pool.path)).type
+    except XmlkitError as error:
+        yield f"pool {pool.name}: {error}"
+        return
     if kind in _SHARED_FILE_SYSTEMS and not is_with_instances(pool):
         yield (
             f"pool {pool.name} lies on {kind}, which other hosts may share, and not on that of "
