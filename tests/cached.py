@@ -64,6 +64,11 @@ class CachedHost(Scene):
         found = self.of(name, **options)
         return found.verdict, found.reason.id
 
+    def reasons(self, *names: str) -> dict[str, str]:
+        """Why, of some images."""
+        found = self.read().bases
+        return {each.name: each.reason.id for each in found if each.name in names}
+
     def removed(self, name: str, cache: Cache | None = None) -> Pruned:
         """What becomes of an image that is tried to be removed, as it was judged."""
         cache = cache or self.read()

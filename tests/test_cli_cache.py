@@ -202,17 +202,24 @@ def test_prune_is_one_writer_and_waits_for_no_transition(host: CachedHost, xmlki
 
 
 def test_what_is_kept_after_all_is_told(host: CachedHost, xmlkit: Shell) -> None:
-    """Exit code 1: an image that somebody touches while it is asked."""
+    """Exit code 1: what comes to be used, is touched or goes while it is asked."""
     image = host.old(A)
     host.old(B)
+    host.old(C)
+    used = host.old("swap_1")
 
-    done = xmlkit.on_terminal("cache", "prune", answer="y\n", before=lambda: os.utime(image)).told(
-        1
-    )
+    def meanwhile() -> None:
+        os.utime(image)
+        (host.cache / C).unlink()
+        host.volume_guest("guest", used)
 
-    assert f"{A}  kept: image-changed: " in done.stdout
-    assert done.stdout.endswith("cache prune: 1 removed, 1 kept; 4 KiB freed\n")
-    assert {A} == names(host)
+    done = xmlkit.on_terminal("cache", "prune", answer="y\n", before=meanwhile).told(1)
+
+    assert f"{A}  kept: cache-young: touched " in done.stdout
+    assert f"{C}  kept: no-image: it is gone already\n" in done.stdout
+    assert "swap_1  kept: cache-used: guest vda\n" in done.stdout
+    assert done.stdout.endswith("cache prune: 1 removed, 3 kept; 4 KiB freed\n")
+    assert {A, "swap_1"} == names(host)
 
 
 def test_prune_tells_as_json_what_it_did(host: CachedHost, xmlkit: Shell) -> None:

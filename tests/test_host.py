@@ -170,6 +170,15 @@ def test_a_size_that_is_no_number_is_not_known(number: str) -> None:
     assert None is volume(f"<volume><name>v</name><capacity>{number}</capacity></volume>").capacity
 
 
+@pytest.mark.parametrize("text", ["", "x", "-1", "nan", "1e9", "1.0000000001", "1" * 13])
+def test_a_time_that_is_none_is_not_known(text: str) -> None:
+    """libvirt writes seconds, and nine digits after the point at most."""
+    times = f"<timestamps><mtime>{text}</mtime></timestamps>"
+    xml = f"<volume><name>v</name><target>{times}</target></volume>"
+
+    assert None is volume(xml).modified
+
+
 def test_a_volume_is_what_its_document_says() -> None:
     """Each field comes from the element that libvirt documents for it."""
     found = volume(
@@ -181,6 +190,7 @@ def test_a_volume_is_what_its_document_says() -> None:
              <target>
                <path>/x/a.qcow2</path>
                <format type='qcow2'/>
+               <timestamps><mtime>1795635689.681289846</mtime></timestamps>
                <encryption format='luks'/>
              </target>
              <backingStore><path>/x/base</path><format type='raw'/></backingStore>
@@ -195,7 +205,9 @@ def test_a_volume_is_what_its_document_says() -> None:
         capacity=100,
         allocation=7,
         backing="/x/base",
+        backing_format="raw",
         encryption="luks",
+        modified=1795635689.681289846,
     )
 
     assert expected == found
@@ -576,6 +588,7 @@ def test_what_the_test_driver_says_is_read() -> None:
             capacity=2**30,
             allocation=3 * 2**20,
             backing="/srv/base",
+            backing_format="raw",
         )
         == pools["images"].by_name["a.qcow2"]
     )

@@ -46,9 +46,9 @@ service status
 nova.seams nova.store
 nova.rbd
 nova.storage
-nova.instances
+nova.imagecache nova.instances
 nova
-nova.compute nova.imagecache
+nova.compute
 .
 cli
 cli.files cli.paint
@@ -84,11 +84,9 @@ OTHERS = {
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     **{
-        name: {"xmlkit.nova.storage", "xmlkit.nova.store"}
-        for name in ("oslo_concurrency", "oslo_utils")
+        name: {module for module in LEVEL if module.split(".")[1:2] == ["nova"]}
+        for name in ("oslo_concurrency", "oslo_config", "oslo_log", "oslo_utils")
     },
-    "oslo_config": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
-    "oslo_log": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},
     "pytest": {"xmlkit.testing"},
     "rich": {"xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.snapshot", "xmlkit.cli.status"},
     "xmlschema": {"xmlkit.validation.policy"},

@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 
+import libvirt
 import pytest
 from cached import CachedHost
 from scene import POOL as DISKS
@@ -159,7 +161,6 @@ def test_another_hosts_disks_in_sight_hold_their_images(host: CachedHost) -> Non
     host.over(moved / "disk", resized)
     (moved / "disk.info").write_text(json.dumps({f"{directories[2]}/disk": "qcow2"}))
     host.over(host.instances / "disks" / f"{uuid.uuid4()}_disk", in_pool)
-    host.connection.storagePoolLookupByName(DISKS).refresh()
 
     assert [
         ("cache-used", "disk.info"),
@@ -193,6 +194,30 @@ def test_a_disk_info_that_is_none_declares_nothing(host: CachedHost, text: str) 
     (directory / "disk.info").write_text(text)
 
     assert ("keep", "cache-undeclared") == host.verdict(A)
+
+
+def test_two_hosts_share_a_cache(host: CachedHost, start_libvirtd: Callable[..., Libvirtd]) -> None:
+    """Each sees the other's disks in the directories that both have, and neither its domains."""
+    (host.cache / host.base.name).unlink()
+    other = libvirt.open(start_libvirtd(name="other").uri)
+    for name, path in ((POOL, host.cache), (DISKS, host.instances / "disks")):
+        xml = f"<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>"
+        other.storagePoolDefineXML(xml).create()
+    host.volume_guest("guest", host.old(A))
+    legacy = host.over(host.instances / UUID / "disk", host.old(B))
+    (legacy.parent / "disk.info").write_text(json.dumps({str(legacy): "qcow2"}))
+    host.define("legacy", [disk_xml(legacy)], UUID)
+    elsewhere = host.over(host.libvirtd.directory / "other.qcow2", host.old(C))
+    domain = other.defineXML(host.define("only", [disk_xml(elsewhere)]).XMLDesc())
+    host.connection.lookupByName("only").undefine()
+
+    here = {base.name: base.reason.id for base in host.read().bases}
+    there = {base.name: base.reason.id for base in prune.read(other).bases}
+
+    assert {A: "cache-used", B: "cache-used", C: "cache-unused"} == here
+    assert {A: "cache-undeclared", B: "cache-used", C: "cache-used"} == there
+    assert "cache-protected" == host.of(C, protected={C: "the other host"}).reason.id
+    domain.undefine()
 
 
 # What cannot be read.
@@ -239,6 +264,8 @@ def test_without_permission_libvirts_word_has_to_do(host: CachedHost) -> None:
     host.volume_guest("guest", host.old(A))
     fake = host.over(host.instances / "disks" / f"{UUID}_disk", host.old(B))
     host.define("fake", [disk_xml(fake, format="raw")])
+    late = host.over(host.instances / "disks" / "late", host.old(C))
+    host.define("late", [disk_xml(late)])
     for disk in (host.instances / "disks").iterdir():
         disk.chmod(0o600)
     (host.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)
@@ -249,7 +276,43 @@ def test_without_permission_libvirts_word_has_to_do(host: CachedHost) -> None:
 
     assert 0 == done.returncode, done.stderr
     found = {each["name"]: each["id"] for each in json.loads(done.stdout)["bases"]}
-    assert ("cache-used", "cache-unused") == (found[A], found[B])
+    assert ("cache-used", "cache-unused", "cache-used") == (found[A], found[B], found[C])
+
+
+def test_a_format_that_xmlkit_does_not_read_is_libvirts_to_tell(host: CachedHost) -> None:
+    """If it takes the image for what is declared; else nobody knows what it stands on."""
+    disks = host.instances / "disks"
+    disk = disks / "disk.qed"
+    base = host.old(A)
+    run("qemu-img", "create", "-q", "-f", "qed", "-b", base, "-F", "raw", disk, "1M")
+    host.connection.storagePoolLookupByName(DISKS).refresh()
+    domain = host.define("guest", [disk_xml(disk, format="qed")])
+    host.old(B)
+    assert {A: "cache-used", B: "cache-unused"} == host.reasons(A, B)
+
+    disk.write_bytes(b"\0" * 4096)
+    host.connection.storagePoolLookupByName(DISKS).refresh()
+    assert {A: "cache-doubt", B: "cache-doubt"} == host.reasons(A, B)
+    assert "declared as qed, and libvirt takes it for raw" in host.of(B).reason.message
+
+    disk.unlink()
+    behind = host.libvirtd.directory / "behind"
+    run("qemu-img", "create", "-q", "-f", "qed", "-b", base, "-F", "raw", behind, "1M")
+    disk.symlink_to(behind)
+    host.connection.storagePoolLookupByName(DISKS).refresh()
+    assert {A: "cache-doubt", B: "cache-doubt"} == host.reasons(A, B)
+    domain.undefine()
+
+
+def test_an_instance_that_is_being_resized_is_found(host: CachedHost) -> None:
+    """Nova keeps its disks in {uuid}_resize, and the domain still names the directory of before."""
+    disk = host.over(host.instances / UUID / "disk", host.old(A))
+    host.define("guest", [disk_xml(disk)], UUID)
+    disk.parent.rename(host.instances / f"{UUID}_resize")
+    host.old(B)
+
+    assert {A: "cache-used", B: "cache-unused"} == host.reasons(A, B)
+    assert () == host.read().broken
 
 
 # Removing.

@@ -32,7 +32,7 @@ from xmlkit.host import Pool, Volume, sanitized
 from xmlkit.images import ImageError
 from xmlkit.names import split_instance_path
 from xmlkit.observe import is_local
-from xmlkit.survey import Backing, Survey, backing_of, survey
+from xmlkit.survey import Backing, Survey, backing_of, resolved, survey
 
 __all__ = ["POOL", "CacheError", "Pruned", "pool_at", "read", "remove"]
 
@@ -190,7 +190,7 @@ class _Looker:
     """What is at a path: looked at once, and described by libvirt where we may not read."""
 
     def __init__(self, surveyed: Survey) -> None:
-        self._local = surveyed.local
+        self.local = surveyed.local
         self._volumes: dict[str, Volume] = {
             sanitized(volume.path): volume
             for pool in surveyed.host.pools
@@ -208,7 +208,7 @@ class _Looker:
     def __call__(self, path: str, format: str) -> Image:
         key = path, format
         if key not in self._known:
-            self._known[key] = self._look(path, format) if self._local else self._said(key)
+            self._known[key] = self._look(path, format) if self.local else self._said(key)
         return self._known[key]
 
     def _look(self, path: str, format: str) -> Image:
@@ -258,11 +258,13 @@ def _others(surveyed: Survey, cache: Pool, known: set[str], look: _Looker) -> It
     for pool in surveyed.host.pools:
         if pool.type not in _FILES or pool.name == cache.name:
             continue
-        for volume in pool.volumes or ():
-            path = sanitized(volume.path)
-            if volume.backing and path not in known:
+        said = {sanitized(each.path): each.backing for each in pool.volumes or ()}
+        # another host's volumes are in the directory before libvirt here looks at it anew
+        seen = (f"{pool.path}/{name}" for name in _entries(pool.path) if surveyed.local)
+        for path in {**said, **dict.fromkeys(map(sanitized, seen))}:
+            if path not in known:
                 known.add(path)
-                yield _undeclared(path, volume.backing)
+                yield from _undeclared(path, look, said.get(path))
     if not surveyed.local:
         return
     instances = os.path.dirname(cache.path.rstrip("/"))
@@ -281,15 +283,18 @@ def _others(surveyed: Survey, cache: Pool, known: set[str], look: _Looker) -> It
             if format_ is not None:
                 yield use_of(path, format_, look, where="disk.info")
                 continue
-            with contextlib.suppress(OSError):
-                backing = backing_of(path)
-                if backing is not None and backing.file:
-                    yield _undeclared(path, os.path.join(place, backing.file))
+            yield from _undeclared(path, look)
 
 
-def _undeclared(path: str, backing: str) -> Use:
-    below = Image(sanitized(os.path.normpath(backing)), "raw")
-    return Use("", "", "", "undeclared", (Image(path, "qcow2"), below))
+def _undeclared(path: str, look: _Looker, said: str | None = None) -> Iterator[Use]:
+    """The one image below another of whose format nobody speaks; by libvirt's word if need be."""
+    below = said
+    with contextlib.suppress(OSError):
+        backing = backing_of(path) if look.local else None
+        below = resolved(backing.file, path) if backing is not None else below
+    if below is not None:
+        images_ = Image(path, "qcow2"), look(sanitized(os.path.normpath(below)), "raw")
+        yield Use("", "", "", "undeclared", images_)
 
 
 def _entries(directory: str) -> list[str]:

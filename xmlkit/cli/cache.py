@@ -212,10 +212,11 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> in
             images = f"{len(removable)} image{'s' * (len(removable) != 1)}"
             if not carrying.asked(f"Remove {images} ({size})?", yes=yes):
                 return 1
-            from xmlkit.prune import remove
-
+            if not yes:
+                # the answer may have taken its time: what was agreed to has to be unused still
+                connection, cache = stack.enter_context(_cache(here=True, **options))
             for base in removable:
-                done.append(remove(connection, cache, base))
+                done.append(_removed(connection, cache, base))
                 if format_ == "text":
                     why = f": {done[-1].id}: {done[-1].message}" if done[-1].id else ""
                     click.echo(carrying.line(f"{base.name}  {done[-1].state}{why}"))
@@ -230,6 +231,18 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> in
             more = f", {len(kept)} kept" if kept else ""
             click.echo(f"cache prune: {len(done) - len(kept)} removed{more}; {_size(freed)} freed")
     return int(bool(kept))
+
+
+def _removed(connection: Any, cache: Cache, agreed: Base) -> Pruned:
+    """What became of an image that was to be removed, by how the cache is now."""
+    from xmlkit.prune import Pruned, remove
+
+    base = next((each for each in cache.bases if each.path == agreed.path), None)
+    if base is None:
+        return Pruned(agreed, "kept", "no-image", "it is gone already")
+    if base.verdict != "remove":
+        return Pruned(base, "kept", base.reason.id, base.reason.message)
+    return remove(connection, cache, base)
 
 
 @contextmanager

@@ -31,7 +31,8 @@ def enable(
     """Put xmlkit into the Nova of this process, before it makes a driver.
 
     pools: into which pool instances come over, by kind of disk (`root`, `ephemeral`, `swap`, None
-    for the rest); without it none does, and only what is on volumes already is seen as such.
+    for the rest); None for those of Nova's `[libvirt] storage_pools`, {} for nowhere: only what is
+    on volumes already is seen as such.
     state_dir: as `xmlkit.transition` takes it. lookup: what is asked in libvirt's place.
     destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
     where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
@@ -43,28 +44,21 @@ def enable(
     import nova.compute.manager
     import nova.version
     import nova.virt.libvirt.driver
-    from nova.virt.libvirt import imagecache as novas
 
-    from xmlkit.nova.imagecache import ImageCacheManager
+    from xmlkit.nova.imagecache import CACHE
     from xmlkit.nova.instances import INSTANCES, Mover
-    from xmlkit.nova.seams import BUILDER, Asked, Libvirt, Put, Seam, SeamError, find, put_in
+    from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
     from xmlkit.nova.storage import STORAGE
     from xmlkit.nova.store import register_options
 
     if _put:
         raise SeamError("xmlkit is in this Nova already: call disable() first")
     version = int(nova.version.version_string().partition(".")[0])
-    found = find((*BUILDER, *INSTANCES, *STORAGE), version)
-    if image_cache:
-        pass_ = ("self", "context", "all_instances")
-        find([Seam(f"{novas.__name__}:ImageCacheManager", "update", pass_, lambda was, _: was)], 0)
+    cache = CACHE if image_cache else ()
+    found = find((*BUILDER, *INSTANCES, *STORAGE, *cache), version)
     register_options()
-    mover = Mover(pools or {}, state_dir)
+    mover = Mover(pools, state_dir)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
-    if image_cache:
-        was = novas.ImageCacheManager
-        novas.ImageCacheManager = ImageCacheManager
-        _put.append(Put(novas, "ImageCacheManager", was, ImageCacheManager))
 
 
 def disable() -> None:

@@ -11,7 +11,7 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -66,21 +66,20 @@ class Rewritten(Generic[T]):
         return self.plan.skips
 
 
-def to_volumes(
-    guest: Guest, host: Host, *, live: bool = False, accept: Collection[str] = ()
-) -> Rewritten[Any]:
+def to_volumes(guest: Guest, host: Host, *, live: bool = False) -> Rewritten[Any]:
     """The guest with each disk on a volume whose image lies in one of the host's pools.
 
     A disk in the instance's directory gets the volume `{uuid}_{name}` if exactly one active pool of
     `host` lists it; one that lies in a pool gets the volume that it is, if that is listed. live:
     this is the XML of a running guest, for the host that it migrates to; libvirt's index and
-    detected backing chain go from the disks that change. accept: as plan() takes it.
+    detected backing chain go from the disks that change.
 
     Raises DocumentError if it cannot be read, PlanError if it is no domain, TypeError if it is
     neither text nor a tree.
     """
     document, again = _read(guest)
-    made = plan(document, host, "volume", live=live, arrived=True, accept=accept)
+    # nothing is moved: the image is where it is, whatever virt-aa-helper may read there
+    made = plan(document, host, "volume", live=live, arrived=True, accept=("apparmor",))
     made = made._replace(disks=tuple(map(_sure, made.disks)))
     return Rewritten(again(transform(document, made)), made, tuple(_findings(document, made)))
 

@@ -1,146 +1,148 @@
-"""Nova's image cache manager, asking libvirt: it takes the place of Nova's own.
+"""Nova's image cache manager, asking libvirt: a seam in the place of its pass.
 
 Laws
 - What uses an image is read from libvirt (xmlkit.prune), for disks in pools and in instance
   directories alike, and no process is started; what Nova's database knows protects besides.
-- What is in use is touched, as Nova's own manager does, so that age is the time since the last use.
+- What is in use is touched, as Nova's own pass does, so that age is the time since the last use.
 - Images are removed through libvirt, each under Nova's lock of it; none is removed while a
   transition is open, or if anything could not be read.
-- It is asked as Nova's own manager is: update(), get_disk_usage(), cache_dir; and its lists of what
-  it found have the same names.
+- The manager stays Nova's own object, with its own lists of what was found.
+
+Nova's modules are looked up when the seam is used, never imported by this one. Names and options
+are those of nova 33.0.2 and 34.0.0.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import nova.conf
-import nova.privsep.path
-from nova import utils
-from nova.virt import imagecache as any_driver
-from nova.virt.libvirt import imagecache
-from oslo_concurrency import lockutils
-from oslo_log import log
 
 from xmlkit import prune, service, state
 from xmlkit.actions import create_pool
 from xmlkit.cache import Base, Cache, name_of_image
 from xmlkit.errors import XmlkitError
+from xmlkit.nova.seams import Asked, Libvirt, Seam
 from xmlkit.observe import opened
 from xmlkit.pools import pool
 from xmlkit.prune import Pruned
 
-__all__ = ["ImageCacheManager"]
+__all__ = ["CACHE", "update"]
 
-LOG = log.getLogger(__name__)
-CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
 
 # Reasons for which an image counts as used now.
 _USED = frozenset(("cache-used", "cache-undeclared", "cache-protected"))
 
 
-class ImageCacheManager(imagecache.ImageCacheManager):
-    """As nova.virt.libvirt.imagecache.ImageCacheManager (34.0.0), but for what a pass does."""
+def update(
+    manager: Any, context: Any, all_instances: Any, uri: str, *, state_dir: str | None = None
+) -> None:
+    """One pass: touch what is used, remove what is not and is old enough.
 
-    def __init__(self) -> None:
-        # Nova's own would call itself for ever: it finds its class by the name that enable() has
-        # given to this one
-        any_driver.ImageCacheManager.__init__(self)
-        self.lock_path = os.path.join(CONF.instances_path, "locks")
-        self._reset_state()
-
-    def update(self, context: Any, all_instances: Any) -> None:
-        """One pass: touch what is used, remove what is not and is old enough.
-
+    Parameters:
+        manager: nova.virt.libvirt.imagecache.ImageCacheManager.
         all_instances: of all hosts that share the directory, as the compute manager gives them.
-        Raises nothing of libvirt's or xmlkit's: it is logged, and nothing is removed.
-        """
-        base_dir = self._get_base()
-        if not base_dir:
-            return
-        self._reset_state()
-        running = self._list_running_instances(context, all_instances)
-        self.used_images = running["used_images"]
-        self.instance_names = running["instance_names"]
-        self.used_swap_images = running["used_swap_images"]
-        self.used_ephemeral_images = running["used_ephemeral_images"]
-        # in threads of the system, where Nova's own are not
-        host = utils.tpool_wrap(_Host(_uri()))
-        try:
-            with _nothing_open() as reason:
-                cache = host.read(base_dir, self._protected(), self._ages())
-                self._tell(cache)
-                for base in cache.bases:
-                    if base.reason.id in _USED and base.kind != "unknown":
-                        nova.privsep.path.utime(base.path)
-                if reason:
-                    LOG.info("No image of the cache is removed now: %s", reason)
-                elif self.remove_unused_base_images:
-                    for base in cache.removable:
-                        self._remove(host, cache, base)
-        except (XmlkitError, OSError) as error:
-            LOG.error("The image cache %s is left as it is: %s", base_dir, error)
+        uri: of libvirt.
+        state_dir: where xmlkit's lock and journals are; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.
 
-    def _protected(self) -> dict[str, str]:
-        """What Nova's database says is used, by the names in the cache."""
-        protected = {name_of_image(str(id)): f"image {id}" for id in self.used_images}
-        for name in self.used_swap_images | self.used_ephemeral_images:
-            protected[name] = "an instance"
-        return protected
+    Raises nothing of libvirt's or xmlkit's: it is logged, and nothing is removed.
+    """
+    import nova.privsep.path
+    from nova import utils
 
-    def _ages(self) -> dict[str, float]:
-        original = CONF.image_cache.remove_unused_original_minimum_age_seconds
-        resized = CONF.image_cache.remove_unused_resized_minimum_age_seconds
-        return {"original": original, "resized": resized, "swap": original, "ephemeral": original}
+    base_dir = manager._get_base()
+    if not base_dir:
+        return
+    manager._reset_state()
+    running = manager._list_running_instances(context, all_instances)
+    for name in ("used_images", "instance_names", "used_swap_images", "used_ephemeral_images"):
+        setattr(manager, name, running[name])
+    # in threads of the system, where Nova's own are not
+    host = utils.tpool_wrap(_Host(uri))
+    try:
+        with _nothing_open(state_dir) as reason:
+            cache = host.read(base_dir, _protected(manager), _ages())
+            _tell(manager, cache)
+            for base in cache.bases:
+                if base.reason.id in _USED and base.kind != "unknown":
+                    nova.privsep.path.utime(base.path)
+            if reason:
+                LOG.info("No image of the cache is removed now: %s", reason)
+            elif manager.remove_unused_base_images:
+                for base in cache.removable:
+                    _remove(manager, host, cache, base)
+    except (XmlkitError, OSError) as error:
+        LOG.error("The image cache %s is left as it is: %s", base_dir, error)
 
-    def _tell(self, cache: Cache) -> None:
-        """Fill Nova's own lists, and log what an operator should know."""
-        there = {base.name for base in cache.bases if base.verdict != "missing"}
-        for base in cache.bases:
-            if base.kind == "original":
-                self.originals.append(base.path)
-            elif base.kind == "swap":
-                self.back_swap_images.add(base.name)
-            elif base.kind == "ephemeral":
-                self.back_ephemeral_images.add(base.name)
-            if base.kind not in ("original", "resized"):
-                continue
-            if base.reason.id in _USED:
-                self.active_base_files.append(base.path)
-            elif base.verdict in ("young", "remove"):
-                self.unexplained_images.append(base.path)
-                self.removable_base_files.append(base.path)
-        for base in cache.bases:
-            if base.verdict == "missing":
-                LOG.warning("The image %s is missing: %s", base.path, base.reason.message)
-        for name in sorted((self.used_swap_images | self.used_ephemeral_images) - there):
-            # it is made again when it is needed
-            LOG.debug("An instance has been made of %s, which is not in the cache", name)
-        if self.active_base_files:
-            LOG.debug("Images in use: %s", " ".join(self.active_base_files))
-        if self.removable_base_files:
-            LOG.info("Images without a use: %s", " ".join(self.removable_base_files))
-        for use in cache.broken:
-            if use.fault is not None:
-                who = use.title if use.domain else "an image"
-                LOG.warning("%s: %s: %s", use.fault.id, who, use.fault.message)
 
-    def _remove(self, host: Any, cache: Cache, base: Base) -> None:
-        # as nova.utils.synchronized
-        with lockutils.lock(base.name, "nova-", external=True, lock_path=self.lock_path):
-            done = host.remove(cache, base)
-        if done.state != "removed":
-            LOG.error("Image %s is kept: %s: %s", base.path, done.id, done.message)
-            return
-        LOG.info("Removed image %s, %s", base.path, base.reason.message)
-        if base.kind in ("original", "resized"):
-            with contextlib.suppress(OSError):
-                lockutils.remove_external_lock_file(
-                    base.name, lock_file_prefix="nova-", lock_path=self.lock_path
-                )
+def _protected(manager: Any) -> dict[str, str]:
+    """What Nova's database says is used, by the names in the cache."""
+    protected = {name_of_image(str(id)): f"image {id}" for id in manager.used_images}
+    for name in manager.used_swap_images | manager.used_ephemeral_images:
+        protected[name] = "an instance"
+    return protected
+
+
+def _ages() -> dict[str, float]:
+    import nova.conf
+
+    options = nova.conf.CONF.image_cache
+    original = options.remove_unused_original_minimum_age_seconds
+    resized = options.remove_unused_resized_minimum_age_seconds
+    return {"original": original, "resized": resized, "swap": original, "ephemeral": original}
+
+
+def _tell(manager: Any, cache: Cache) -> None:
+    """Fill Nova's own lists, and log what an operator should know."""
+    there = {base.name for base in cache.bases if base.verdict != "missing"}
+    for base in cache.bases:
+        if base.kind == "original":
+            manager.originals.append(base.path)
+        elif base.kind == "swap":
+            manager.back_swap_images.add(base.name)
+        elif base.kind == "ephemeral":
+            manager.back_ephemeral_images.add(base.name)
+        if base.kind not in ("original", "resized"):
+            continue
+        if base.reason.id in _USED:
+            manager.active_base_files.append(base.path)
+        elif base.verdict in ("young", "remove"):
+            manager.unexplained_images.append(base.path)
+            manager.removable_base_files.append(base.path)
+    for base in cache.bases:
+        if base.verdict == "missing":
+            LOG.warning("The image %s is missing: %s", base.path, base.reason.message)
+    for name in sorted((manager.used_swap_images | manager.used_ephemeral_images) - there):
+        # it is made again when it is needed
+        LOG.debug("An instance has been made of %s, which is not in the cache", name)
+    if manager.active_base_files:
+        LOG.debug("Images in use: %s", " ".join(manager.active_base_files))
+    if manager.removable_base_files:
+        LOG.info("Images without a use: %s", " ".join(manager.removable_base_files))
+    for use in cache.broken:
+        if use.fault is not None:
+            who = use.title if use.domain else "an image"
+            LOG.warning("%s: %s: %s", use.fault.id, who, use.fault.message)
+
+
+def _remove(manager: Any, host: Any, cache: Cache, base: Base) -> None:
+    from oslo_concurrency import lockutils
+
+    # as nova.utils.synchronized
+    with lockutils.lock(base.name, "nova-", external=True, lock_path=manager.lock_path):
+        done = host.remove(cache, base)
+    if done.state != "removed":
+        LOG.error("Image %s is kept: %s: %s", base.path, done.id, done.message)
+        return
+    LOG.info("Removed image %s, %s", base.path, base.reason.message)
+    if base.kind in ("original", "resized"):
+        with contextlib.suppress(OSError):
+            lockutils.remove_external_lock_file(
+                base.name, lock_file_prefix="nova-", lock_path=manager.lock_path
+            )
 
 
 class _Host:
@@ -168,21 +170,15 @@ class _Host:
             return prune.remove(connection, cache, base, lock=False)
 
 
-def _uri() -> str:
-    from nova.virt.libvirt import driver
-
-    return str(driver.LibvirtDriver._uri())
-
-
 @contextlib.contextmanager
-def _nothing_open() -> Iterator[str]:
+def _nothing_open(state_dir: str | None) -> Iterator[str]:
     """Hold xmlkit's lock of the host; what is yielded says why nothing may be removed, or nothing.
 
     Where there is no state directory there has been no transition. One that Nova's user may not
     enter is root's: what libvirt has defined boots at every instant of a transition, so that the
     images are all in use then, and nothing has to be waited for.
     """
-    place = os.environ.get("XMLKIT_STATE_DIR") or state.DEFAULT
+    place = state_dir or os.environ.get("XMLKIT_STATE_DIR") or state.DEFAULT
     with contextlib.ExitStack() as stack:
         reason = ""
         if os.path.isdir(place):
@@ -195,3 +191,27 @@ def _nothing_open() -> Iterator[str]:
             except XmlkitError as error:
                 LOG.debug("xmlkit's state is not looked at: %s", error)
         yield reason
+
+
+def _passing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Nova's own pass only where something stands in libvirt's place, which has no images."""
+
+    def update_(self: Any, context: Any, all_instances: Any) -> Any:
+        if not isinstance(asked.lookup, Libvirt):
+            return original(self, context, all_instances)
+        from nova.virt.libvirt import driver
+
+        uri = str(driver.LibvirtDriver._uri())
+        return update(self, context, all_instances, uri, state_dir=asked.mover.state_dir)
+
+    return update_
+
+
+CACHE = (
+    Seam(
+        "nova.virt.libvirt.imagecache:ImageCacheManager",
+        "update",
+        ("self", "context", "all_instances"),
+        _passing,
+    ),
+)

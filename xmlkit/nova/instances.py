@@ -24,6 +24,7 @@ from typing import Any
 from xmlkit import names
 from xmlkit.errors import XmlkitError
 from xmlkit.nova.seams import Asked, Seam, bound
+from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
 
 __all__ = ["INSTANCES", "Mover"]
@@ -36,14 +37,25 @@ _BUSY_SECONDS = 10.0
 class Mover:
     """How instances come over.
 
-    pools: where to, by kind of disk (plan.KINDS, None for the rest); empty for nowhere. state_dir:
-    as transition() takes it.
+    pools: where to, by kind of disk (plan.KINDS, None for the rest); empty for nowhere, None for
+    the pools of images_type = libvirt-storage. state_dir: as transition() takes it.
     """
 
-    def __init__(self, pools: Mapping[str | None, str], state_dir: str | None = None) -> None:
-        self.pools = dict(pools)
+    def __init__(
+        self, pools: Mapping[str | None, str] | None, state_dir: str | None = None
+    ) -> None:
+        self._pools = pools
         self.state_dir = state_dir
         self._due = threading.local()
+
+    @property
+    def pools(self) -> Mapping[str | None, str]:
+        """Where to; Nova's configuration has been read by the time that this is asked."""
+        if self._pools is None:
+            from xmlkit.nova.store import Store
+
+            self._pools = {kind: Store.pool_name(kind) for kind in KINDS}
+        return self._pools
 
     @contextlib.contextmanager
     def due(self, uuid: str) -> Iterator[None]:
@@ -73,7 +85,7 @@ class Mover:
 
     def is_due(self, uuid: str) -> bool:
         """Whether this thread is about to start the instance from XML that Nova made anew."""
-        return bool(self.pools) and getattr(self._due, "uuid", None) == uuid
+        return getattr(self._due, "uuid", None) == uuid and bool(self.pools)
 
     def move(self, connection: Any, uuid: str) -> None:
         """Move the disks of an instance that is defined and shut off. Nothing is raised: the guest

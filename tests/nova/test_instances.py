@@ -1,0 +1,156 @@
+"""Instances come over by themselves: Nova's real driver on a private libvirtd.
+
+Rules
+- The driver, libvirt, QEMU and the images are real; Glance, the database and networks are not.
+- A guest counts on its root disk each time that it writes: it boots from where its disk is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import guests
+import pytest
+from guests import UUID, Guest
+from nova import context, objects
+from nova.tests import fixtures
+from nova.virt import fake
+from nova.virt.libvirt import driver
+from novahost import guest as boots
+from scene import POOL, Scene, counter, until
+
+import xmlkit.nova
+from xmlkit.testing import Libvirtd
+
+MIB = 1 << 20
+UNAME = os.uname  # Nova's fixtures take it away
+
+
+@dataclasses.dataclass
+class NovaHost:
+    """Nova's driver, as nova-compute has it after its start, with a libvirtd of its own."""
+
+    case: Any
+    scene: Scene
+    made: Any
+    instance: Any
+    wanted: Guest
+    admin: Any = dataclasses.field(default_factory=context.get_admin_context)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.scene.instances) / UUID
+
+    @property
+    def disks(self) -> Path:
+        return self.scene.instances / "disks"
+
+    @property
+    def domain(self) -> Any:
+        return self.scene.connection.lookupByUUIDString(UUID)
+
+    def addresses(self) -> list[tuple[str, ...]]:
+        return self.scene.addresses(self.domain)
+
+    def spawn(self) -> None:
+        """The instance, from an image that boots."""
+        self.made.spawn(
+            self.admin,
+            self.instance,
+            guests.image_meta_of(self.wanted),
+            [],
+            None,
+            {},
+            [],
+            guests.block_device_info_of(self.wanted),
+        )
+
+    def hard_reboot(self) -> None:
+        self.made._hard_reboot(
+            self.admin, self.instance, [], [], guests.block_device_info_of(self.wanted)
+        )
+
+    def runs(self, image: Path, format: str = "qcow2") -> None:
+        """The guest writes to this image."""
+        before = counter(image, format)
+        until(lambda: counter(image, format) > before)
+
+
+def fetch(*_: Any, target: str, **__: Any) -> None:
+    """What takes the place of Nova's download."""
+    with open(target, "wb") as image:
+        image.write(boots())
+        image.truncate(2 * MIB)
+
+
+@pytest.fixture(params=["qcow2", "raw"])
+def nova_host(
+    libvirtd: Libvirtd, nova_case: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[NovaHost]:
+    """A host of Nova's with legacy backends and an empty pool, and xmlkit in it."""
+    # libvirtd comes first: Nova's fixtures put temporary files where QEMU may not go
+    scene = Scene(libvirtd)
+    nova_case.useFixture(fixtures.PrivsepFixture())
+    nova_case.useFixture(fixtures.OSBrickFixture())
+    nova_case.flags(instances_path=str(scene.instances))
+    nova_case.flags(enabled=False, group="vnc")
+    nova_case.flags(
+        connection_uri=libvirtd.uri,
+        virt_type="qemu",
+        cpu_mode="none",
+        images_type=request.param,
+        group="libvirt",
+    )
+    nova_case.stub_out("nova.virt.libvirt.utils.fetch_image", fetch)
+    # no thread for events: nobody waits for one
+    nova_case.stub_out("nova.virt.libvirt.host.Host._init_events", lambda _: None)
+    nova_case.stub_out("nova.virt.libvirt.driver.LibvirtDriver._check_my_ip", lambda _: None)
+    nova_case.stub_out("os.uname", UNAME)
+    nova_case.stub_out(
+        "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata", lambda *_: None
+    )
+    nova_case.stub_out("nova.objects.Instance.save", lambda *_, **__: None)
+    nova_case.stub_out(
+        "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
+    )
+    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(tmp_path / "state"))
+    wanted = Guest(request.param, swap=1)
+    instance = guests.instance_of(wanted)
+    instance.flavor.memory_mb = instance.memory_mb = 64
+    instance.flavor.vcpus = instance.vcpus = 1
+    instance.flavor.root_gb = instance.root_gb = 1
+    made = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
+    made._get_disk_over_committed_size_total = lambda: 0
+    made.init_host("fake-host")
+    try:
+        yield NovaHost(nova_case, scene, made, instance, wanted)
+    finally:
+        xmlkit.nova.disable()
+        made._host.get_connection().close()
+        scene.connection.close()
+
+
+def test_a_legacy_instance_comes_over_at_its_hard_reboot(nova_host: NovaHost) -> None:
+    """It starts where it was; the hard reboot moves its disks, and it goes on from there."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    paths = [("file", str(host.directory / name)) for name in ("disk", "disk.swap")]
+    assert paths == host.addresses()
+    host.runs(host.directory / "disk", format)
+
+    host.hard_reboot()
+    names = [f"{UUID}_disk", f"{UUID}_disk.swap"]
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    assert names == sorted(os.listdir(host.disks))
+    assert {"disk", "disk.swap"}.isdisjoint(os.listdir(host.directory))
+    host.runs(host.disks / names[0], format)
+
+    host.hard_reboot()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    host.runs(host.disks / names[0], format)
+    assert {"disk", "disk.swap"}.isdisjoint(os.listdir(host.directory))
