@@ -223,7 +223,8 @@ def plan(
     disks that lie in Nova's instance directory and in no pool. live: the document is the
     destination XML of a migration. arrived: images of Nova's instance directory are at their
     volumes `{uuid}_{name}` already, in the one pool that lists them; what no pool or more than one
-    lists stays, and is not relocated. accept: ids of reasons that the operator accepts (apparmor).
+    lists stays, and is not relocated. accept: ids of reasons that the operator accepts (apparmor),
+    or that do not matter to who only reads (mirror).
     Raises PlanError if the document is no domain or a pool to relocate to is not the host's.
     """
     if to not in ("volume", "path"):
@@ -426,7 +427,7 @@ class _Planner:
             raise _Refusal("source-type", f"a {address.type} disk has no volume")
         if not address.pool or not address.volume:
             raise _Refusal("empty", "the drive has no medium")
-        if "mirror" in disk.children:
+        if "mirror" in disk.children and "mirror" not in self.accept:
             raise _Refusal("mirror", "a block job is running on it")
         _check_format(disk)
         pool = self.host.by_name.get(address.pool)

@@ -377,6 +377,18 @@ def test_what_fails_leaves_no_volume(
     assert host.make(host.disk()).exists()
 
 
+def test_a_base_that_was_not_finished_is_none(host: NovaHost) -> None:
+    """The file is there when its file system cannot be made: the next disk must not stand on it."""
+
+    def half(target: str, **_: Any) -> None:
+        Path(target).write_bytes(bytes(MIB))
+        raise OSError(2, "no mkfs.vfat")
+
+    with pytest.raises(OSError, match="no mkfs"):
+        host.disk("disk.local").cache(half, "ephemeral_1_0", MIB, ephemeral_size=1)
+    assert [] == os.listdir(host.base.parent)
+
+
 def test_a_full_disk_leaves_no_volume(host: NovaHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy of a raw base fails in the middle."""
     host.case.flags(use_cow_images=False)
@@ -736,7 +748,7 @@ def test_who_shares_instances_path_shares_the_disks(host: NovaHost) -> None:
 def test_without_libvirt_it_says_what_is_missing(nova_case: Any) -> None:
     """A Nova that was configured for it and not enabled."""
     store.register_options()
-    store._bound.clear()
+    store.unbind()
     nova_case.flags(images_type=IMAGES_TYPE, group="libvirt")
     assert LibvirtStorage is storage.Backend(True).backend()
     with pytest.raises(StorageError, match="has not been enabled"):

@@ -69,6 +69,10 @@ def disable() -> None:
     from xmlkit.nova.seams import take_out
 
     take_out(_put)
+    if _put:
+        from xmlkit.nova.store import unbind
+
+        unbind()
     _put.clear()
 
 

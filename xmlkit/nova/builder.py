@@ -93,7 +93,8 @@ def to_paths(guest: Guest, host: Host) -> Rewritten[Any]:
     Raises as `to_volumes` does.
     """
     document, again = _read(guest)
-    made = plan(document, host, "path", live=True)
+    # it is read: that a block job runs, as it does during a snapshot, makes the path no other one
+    made = plan(document, host, "path", live=True, accept=("mirror",))
     made = made._replace(disks=tuple(_sure(_kept_live(each)) for each in made.disks))
     disks = {disk.target: disk for disk in read_domain(document).disks}
     edits: list[Edit] = []

@@ -32,7 +32,7 @@ from nova.virt.libvirt import imagebackend
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 from oslo_log import log
-from oslo_utils import strutils
+from oslo_utils import fileutils, strutils
 from oslo_utils.imageutils import format_inspector
 
 from xmlkit import actions, disk_info, leisure, names, volumes
@@ -153,7 +153,8 @@ class LibvirtStorage(imagebackend.Image):
                 prepare_template(*args, target=self.path, **kwargs)
             return
         if not os.path.exists(base):
-            prepare_template(*args, target=base, **kwargs)
+            with fileutils.remove_path_on_error(base):
+                prepare_template(*args, target=base, **kwargs)
             self._register(base)
         format, base_size, cluster = _inspected(base, safe or generated)
         # the image cache sees by it that the base is in use

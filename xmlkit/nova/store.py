@@ -43,6 +43,7 @@ __all__ = [
     "prepare",
     "register_options",
     "store",
+    "unbind",
 ]
 
 IMAGES_TYPE = "libvirt-storage"
@@ -196,6 +197,11 @@ def bind(connect: Callable[[], Any]) -> Store:
     """Say how libvirt is reached: from now on the backends of this process use it."""
     _bound[:] = [Store(connect)]
     return _bound[0]
+
+
+def unbind() -> None:
+    """Forget how libvirt is reached."""
+    _bound.clear()
 
 
 def is_bound() -> bool:
