@@ -14,6 +14,7 @@ import nova.tests.unit  # first of all: it chooses the threads
 
 assert nova.tests.unit
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +33,8 @@ class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
         """There has to be one."""
 
 
-@pytest.fixture
-def nova_case() -> Iterator[Any]:
+@contextlib.contextmanager
+def set_up() -> Iterator[Any]:
     """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
     case = _Case()
     case.setUp()
@@ -44,3 +45,10 @@ def nova_case() -> Iterator[Any]:
         while case._cleanups:
             function, arguments, keywords = case._cleanups.pop()
             function(*arguments, **keywords)
+
+
+@pytest.fixture
+def nova_case() -> Iterator[Any]:
+    """`set_up` for one test."""
+    with set_up() as case:
+        yield case
