@@ -143,6 +143,8 @@ class Compute:
         case.flags(host=settings.name, my_ip=settings.address)
         case.flags(instances_path=str(settings.instances))
         case.flags(lock_path=str(settings.instances / "locks"), group="oslo_concurrency")
+        # else Nova makes a raw disk qcow2 when it migrates
+        case.flags(use_cow_images=settings.images_type != "raw")
         case.flags(enabled=False, group="vnc")
         case.flags(default_ephemeral_format="ext4")
         case.flags(skip_cpu_compare_on_dest=True, group="workarounds")
