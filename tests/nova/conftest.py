@@ -48,7 +48,9 @@ def set_up() -> Iterator[Any]:
 
 
 @pytest.fixture
-def nova_case() -> Iterator[Any]:
+def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`set_up` for one test."""
+    # before Nova's fixtures have another directory for temporary files, which ends with the test
+    tmp_path_factory.getbasetemp()
     with set_up() as case:
         yield case

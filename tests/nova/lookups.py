@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from xmlkit.host import Host
@@ -24,6 +24,8 @@ class Seen:
         found = [pool.by_name[volume] for pool in self.seen.pools if volume in pool.by_name]
         return found[0].path if len(found) == 1 else None
 
-    def delete(self, connect: Callable[[], Any], uuid: str) -> None:
+    def delete(
+        self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
+    ) -> None:
         """Noted."""
         self.deleted.append(uuid)

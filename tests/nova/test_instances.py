@@ -43,11 +43,12 @@ class NovaHost:
 
     @property
     def directory(self) -> Path:
-        return Path(self.scene.instances) / UUID
+        instances: Path = self.scene.instances
+        return instances / UUID
 
     @property
     def disks(self) -> Path:
-        return self.scene.instances / "disks"
+        return self.directory.parent / "disks"
 
     @property
     def domain(self) -> Any:
@@ -74,6 +75,38 @@ class NovaHost:
             self.admin, self.instance, [], [], guests.block_device_info_of(self.wanted)
         )
 
+    def resize(self) -> str:
+        """To another flavor on the same host; what Nova passes from one half to the other."""
+        self.instance.old_flavor = self.instance.new_flavor = self.instance.flavor
+        attached = guests.block_device_info_of(self.wanted)
+        disk_info = self.made.migrate_disk_and_power_off(
+            self.admin, self.instance, driver.CONF.my_ip, self.instance.flavor, [], attached
+        )
+        self.made.finish_migration(
+            self.admin,
+            objects.Migration(source_compute="fake-host", dest_compute="fake-host"),
+            self.instance,
+            disk_info,
+            [],
+            guests.image_meta_of(self.wanted),
+            True,
+            {},
+            attached,
+        )
+        return str(disk_info)
+
+    def revert(self) -> None:
+        """Back to the old flavor, as Nova's manager does it on one host."""
+        attached = guests.block_device_info_of(self.wanted)
+        self.made.destroy(self.admin, self.instance, [], attached, destroy_disks=False)
+        self.made.finish_revert_migration(
+            self.admin,
+            self.instance,
+            [],
+            objects.Migration(source_compute="fake-host", dest_compute="fake-host"),
+            attached,
+        )
+
     def runs(self, image: Path, format: str = "qcow2") -> None:
         """The guest writes to this image."""
         before = counter(image, format)
@@ -89,13 +122,15 @@ def fetch(*_: Any, target: str, **__: Any) -> None:
 
 @pytest.fixture(params=["qcow2", "raw"])
 def nova_host(
-    libvirtd: Libvirtd, nova_case: Any, tmp_path: Path, request: pytest.FixtureRequest
+    libvirtd: Libvirtd, nova_case: Any, request: pytest.FixtureRequest
 ) -> Iterator[NovaHost]:
     """A host of Nova's with legacy backends and an empty pool, and xmlkit in it."""
     # libvirtd comes first: Nova's fixtures put temporary files where QEMU may not go
     scene = Scene(libvirtd)
     nova_case.useFixture(fixtures.PrivsepFixture())
     nova_case.useFixture(fixtures.OSBrickFixture())
+    # with it, a resize would turn raw images into qcow2 ones, and their guests would not boot
+    nova_case.flags(use_cow_images=request.param == "qcow2")
     nova_case.flags(instances_path=str(scene.instances))
     nova_case.flags(enabled=False, group="vnc")
     nova_case.flags(
@@ -111,13 +146,21 @@ def nova_host(
     nova_case.stub_out("nova.virt.libvirt.driver.LibvirtDriver._check_my_ip", lambda _: None)
     nova_case.stub_out("os.uname", UNAME)
     nova_case.stub_out(
+        "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details",
+        lambda *_: None,
+    )
+    nova_case.stub_out(
+        "nova.objects.BlockDeviceMappingList.get_by_instance_uuid",
+        lambda *_, **__: objects.BlockDeviceMappingList(objects=[]),
+    )
+    nova_case.stub_out(
         "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata", lambda *_: None
     )
     nova_case.stub_out("nova.objects.Instance.save", lambda *_, **__: None)
     nova_case.stub_out(
         "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
     )
-    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(tmp_path / "state"))
+    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(libvirtd.directory / "state"))
     wanted = Guest(request.param, swap=1)
     instance = guests.instance_of(wanted)
     instance.flavor.memory_mb = instance.memory_mb = 64
@@ -154,3 +197,52 @@ def test_a_legacy_instance_comes_over_at_its_hard_reboot(nova_host: NovaHost) ->
     assert [("volume", POOL, name) for name in names] == host.addresses()
     host.runs(host.disks / names[0], format)
     assert {"disk", "disk.swap"}.isdisjoint(os.listdir(host.directory))
+
+
+def test_a_legacy_instance_comes_over_at_a_resize(nova_host: NovaHost) -> None:
+    """The new disk is a volume; the old one waits in `_resize`, and a revert starts from that."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.runs(host.directory / "disk", format)
+    host.resize()
+    names = [f"{UUID}_disk", f"{UUID}_disk.swap"]
+    kept = host.directory.with_name(f"{UUID}_resize")
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    assert {"disk", "disk.swap"} <= set(os.listdir(kept))
+    before = counter(kept / "disk", format)
+    host.runs(host.disks / names[0], format)
+    assert before == counter(kept / "disk", format)
+
+    host.revert()
+    assert not kept.exists()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    host.runs(host.disks / names[0], format)
+
+
+def test_an_instance_on_volumes_is_resized_taken_back_and_deleted(nova_host: NovaHost) -> None:
+    """What was the volume waits in `_resize` and comes back; a confirmation removes it."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.hard_reboot()
+    names = [f"{UUID}_disk", f"{UUID}_disk.swap"]
+    kept = host.directory.with_name(f"{UUID}_resize")
+    host.runs(host.disks / names[0], format)
+
+    host.resize()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    assert set(names) <= set(os.listdir(kept))
+    old = counter(kept / names[0], format)
+    host.runs(host.disks / names[0], format)
+    assert old < counter(host.disks / names[0], format)
+
+    host.revert()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    assert not kept.exists()
+    host.runs(host.disks / names[0], format)
+
+    attached = guests.block_device_info_of(host.wanted)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+    assert [] == os.listdir(host.disks)
+    assert not host.directory.exists()

@@ -36,8 +36,8 @@ def enable(
     state_dir: as `xmlkit.transition` takes it. lookup: what is asked in libvirt's place.
     destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
     where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
-    the place of Nova's manager, which would delete the base images of disks that have moved; only
-    if no disk ever moves may it stay.
+    the place of Nova's manager, which would delete the base images of disks that have moved;
+    without it, disks on base images do not come over.
 
     Raises SeamError: this Nova is not one that xmlkit knows, or xmlkit is in it already.
     """
@@ -57,7 +57,7 @@ def enable(
     cache = CACHE if image_cache else ()
     found = find((*BUILDER, *INSTANCES, *STORAGE, *cache), version)
     register_options()
-    mover = Mover(pools, state_dir)
+    mover = Mover(pools, state_dir, image_cache=image_cache)
     _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
 
 

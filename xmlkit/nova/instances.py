@@ -38,13 +38,21 @@ class Mover:
     """How instances come over.
 
     pools: where to, by kind of disk (plan.KINDS, None for the rest); empty for nowhere, None for
-    the pools of images_type = libvirt-storage. state_dir: as transition() takes it.
+    the pools of images_type = libvirt-storage. state_dir: as transition() takes it. image_cache:
+    whether base images are kept for disks in pools; where Nova's own manager would delete them,
+    disks on base images stay.
     """
 
     def __init__(
-        self, pools: Mapping[str | None, str] | None, state_dir: str | None = None
+        self,
+        pools: Mapping[str | None, str] | None,
+        state_dir: str | None = None,
+        *,
+        image_cache: bool = True,
     ) -> None:
         self._pools = pools
+        # the seams let this Nova know where the disks are
+        self.accept = ("nova-unaware", "image-cache") if image_cache else ("nova-unaware",)
         self.state_dir = state_dir
         self._due = threading.local()
 
@@ -90,7 +98,7 @@ class Mover:
     def move(self, connection: Any, uuid: str) -> None:
         """Move the disks of an instance that is defined and shut off. Nothing is raised: the guest
         starts from where its disks are."""
-        options = Options(relocate=self.pools)
+        options = Options(relocate=self.pools, accept=self.accept)
         try:
             outcome = transition(connection, uuid, options, state_dir=self.state_dir)
         except Exception as error:
@@ -176,7 +184,7 @@ def _named(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if _is_volume_of(name, uuid):
             # Nova makes names out of paths (_create_images_and_backing)
             moved = name if os.path.isabs(name) else None
-            call["name"] = os.path.basename(name)[37:]
+            call["name"] = _name_in(name)
         image = original(**call)
         return _at_its_volume(self, image, uuid, call["name"], asked, moved)
 
@@ -263,6 +271,12 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     return create_images_and_backing
 
 
+def _name_in(path: str) -> str:
+    """Nova's name of a disk, of the path of its volume."""
+    own = names.split_volume_name(os.path.basename(path))
+    return own[1] if own else ""
+
+
 def _is_volume_of(path: Any, uuid: str) -> bool:
     own = names.split_volume_name(os.path.basename(path)) if isinstance(path, str) else None
     return own is not None and own[0] == uuid
@@ -320,7 +334,7 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         ):
             shutil.move(path, source)
             taken[path] = source
-            if names.kind_of(os.path.basename(path)[37:]) == "swap":
+            if names.kind_of(_name_in(path)) == "swap":
                 # as Nova does: finish_migration makes it anew
                 return None
         return original(*args, **kwargs)
@@ -342,13 +356,17 @@ def _arrived(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     starts_anew = _due(original, asked)
 
     def finish_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = bound(original, self, *args, **kwargs)
+        call = dict(bound(original, self, *args, **kwargs))
         uuid = _uuid_of(call["instance"])
-        paths = [each["path"] for each in json.loads(call["disk_info"] or "[]")]
-        came = [path for path in paths if _is_volume_of(path, uuid)]
-        if came:
-            _refuse_missing(self, came, asked)
-        return starts_anew(self, *args, **kwargs)
+        found = json.loads(call["disk_info"] or "[]")
+        came = [each for each in found if _is_volume_of(each["path"], uuid)]
+        if not came:
+            return starts_anew(self, *args, **kwargs)
+        # Nova makes it anew, and does not look for it
+        swap = [each for each in came if names.kind_of(_name_in(each["path"])) == "swap"]
+        _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
+        call["disk_info"] = json.dumps([each for each in found if each not in swap])
+        return starts_anew(**call)
 
     return finish_migration
 
@@ -361,7 +379,7 @@ def _refuse_missing(driver: Any, came: Iterable[str], asked: Asked) -> None:
     _refresh(connect(), came)
     for path in came:
         name = os.path.basename(path)
-        if names.kind_of(name[37:]) != "swap" and asked.lookup.path_of(connect, name) is None:
+        if asked.lookup.path_of(connect, name) is None:
             raise exception.DiskNotFound(
                 location=f"{path}: no active pool of this host has volume {name}"
             )
@@ -377,6 +395,10 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         uuid = _uuid_of(instance)
         kept = utils.get_instance_path(instance) + "_resize" if uuid else ""
         with contextlib.suppress(FileNotFoundError):
+            # what the resize has made goes, as Nova removes it from the instance's directory
+            legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
+            if legacy:
+                asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
             back = _volumes_in(kept, uuid)
             for name, path in back.items():
                 os.replace(os.path.join(kept, name), path)

@@ -21,7 +21,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from lxml import etree
@@ -93,8 +93,10 @@ class Lookup(Protocol):
     def path_of(self, connect: Callable[[], Any], volume: str) -> str | None:
         """The path of a volume that exactly one active pool has; None otherwise."""
 
-    def delete(self, connect: Callable[[], Any], uuid: str) -> None:
-        """Delete the volumes of Nova's disks of an instance, and no others."""
+    def delete(
+        self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
+    ) -> None:
+        """Delete the volumes of Nova's disks of an instance; only: of those, by Nova's names."""
 
 
 class Asked(NamedTuple):
@@ -220,7 +222,9 @@ class Libvirt:
         found = [each for pool in pools for each in pool.volumes or () if not each.link]
         return found[0].path if len(found) == 1 else None
 
-    def delete(self, connect: Callable[[], Any], uuid: str) -> None:
+    def delete(
+        self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
+    ) -> None:
         """See Lookup. What cannot be deleted is logged."""
         import libvirt
 
@@ -228,6 +232,8 @@ class Libvirt:
             for name in pool.listVolumes():
                 own = names.split_volume_name(name)
                 if own is None or own[0] != uuid or names.kind_of(own[1]) is None:
+                    continue
+                if only is not None and own[1] not in only:
                     continue
                 try:
                     pool.storageVolLookupByName(name).delete(0)
@@ -257,7 +263,8 @@ def _volumes_of(disk: Disk, uuid: str) -> set[str]:
         return set()
     found = {address.path.rpartition("/")[2]}
     own = names.split_instance_path(address.path)
-    if own is not None and own[0].lower() == uuid:
+    # where its image is still in the directory, a volume of its name is another one
+    if own is not None and own[0].lower() == uuid and not os.path.lexists(address.path):
         found.add(names.volume_name(uuid, own[1]))
     return found - {""}
 
