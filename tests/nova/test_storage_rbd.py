@@ -28,7 +28,7 @@ from scene import UP, run, until
 
 from xmlkit.nova.rbd import PoolDriver, RbdStorage
 from xmlkit.nova.storage import delete_disks
-from xmlkit.nova.store import prepare
+from xmlkit.nova.store import StorageError, prepare
 from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
 
 
@@ -152,6 +152,18 @@ def test_the_pool_says_which_class(host: NovaHost) -> None:
     disk = host.disk()
     assert ("rbd", f"{host.instance.uuid}_disk") == (disk.driver.pool, disk.rbd_name)
     assert imagebackend.Flat is type(host.disk("disk.config"))
+
+
+@on_ceph
+def test_what_rbd_cannot_be_with_is_refused(host: NovaHost) -> None:
+    """Images that are not raw, as Nova has it of its own; and disks in other pools."""
+    host.connection.storagePoolDefineXML(
+        f"<pool type='dir'><name>fast</name><target><path>{host.instances}</path></target></pool>"
+    )
+    host.case.flags(force_raw_images=False)
+    host.case.flags(storage_pools={"disks": "images", "swap": "fast"}, group="libvirt")
+    with pytest.raises(StorageError, match=r"(?s)force_raw_images is off.*of type rbd, or none"):
+        prepare()
 
 
 @on_ceph

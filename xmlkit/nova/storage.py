@@ -326,8 +326,6 @@ def settle(driver: Any) -> None:
     stores.prepare()
     driver.image_backend = Backend(CONF.use_cow_images)
     driver._get_local_gb_info = stores.local_gb_info
-    if chosen_class() is RbdStorage and not CONF.force_raw_images:
-        driver.capabilities["supports_image_type_qcow2"] = False
 
 
 def delete_disks(instance: Any, chosen: Callable[[str], bool] = lambda name: True) -> None:

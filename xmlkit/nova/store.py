@@ -300,6 +300,8 @@ def _wrong_pools(found: Store) -> Iterator[str]:
             yield f"pool {name}: the volumes of a {pool.type} pool cannot be named as Nova's disks"
         else:
             types.add(pool.type)
+    if "rbd" in types and not CONF.force_raw_images:
+        yield "[DEFAULT] force_raw_images is off: rbd pools take raw images alone"
     if "rbd" in types and len(types) > 1:
         yield "[libvirt] storage_pools: all pools of disks are of type rbd, or none"
 
