@@ -171,7 +171,7 @@ class Compute:
         self.attached = guests.block_device_info_of(self.wanted)
         self.meta = guests.image_meta_of(self.wanted)
         self.instance = guests.instance_of(self.wanted)
-        self.uuid = self.instance.uuid
+        self.instance.root_device_name = self.attached["root_device_name"]
         small = self.instance.flavor
         small.memory_mb = self.instance.memory_mb = 64
         small.vcpus = self.instance.vcpus = 1
@@ -220,7 +220,9 @@ class Compute:
         def download(_: Any, context: Any, image: str, dest_path: str, **__: Any) -> None:
             shutil.copyfile(settings.glance / image, dest_path)
 
-        def update(_: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any) -> None:
+        def update(
+            _: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any
+        ) -> None:
             with (settings.glance / image).open("wb") as file:
                 shutil.copyfileobj(data, file)
 
@@ -235,15 +237,11 @@ class Compute:
 
     def spawn(self) -> None:
         """From the image, with a root, an ephemeral and a swap disk."""
-        self.driver.spawn(
-            self.admin, self.instance, self.meta, [], None, {}, [], self.attached
-        )
+        self.driver.spawn(self.admin, self.instance, self.meta, [], None, {}, [], self.attached)
 
     def hard_reboot(self) -> None:
         """As ComputeManager.reboot_instance with HARD."""
-        self.driver.reboot(
-            self.admin, self.instance, [], "HARD", block_device_info=self.attached
-        )
+        self.driver.reboot(self.admin, self.instance, [], "HARD", block_device_info=self.attached)
 
     def power_off(self) -> None:
         """At once: the guest hears no button."""
@@ -259,9 +257,7 @@ class Compute:
 
     def rescue(self) -> None:
         """From the image that it was made of."""
-        self.driver.rescue(
-            self.admin, self.instance, [], self.meta, "secret", self.attached, []
-        )
+        self.driver.rescue(self.admin, self.instance, [], self.meta, "secret", self.attached, [])
 
     def unrescue(self) -> None:
         """Back to its own disks."""
@@ -315,9 +311,7 @@ class Compute:
     def give_back(self, *, shared: bool) -> None:
         """As ComputeManager.revert_resize, at the destination."""
         self.instance.task_state = "resize_reverting"
-        self.driver.destroy(
-            self.admin, self.instance, [], self.attached, destroy_disks=not shared
-        )
+        self.driver.destroy(self.admin, self.instance, [], self.attached, destroy_disks=not shared)
         self.instance.task_state = None
 
     def go_back(self, source: str) -> None:
@@ -328,9 +322,7 @@ class Compute:
         self.instance.task_state = "resize_reverting"
         self._become(self.small)
         migration = objects.Migration(source_compute=self.settings.name, dest_compute=source)
-        self.driver.finish_revert_migration(
-            self.admin, self.instance, [], migration, self.attached
-        )
+        self.driver.finish_revert_migration(self.admin, self.instance, [], migration, self.attached)
         self.instance.task_state = None
 
     def confirm(self, host: str) -> None:

@@ -22,7 +22,7 @@ from guests import IMAGE, UUID
 from novahost import guest as boots
 from novahost import head, info
 from pair import Pair, make_pair
-from scene import POOL, Scene, counter, until
+from scene import POOL, Scene, counter, run, until
 
 from xmlkit.cache import name_of_image
 from xmlkit.nova.store import IMAGES_TYPE
@@ -44,6 +44,26 @@ def glance(directory: Path) -> Path:
     return directory
 
 
+def mark(domain: Any, image: Path, format: str) -> None:
+    """Leave something on the disk that the guest does not touch; it boots again afterwards."""
+    domain.destroy()
+    run("qemu-io", "-f", format, "-c", "write -P 90 1M 64k", image)
+    domain.create()
+
+
+def is_marked(image: Path, format: str) -> bool:
+    """Whether it is there still."""
+    said = run("qemu-io", "-r", "-U", "-f", format, "-c", "read -P 90 1M 64k", image)
+    return "read 65536/65536" in said and "verification failed" not in said
+
+
+def goes_on(image: Path, format: str) -> None:
+    """The guest writes to this image, which has what was on it."""
+    before = counter(image, format)
+    until(lambda: counter(image, format) != before)
+    assert is_marked(image, format)
+
+
 class Life:
     """An instance on a host of its own."""
 
@@ -61,10 +81,12 @@ class Life:
             with contextlib.closing(self.begin(begun, enabled=False)) as before:
                 before.spawn()
             assert self.paths == self.addresses()
-            self.runs(self.directory / "disk")
+            mark(self.domain, self.directory / "disk", self.format)
+            goes_on(self.directory / "disk", self.format)
         self.nova = self.begin(images_type)
         if not self.legacy:
             self.nova.spawn()
+            mark(self.domain, self.root, self.format)
 
     def begin(self, images_type: str, *, enabled: bool = True) -> Any:
         """A nova-compute."""
@@ -104,14 +126,7 @@ class Life:
     def addresses(self) -> list[tuple[str, ...]]:
         return self.scene.addresses(self.domain)
 
-    def runs(self, image: Path, at_least: int = 0) -> int:
-        """The guest writes to this image, and goes on where it was."""
-        before = counter(image, self.format)
-        assert at_least <= before
-        until(lambda: counter(image, self.format) > before)
-        return before
-
-    def on_volumes(self, at_least: int = 0) -> int:
+    def on_volumes(self) -> None:
         """The guest is on its volumes, which are all that there is of it, and runs."""
         assert [("volume", POOL, name) for name in VOLUMES] == self.addresses()
         self.only([OTHERS, *VOLUMES])
@@ -119,7 +134,7 @@ class Life:
         said = json.loads((self.directory / "disk.info").read_text())
         assert {str(self.disks / name) for name in VOLUMES} <= said.keys()
         assert self.format == said[str(self.root)]
-        return self.runs(self.root, at_least)
+        goes_on(self.root, self.format)
 
     def only(self, names: list[str]) -> None:
         """libvirt lists these volumes, and they are what lies in the directory."""
@@ -136,6 +151,7 @@ BEGINNINGS = {
     "qcow2": ("qcow2", "qcow2"),
     "raw": ("raw", "raw"),
     "qcow2-to-new": ("qcow2", IMAGES_TYPE),
+    "raw-to-new": ("raw", IMAGES_TYPE),
 }
 
 
@@ -160,12 +176,12 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
         assert boots() == head(life.glance / "before", life.format, tmp_path / "raw")
         assert life.paths == life.addresses()
         nova.hard_reboot()
-    written = life.on_volumes()
+    life.on_volumes()
     nova.hard_reboot()
-    written = life.on_volumes(written)
+    life.on_volumes()
 
     nova.snapshot("live")
-    written = life.on_volumes(written)
+    life.on_volumes()
     nova.power_off()
     nova.snapshot("cold")
     for image in ("live", "cold"):
@@ -173,19 +189,20 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
         assert "backing-filename" not in info(shot, life.format)
         assert boots() == head(shot, life.format, tmp_path / "raw")
         assert 0 < counter(shot, life.format)
+        assert is_marked(shot, life.format)
     assert counter(life.root, life.format) == counter(life.glance / "cold", life.format)
     nova.power_on()
-    written = life.on_volumes(written)
+    life.on_volumes()
 
     nova.rescue()
     # a guest in rescue is left on paths: what Nova defines again is in unrescue.xml
     place = life.directory if life.legacy_type else life.disks
     rescue = place / ("disk.rescue" if life.legacy_type else f"{VOLUMES[0]}.rescue")
     assert [("file", str(rescue)), ("file", str(life.root))] == life.addresses()
-    life.runs(rescue)
+    until(lambda: 0 < counter(rescue, life.format))
     nova.unrescue()
     assert not rescue.exists()
-    written = life.on_volumes(written)
+    life.on_volumes()
 
     cached = life.scene.instances / "_base" / name_of_image(IMAGE)
     for image in (IMAGE, UNKNOWN):
@@ -196,7 +213,7 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
         if not cached.exists():
             break
         assert 0 < cached.stat().st_mtime
-    life.on_volumes(written)
+    life.on_volumes()
 
     nova.destroy()
     life.only([OTHERS])
@@ -215,22 +232,22 @@ def test_a_resize_is_taken_back_and_done_again(life: Life) -> None:
 
     left = nova.leave("127.0.0.1")
     assert kept.is_dir()
-    written = counter(kept / ("disk" if life.legacy else VOLUMES[0]), life.format)
+    assert is_marked(kept / ("disk" if life.legacy else VOLUMES[0]), life.format)
     nova.arrive(left, "here")
-    life.on_volumes(written)
+    life.on_volumes()
     assert 2 * GIB == info(life.root, life.format)["virtual-size"]
 
     nova.give_back(shared=True)
     nova.go_back("here")
     assert not kept.exists()
     assert GIB == info(life.root, life.format)["virtual-size"]
-    written = life.on_volumes(written)
+    life.on_volumes()
 
     nova.arrive(nova.leave("127.0.0.1"), "here")
     nova.confirm("here")
     assert not kept.exists()
     assert 2 * GIB == info(life.root, life.format)["virtual-size"]
-    life.on_volumes(written)
+    life.on_volumes()
     nova.destroy()
     life.only([OTHERS])
     assert [] == [each for each in os.listdir(life.scene.instances) if each.startswith(UUID)]
@@ -254,9 +271,8 @@ class Two:
         self.here, self.there = self.hosts
         if not self.legacy:
             self.here.spawn()
-        where = "instances" if self.legacy else "disks"
-        root = pair.instances / (f"{UUID}/disk" if where == "instances" else f"disks/{VOLUMES[0]}")
-        self.written = self.goes_on(root, 0)
+        where = f"{UUID}/disk" if self.legacy else f"disks/{VOLUMES[0]}"
+        mark(self.domain(0), pair.instances / where, "qcow2")
 
     def begin(self, side: int, images_type: str, *, enabled: bool = True) -> Any:
         libvirtds = (self.pair.here, self.pair.there)
@@ -277,14 +293,6 @@ class Two:
             ),
         )
 
-    def goes_on(self, image: Path, side: int, at_least: int = 0) -> int:
-        """The guest writes to this image, and goes on where it was."""
-        seen = self.pair.seen(image, side)
-        before = counter(seen, "qcow2")
-        assert at_least <= before
-        until(lambda: counter(seen, "qcow2") > before)
-        return before
-
     def domain(self, side: int) -> Any:
         return (self.pair.source, self.pair.destination)[side].lookupByUUIDString(UUID)
 
@@ -294,7 +302,7 @@ class Two:
             self.domain(side)
         )
         self.only(VOLUMES, side)
-        self.written = self.goes_on(self.pair.instances / "disks" / VOLUMES[0], side, self.written)
+        goes_on(self.pair.seen(self.pair.instances / "disks" / VOLUMES[0], side), "qcow2")
 
     def only(self, names: list[str], side: int) -> None:
         """libvirt lists these volumes, and they are what lies in the directory."""
@@ -384,8 +392,7 @@ def test_a_live_migration(two: Two) -> None:
     if two.legacy:
         paths = [("file", str(two.pair.instances / UUID / name)) for name in NAMES]
         assert paths == two.pair.addresses(two.domain(1))
-        root = two.pair.instances / UUID / "disk"
-        two.written = two.goes_on(root, 1, two.written)
+        goes_on(two.pair.seen(two.pair.instances / UUID / "disk", 1), "qcow2")
         two.there.hard_reboot()
     two.on_volumes(1)
     two.there.hard_reboot()

@@ -23,7 +23,7 @@ from typing import Any
 
 from xmlkit import names
 from xmlkit.errors import XmlkitError
-from xmlkit.nova.seams import Asked, Seam, bound
+from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
 from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
 
@@ -295,6 +295,37 @@ def _refresh(connection: Any, paths: Iterable[str]) -> None:
             leisure.refresh(pool, seconds=_BUSY_SECONDS)
 
 
+def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """On storage that both hosts share the volumes are there, and libvirt has not looked since."""
+
+    def pre_live_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        found = original(self, *args, **kwargs)
+        if isinstance(asked.lookup, Libvirt):
+            _look_for(self._host.get_connection(), _uuid_of(instance))
+        return found
+
+    return pre_live_migration
+
+
+def _look_for(connection: Any, uuid: str) -> None:
+    """Let libvirt see the images of an instance that lie in its pools' directories."""
+    from lxml import etree
+
+    from xmlkit import leisure
+
+    for pool in connection.listAllStoragePools():
+        path = etree.fromstring(pool.XMLDesc(0).encode()).findtext("target/path")
+        if not pool.isActive() or path is None or not os.path.isdir(path):
+            continue
+        # a directory of libvirt's own may be one that Nova's user cannot look into
+        with contextlib.suppress(PermissionError):
+            there = [name for name in os.listdir(path) if _is_volume_of(name, uuid)]
+            if set(pool.listVolumes()).issuperset(there):
+                continue
+        leisure.refresh(pool, seconds=_BUSY_SECONDS)
+
+
 # Resize and cold migration: the old images wait in `_resize`, as what lies beside them does.
 
 
@@ -527,6 +558,15 @@ INSTANCES = (
         "_create_images_and_backing",
         ("self", "context", "instance", "instance_dir", "disk_info", "fallback_from_host"),
         _making,
+    ),
+    Seam(
+        _DRIVER,
+        "pre_live_migration",
+        (
+            *("self", "context", "instance", "block_device_info", "network_info", "disk_info"),
+            "migrate_data",
+        ),
+        _coming,
     ),
     Seam(
         _BACKEND, "by_name", ("self", "instance", "name", "image_type", "disk_info_mapping"), _named
