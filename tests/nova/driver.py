@@ -40,8 +40,8 @@ CallError = RuntimeError
 class Settings:
     """How a nova-compute is started.
 
-    Fields: `name` of the host; `uri` of its libvirt; `instances`, Nova's directory; `glance` has the
-    images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where xmlkit
+    Fields: `name` of the host; `uri` of its libvirt; `instances`, Nova's directory; `glance` has
+    the images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where xmlkit
     keeps its own; for two hosts `address`, which ssh has for it, `peer`, the other's libvirt, and
     `elsewhere`, where this one finds what the other has in `root`.
     """
@@ -65,11 +65,10 @@ class Host:
     def __init__(self, libvirtd: Libvirtd, settings: Settings) -> None:
         self.settings = settings
         self._ours, theirs = Pipe()
-        inside = ("--mount", "--uts", "--ipc", "--pid")
+        inside = ["nsenter", f"--target={libvirtd.daemon}", "--mount", "--uts", "--ipc", "--pid"]
         with theirs:
             self._process = subprocess.Popen(
-                ["nsenter", f"--target={libvirtd.daemon}", *inside, "--"]
-                + [sys.executable, "-W", "ignore", __file__, str(theirs.fileno())],
+                [*inside, sys.executable, "-W", "ignore", __file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
