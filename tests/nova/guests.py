@@ -190,6 +190,9 @@ def prepare(case: Any, instances: str) -> None:
     )
     case.stub_out("nova.storage.rbd_utils.RBDDriver._check_for_import_failure", lambda *_: None)
     case.stub_out("nova.storage.rbd_utils.RBDDriver.exists", lambda *_: True)
+    case.stub_out(
+        "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
+    )
 
 
 def set_options(case: Any, wanted: Guest) -> None:

@@ -31,7 +31,7 @@ import os
 import time
 import unittest
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -71,7 +71,9 @@ class Nothing:
         """No volumes."""
         return None
 
-    def delete(self, connect: Callable[[], Any], uuid: str) -> None:
+    def delete(
+        self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
+    ) -> None:
         """Nothing to delete."""
 
 

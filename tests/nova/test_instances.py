@@ -43,8 +43,7 @@ class NovaHost:
 
     @property
     def directory(self) -> Path:
-        instances: Path = self.scene.instances
-        return instances / UUID
+        return Path(self.scene.instances, UUID)
 
     @property
     def disks(self) -> Path:

@@ -61,8 +61,12 @@ class Compute:
         )
         # what Nova's test case lets nobody look at
         # the database
-        for name in ("_build_device_metadata", "_register_undefined_instance_details"):
-            monkeypatch.setattr(driver.LibvirtDriver, name, lambda *_: None)
+        for name in (
+            "_build_device_metadata",
+            "_register_undefined_instance_details",
+            "_register_all_undefined_instance_details",
+        ):
+            monkeypatch.setattr(driver.LibvirtDriver, name, lambda *_: None, raising=False)
         monkeypatch.setattr("nova.compute.utils.get_machine_ips", lambda: [])
         monkeypatch.setattr("nova.objects.fields.Architecture.from_host", lambda: "x86_64")
         self.context = context.get_admin_context()
