@@ -19,6 +19,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from loops import loop_device, mounted
 from lxml import etree
 from nova import exception, objects
 from nova.conf import CONF
@@ -741,8 +742,42 @@ def test_who_shares_instances_path_shares_the_disks(host: NovaHost) -> None:
     """Nova asks it before a migration; a pool elsewhere is not shared by that."""
     backend = host.backend.backend()
     assert (True, False) == (backend.is_file_in_instance_path(), backend.is_shared_block_storage())
+    (host.instances / "other").mkdir()
     host.case.flags(instances_path=str(host.instances / "other"))
     assert not backend.is_file_in_instance_path()
+
+
+def test_a_shared_pool_has_to_be_said_to_be_one(
+    host: NovaHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nova would copy its disks onto themselves, and delete them where they are used no more."""
+    with mounted("tmpfs", MIB) as place:
+        host.connection.storagePoolDefineXML(
+            f"<pool type='dir'><name>far</name><target><path>{place}</path></target></pool>"
+        )
+        host.case.flags(storage_pools={"root": "far"}, group="libvirt")
+        prepare()
+        monkeypatch.setattr(store, "_SHARED_FILE_SYSTEMS", frozenset(["tmpfs"]))
+        with pytest.raises(StorageError, match=r"pool far lies on tmpfs.*type netfs"):
+            prepare()
+
+
+def test_partitions_are_no_disks_of_novas(host: NovaHost) -> None:
+    """A pool of type disk names its volumes itself."""
+    with loop_device(64 * MIB) as device, private_libvirtd() as other:
+        run("parted", "-s", device, "mklabel", "gpt")
+        # it sees the devices that the kernel makes
+        run("nsenter", "--mount", "-t", other.pid, "mount", "-t", "devtmpfs", "dev", "/dev")
+        connection = libvirt.open(other.uri)
+        connection.storagePoolDefineXML(
+            f"<pool type='disk'><name>whole</name><source><device path='{device}'/>"
+            "<format type='gpt'/></source><target><path>/dev</path></target></pool>"
+        )
+        store.bind(lambda: connection)
+        host.case.flags(storage_pools={"root": "whole"}, group="libvirt")
+        with pytest.raises(StorageError, match="pool whole: the volumes of a disk pool cannot be"):
+            prepare()
+        connection.close()
 
 
 def test_without_libvirt_it_says_what_is_missing(nova_case: Any) -> None:

@@ -461,7 +461,7 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         found = original(self, *args, **kwargs)
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])
-        elif call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
+        if call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
             asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
         return found
 

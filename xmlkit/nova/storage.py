@@ -114,8 +114,8 @@ class LibvirtStorage(imagebackend.Image):
     def is_file_in_instance_path(cls) -> bool:
         """Whether who shares instances_path shares the disks: they are files below it."""
         place = store().place(Store.pool_name("root"))
-        below = f"{place.pool.path}/".startswith(f"{CONF.instances_path.rstrip('/')}/")
-        return below and store().host.can("image-volumes", place.pool.type)
+        files = store().host.can("image-volumes", place.pool.type)
+        return files and stores.is_with_instances(place.pool)
 
     @classmethod
     def is_shared_block_storage(cls) -> bool:

@@ -23,7 +23,7 @@ from nova.virt.libvirt.storage import lvm
 from oslo_config import cfg
 from oslo_log import log
 
-from xmlkit import actions, leisure, names, pools
+from xmlkit import actions, images, leisure, names, pools
 from xmlkit.disks import Disk, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
@@ -39,6 +39,7 @@ __all__ = [
     "bind",
     "delete_volumes",
     "is_bound",
+    "is_with_instances",
     "local_gb_info",
     "prepare",
     "register_options",
@@ -51,6 +52,15 @@ IMAGES_TYPE = "libvirt-storage"
 # Kind of disk -> pool, where the option says nothing; "disks" is for every kind without its own.
 _POOLS = {"base": "nova-base-images-pool", "disks": "nova-disks-pool"}
 _KINDS = ("root", "ephemeral", "swap")
+
+# File systems that other hosts may have as well.
+_SHARED_FILE_SYSTEMS = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs"),
+        *("nfs4", "ocfs2", "smb3", "virtiofs"),
+        *("fuse.ceph", "fuse.glusterfs", "fuse.quobyte", "fuse.sshfs"),
+    )
+)
 
 _GIB = 1 << 30
 
@@ -300,10 +310,36 @@ def _wrong_pools(found: Store) -> Iterator[str]:
             yield f"pool {name}: the volumes of a {pool.type} pool cannot be named as Nova's disks"
         else:
             types.add(pool.type)
+            yield from _shared_unsaid(pool)
     if "rbd" in types and not CONF.force_raw_images:
         yield "[DEFAULT] force_raw_images is off: rbd pools take raw images alone"
     if "rbd" in types and len(types) > 1:
         yield "[libvirt] storage_pools: all pools of disks are of type rbd, or none"
+
+
+def _shared_unsaid(pool: Pool) -> Iterator[str]:
+    """A pool of which Nova would think that no other host has it: it would delete what both use."""
+    if pool.type not in ("dir", "fs"):
+        return
+    try:
+        kind = images.file_system(os.path.realpath(pool.path)).type
+    except XmlkitError as error:
+        yield f"pool {pool.name}: {error}"
+        return
+    if kind in _SHARED_FILE_SYSTEMS and not is_with_instances(pool):
+        yield (
+            f"pool {pool.name} lies on {kind}, which other hosts may share, and not on that of "
+            f"{CONF.instances_path}: make it a pool of type netfs, or put it below there"
+        )
+
+
+def is_with_instances(pool: Pool) -> bool:
+    """Whether who has instances_path has the pool's directory: it is below, and not another mount.
+
+    Raises OSError.
+    """
+    below = f"{pool.path}/".startswith(f"{CONF.instances_path.rstrip('/')}/")
+    return below and os.stat(pool.path).st_dev == os.stat(CONF.instances_path).st_dev
 
 
 def _started(found: Store, name: str, directory: str | None) -> Pool:
