@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import names
+from xmlkit import disk_info, names
 from xmlkit.errors import XmlkitError
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
 from xmlkit.plan import KINDS
@@ -391,15 +391,32 @@ def _arrived(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         uuid = _uuid_of(call["instance"])
         found = json.loads(call["disk_info"] or "[]")
         came = [each for each in found if _is_volume_of(each["path"], uuid)]
-        if not came:
-            return starts_anew(self, *args, **kwargs)
         # Nova makes it anew, and does not look for it
         swap = [each for each in came if names.kind_of(_name_in(each["path"])) == "swap"]
-        _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
-        call["disk_info"] = json.dumps([each for each in found if each not in swap])
+        if came:
+            _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
+        kept = swap + _declared(call["instance"], found)
+        if not kept:
+            return starts_anew(self, *args, **kwargs)
+        call["disk_info"] = json.dumps([each for each in found if each not in kept])
         return starts_anew(**call)
 
     return finish_migration
+
+
+def _declared(instance: Any, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The disks that Nova would make qcow2, and need not: our backend goes by what disk.info says.
+
+    Nova does not write there what it has made of them.
+    """
+    from nova.virt.libvirt import utils
+
+    from xmlkit.nova import store
+
+    if not store.is_bound():
+        return []
+    said = disk_info.formats(os.path.join(utils.get_instance_path(instance), disk_info.NAME))
+    return [each for each in found if said.get(each["path"]) == each["type"] == "raw"]
 
 
 def _refuse_missing(driver: Any, came: Iterable[str], asked: Asked) -> None:
@@ -429,6 +446,8 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
             # what the resize has made goes, as Nova removes it from the instance's directory
             legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
             if legacy:
+                if isinstance(asked.lookup, Libvirt):
+                    _look_for(self._host.get_connection(), uuid)
                 asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
             back = _volumes_in(kept, uuid)
             for name, path in back.items():
