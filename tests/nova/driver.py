@@ -41,9 +41,9 @@ class Settings:
     """How a nova-compute is started.
 
     Fields: `name` of the host; `uri` of its libvirt; `instances`, Nova's directory; `glance` has
-    the images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where xmlkit
-    keeps its own; for two hosts `address`, which ssh has for it, `peer`, the other's libvirt, and
-    `elsewhere`, where this one finds what the other has in `root`.
+    the images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where
+    xmlkit keeps its own; for two hosts `address`, which ssh has for it, `peer`, the other's
+    libvirt, and `elsewhere`, where this one finds what the other has in `root`.
     """
 
     name: str
@@ -101,13 +101,13 @@ class Host:
 
 def main(descriptor: int) -> int:
     """Serve until nobody asks any more."""
-    import conftest
+    from conftest import set_up  # type: ignore[attr-defined] # to mypy it is another one
 
     # pytest shows it with a test that fails
     said = logging.StreamHandler()
     said.setLevel(logging.WARNING)
     logging.getLogger("xmlkit").addHandler(said)
-    with Connection(descriptor) as asked, conftest.set_up() as case:
+    with Connection(descriptor) as asked, set_up() as case:
         made: Any = None
         while True:
             try:

@@ -3,7 +3,11 @@
 Rules
 - Each nova-compute is a process (driver.py) with the seams in; legacy instances were spawned by one
   without. After each operation: which XML is defined, the guest boots from its disk, the volumes
-  are the instance's and no others, and its content is what it wrote.
+  are the instance's and no others, and what was on its disk is there still.
+- What takes more than a driver is not driven here: what nova-api, the scheduler and the compute
+  manager decide (driver.py has what the manager does between two calls), ports of Neutron, volumes
+  of Cinder, shelving, rebuilding and evacuation, which to the driver are `destroy` and `spawn`. Of
+  attached volumes the XML is tested in test_guests.py.
 """
 
 from __future__ import annotations
@@ -105,7 +109,7 @@ class Life:
 
     @property
     def directory(self) -> Path:
-        return self.scene.instances / UUID
+        return Path(self.scene.instances) / UUID
 
     @property
     def disks(self) -> Path:
