@@ -369,11 +369,39 @@ class Compute:
 
     def go(self, primitive: Any) -> None:
         """As ComputeManager._do_live_migration and _post_live_migration."""
-        import libvirt
-        from nova import objects
         from nova.compute.manager import ComputeManager
 
         data = _data(primitive)
+        if self._end_of_migration(data) != ["gone"]:
+            raise CallError("the live migration failed")
+        self.driver.post_live_migration(self.admin, self.instance, self.attached, data)
+        self.driver.post_live_migration_at_source(self.admin, self.instance, [])
+        cleanup, disks = ComputeManager._live_migration_cleanup_flags(None, data)
+        if cleanup:
+            self.driver.cleanup(
+                self.admin, self.instance, [], destroy_disks=disks, migrate_data=data
+            )
+
+    def go_nowhere(self, primitive: Any) -> None:
+        """The same to a libvirt that is not there, as ComputeManager._rollback_live_migration."""
+        import libvirt
+        from nova.conf import CONF
+
+        data = _data(primitive)
+        there = CONF.libvirt.live_migration_uri
+        self.case.flags(live_migration_uri=f"{there[:-6]}-nowhere&to=%s", group="libvirt")
+        ends = []
+        with contextlib.suppress(libvirt.libvirtError):
+            ends = self._end_of_migration(data)
+        if "gone" in ends:
+            raise CallError("the live migration did not fail")
+        self.case.flags(live_migration_uri=there, group="libvirt")
+        self.driver.rollback_live_migration_at_source(self.admin, self.instance, data)
+
+    def _end_of_migration(self, data: Any) -> list[str]:
+        import libvirt
+        from nova import objects
+
         data.migration = objects.Migration(id=1, status="running")
         if data.is_shared_instance_path:
             # to libvirt a local file system is not shared, although both hosts are on it
@@ -388,14 +416,17 @@ class Compute:
             data.block_migration,
             data,
         )
-        if ends != ["gone"]:
-            raise CallError(f"live migration: {ends}")
-        self.driver.post_live_migration(self.admin, self.instance, self.attached, data)
-        self.driver.post_live_migration_at_source(self.admin, self.instance, [])
+        return ends
+
+    def roll_back(self, primitive: Any) -> None:
+        """As ComputeManager.rollback_live_migration_at_destination, if it is called at all."""
+        from nova.compute.manager import ComputeManager
+
+        data = _data(primitive)
         cleanup, disks = ComputeManager._live_migration_cleanup_flags(None, data)
         if cleanup:
-            self.driver.cleanup(
-                self.admin, self.instance, [], destroy_disks=disks, migrate_data=data
+            self.driver.rollback_live_migration_at_destination(
+                self.admin, self.instance, [], self.attached, disks, data
             )
 
     def came(self) -> None:
