@@ -385,6 +385,7 @@ def test_a_cold_migration_is_taken_back_and_done_again(two: Two) -> None:
     assert [] == two.left(1)
 
 
+@pytest.mark.xdist_group("live")  # two libvirts may find the same port free
 def test_a_live_migration(two: Two) -> None:
     """One that fails leaves nothing there; by one that does not, volumes arrive as volumes.
 
