@@ -48,7 +48,7 @@ class Grammar:
     # definitions that are any of several, made where a document could mean each of them
     unions: dict[frozenset[Element], Element] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
-    _parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _places: dict[str, tuple[tuple[Element, Element], ...]] = field(default_factory=dict)
 
     @property
     def elements(self) -> frozenset[Element]:
@@ -56,10 +56,15 @@ class Grammar:
 
     def parents_of(self, name: str) -> tuple[str, ...]:
         """The elements that may have a child of this name, anywhere in the schema."""
+        parents = (parent for parent, _ in self.places_of(name))
+        return tuple(dict.fromkeys(each for parent in parents for each in parent.names.known()))
+
+    def places_of(self, name: str) -> tuple[tuple[Element, Element], ...]:
+        """Each definition that may have a child of this name, with that of the child."""
         if name.rpartition("}")[2] not in self.names:
             return ()
-        if not self._parents:
-            found: dict[str, dict[str, None]] = {}
+        if not self._places:
+            found: dict[str, list[tuple[Element, Element]]] = {}
             seen: set[Element] = set()
             waiting = sorted(self.elements, key=lambda each: each.number)
             for element in waiting:
@@ -70,9 +75,9 @@ class Grammar:
                     if isinstance(leaf, Element):
                         waiting.append(leaf)
                         for each in leaf.names.known():
-                            found.setdefault(each, {}).update(dict.fromkeys(element.names.known()))
-            self._parents = {each: tuple(parents) for each, parents in found.items()}
-        return self._parents.get(name, ())
+                            found.setdefault(each, []).append((element, leaf))
+            self._places = {each: tuple(places) for each, places in found.items()}
+        return self._places.get(name, ())
 
 
 def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Grammar:
