@@ -33,8 +33,10 @@ __all__ = ["Grammar", "grammar"]
 
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 _DEEPEST = 400
-# patterns and derivatives, some 500 bytes each: libvirt's own documents need 10,000
+# patterns and derivatives, some 1,300 bytes each: libvirt's own documents need 10,000
 _LARGEST = 60_000
+# all grammars together; there is one for each schema, and each version of it
+_TOGETHER = 120_000
 
 _grammars: dict[tuple[str, str], Grammar] = {}
 
@@ -87,6 +89,10 @@ def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Gr
     schema starts with. Raises SchemaError.
     """
     key = (directory, "/".join((schema, *references)))
+    sizes = {known: each.algebra.size for known, each in _grammars.items()}
+    if sum(sizes.values()) > _TOGETHER:
+        # the largest alone: it takes long until there is as much again
+        del _grammars[max(sizes, key=lambda known: sizes[known])]
     found = _grammars.get(key)
     if found is not None and found.algebra.size < _LARGEST:
         return found
