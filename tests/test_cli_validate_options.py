@@ -130,6 +130,11 @@ def test_sarif_and_github_have_all_files(tmp_path: Path) -> None:
             for each in run["results"]
         )
     )
+    (change,) = run["results"][0]["fixes"][0]["artifactChanges"]
+    assert INVALID.as_uri() == change["artifactLocation"]["uri"]
+    region = change["replacements"][0]["deletedRegion"]
+    place = run["results"][0]["locations"][0]["physicalLocation"]["region"]
+    assert place["startLine"] == region["startLine"] == region["endLine"]
     done = xmlkit("--format", "github", *files)
     assert 2 == done.returncode
     assert all(line.startswith("::error file=") for line in done.stdout.splitlines())

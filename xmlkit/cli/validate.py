@@ -43,6 +43,7 @@ class _Way:
     write: bool
     through: bool
     connect: str | None
+    patches: bool
 
 
 @click.command(name="validate")
@@ -136,7 +137,8 @@ def command(
     # without schemas nothing can be said of any file
     places = tuple(schemas.directory(directory) for directory in directories or (None,))
     bounds = files.limits(max_size, max_depth, max_markup)
-    way = _Way(places, profile, policy_name, bounds, fix, write, through, connect)
+    patches = format_ == "sarif"
+    way = _Way(places, profile, policy_name, bounds, fix, write, through, connect, patches)
     code = 0
 
     def noted(all_files: Iterable[Judged], told: Callable[[], None]) -> Iterator[Judged]:
@@ -201,7 +203,7 @@ def judge(name: str, way: _Way) -> Judged:
         judged, repair = document, None
         if way.fix and found:
             judged, found, repair = _repaired(name, document, found, way, complaints)
-        results.append(_result(name, judged, place, found, more, repair))
+        results.append(_result(name, judged, place, found, more, repair, way.patches))
     return Judged(name, tuple(results), tuple(complaints))
 
 
@@ -212,14 +214,16 @@ def _result(
     found: Findings,
     more: Findings,
     repair: Repair | None,
+    with_patches: bool,
 ) -> Result:
     if not found and not more:
         return Result(name, document.kind, place, repair=repair)
-    from xmlkit.validation.shown import shown
+    from xmlkit.validation.shown import patches, shown
 
     clean, excerpts = shown(document, found + more)
+    repairs = patches(document, found) if with_patches else ()
     cut = len(found)
-    return Result(name, document.kind, place, clean[:cut], clean[cut:], excerpts, repair)
+    return Result(name, document.kind, place, clean[:cut], clean[cut:], excerpts, repair, repairs)
 
 
 def _repaired(
