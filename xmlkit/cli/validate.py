@@ -269,7 +269,8 @@ def _judged(names: Iterator[str], way: _Way, jobs: int) -> Iterator[Judged]:
 def _files(names: tuple[str, ...]) -> Iterator[str]:
     """Each file that is named, and of a directory all .xml files, as they are found.
 
-    A directory without any stays itself, and so does one that cannot be read.
+    A directory without any stays itself, and so does one that cannot be read. A pipe or a device in
+    a directory is no document: it could be waited for without end.
     """
     for name in names:
         if name == "-" or not os.path.isdir(name):
@@ -280,9 +281,11 @@ def _files(names: tuple[str, ...]) -> Iterator[str]:
         for directory, subdirectories, inside in os.walk(name, onerror=closed.append):
             subdirectories.sort()
             for file in sorted(inside):
-                if file.endswith(".xml"):
+                path = os.path.join(directory, file)
+                # a link to nowhere is told as such
+                if file.endswith(".xml") and (os.path.isfile(path) or not os.path.exists(path)):
                     found = True
-                    yield os.path.join(directory, file)
+                    yield path
         if closed:
             yield from (str(error.filename) for error in closed)
         elif not found:
