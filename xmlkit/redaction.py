@@ -37,6 +37,7 @@ _MISSPELLABLE = ("passwd", "password", "passphrase", "cookie", "cookies")
 _CALLED = re.compile(r"pass(?!thr|wdvalid)|pwd|token|credential", re.IGNORECASE)
 # All that a document <secret> holds; what it is worth is told to libvirt otherwise.
 _OF_SECRET = frozenset(("secret", "description", "uuid", "usage", "volume", "name", "target"))
+_UUID = re.compile(r"[0-9A-Fa-f-]{32,36}")
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
@@ -112,8 +113,15 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
             within &= tag[2:8] != "secret"
             continue
         for each in ATTRIBUTE.finditer(text, *match.span()):
-            if each.group(2) == "key" or _is_nearly(each.group(2)):
-                yield each.start(4) + 1, each.end(4) - 1
+            start, end = each.start(4) + 1, each.end(4) - 1
+            name = each.group(2)
+            # <encryption secret=...> of a TPM has the UUID of one
+            if (
+                name == "key"
+                or _is_nearly(name)
+                or (name == "secret" and not _UUID.fullmatch(text, start, end))
+            ):
+                yield start, end
         written = name_of(tag).rstrip("/>")
         if tag[-2] == "/":
             continue
