@@ -181,10 +181,10 @@ def _is_only_place(
             return False
     elif moved.getparent() is to:
         return True
-    else:
+    elif homes(document, moved, directory) != {str(to.tag)}:
+        # unless it is needed there
         without = judged(Edit("delete", edit.xpath))
-        needed = without is not None and len(without[1]) > left
-        if not needed and homes(document, moved, directory) != {str(to.tag)}:
+        if without is None or len(without[1]) <= left:
             return False
     like = [
         each for each in document.root.iter(str(to.tag)) if each is not to and each is not moved
