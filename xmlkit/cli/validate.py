@@ -132,6 +132,8 @@ def command(
         raise click.UsageError("--write needs files: stdin cannot be repaired")
     if fix and len(directories) > 1:
         raise click.UsageError("--fix takes one --schemas: what repairs for one may break another")
+    if "" in directories:
+        raise click.UsageError("--schemas needs a directory or a version, not an empty text")
     if connect is not None and not through:
         raise click.UsageError("--connect needs --through-libvirt")
     # without schemas nothing can be said of any file
