@@ -199,6 +199,18 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     ]
 
 
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
+    """It is no document; one that is named is read."""
+    os.mkfifo(tmp_path / "pipe.xml")
+    (tmp_path / "a.xml").write_bytes(VALID.read_bytes())
+    (tmp_path / "b.xml").symlink_to(tmp_path / "nowhere")
+    done = xmlkit(tmp_path)
+
+    assert 2 == done.returncode
+    assert "b.xml" in done.stderr
+    assert "pipe.xml" not in done.stderr
+
+
 def test_stdin_is_a_file() -> None:
     """Named -."""
     done = xmlkit("--format", "json", "-", stdin=INVALID.read_bytes())

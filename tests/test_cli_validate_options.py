@@ -130,6 +130,11 @@ def test_sarif_and_github_have_all_files(tmp_path: Path) -> None:
             for each in run["results"]
         )
     )
+    (change,) = run["results"][0]["fixes"][0]["artifactChanges"]
+    assert INVALID.as_uri() == change["artifactLocation"]["uri"]
+    region = change["replacements"][0]["deletedRegion"]
+    place = run["results"][0]["locations"][0]["physicalLocation"]["region"]
+    assert place["startLine"] == region["startLine"] == region["endLine"]
     done = xmlkit("--format", "github", *files)
     assert 2 == done.returncode
     assert all(line.startswith("::error file=") for line in done.stdout.splitlines())
@@ -245,6 +250,7 @@ def test_a_file_that_cannot_be_written_is_trouble(slight: Path) -> None:
         (("--connect", "test:///default"), "--connect needs --through-libvirt"),
         (("--jobs", "-1"), "--jobs"),
         (("--format", "yaml"), "sarif"),
+        (("--schemas", ""), "--schemas needs a directory"),
     ],
 )
 def test_options_that_do_not_go_together_are_trouble(
@@ -311,7 +317,7 @@ def test_ctrl_c_ends_it_at_once(jobs: str, tmp_path: Path) -> None:
     shutil.copy(INVALID, tmp_path / "a.xml")
     os.mkfifo(tmp_path / "b.xml")
     process = subprocess.Popen(
-        [*COMMAND, "--jobs", jobs, tmp_path],
+        [*COMMAND, "--jobs", jobs, tmp_path / "a.xml", tmp_path / "b.xml"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

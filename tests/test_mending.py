@@ -18,6 +18,7 @@ GUEST = (
     '<domain  type="kvm" ><name>g</name ><memory>64</memory><os><type>hvm</type></os>\r\n'
     "\t<devices><!-- x > y -->\r\n{}\r\n</devices>\r\n</domain>\r\n"
 )
+DISK = "<disk type='file'><source file='/a'/><target dev='{}'/></disk>"
 
 
 def repaired(devices: str) -> tuple[Document, Mended]:
@@ -41,8 +42,16 @@ def repaired(devices: str) -> tuple[Document, Mended]:
             "<disk type='file'><driver name='qemu' cache='none'/><target dev='vda'/></disk>",
         ),
         (
-            "<disk type='file' colour='red'><target dev='vda'/></disk>",
-            "<disk type='file'><target dev='vda'/></disk>",
+            "<disk type='file'><driver name='qemu' bus='virtio'/><target dev='vda'/></disk>",
+            "<disk type='file'><driver name='qemu'/><target dev='vda' bus='virtio'/></disk>",
+        ),
+        (
+            "<disk type='file'><target dev='vda'><bus>virtio</bus></target></disk>",
+            "<disk type='file'><target dev='vda' bus='virtio'></target></disk>",
+        ),
+        (
+            "<interface type='user'/><mac address='52:54:00:00:00:01'/>",
+            "<interface type='user'><mac address='52:54:00:00:00:01'/></interface>",
         ),
         (
             "<disk type='file' xmlns='urn:x'><target dev='vda'/></disk>",
@@ -81,6 +90,21 @@ def test_what_leaves_no_choice_is_repaired(wrong: str, right: str) -> None:
         "<disk type='volume'><source pool='p'/><target dev='vda'/></disk>",
         "<disk type='file'>hello<target dev='vda'/></disk>",
         "<disk type='file'><target/></disk>",
+        # what is unknown to this libvirt may be known to a newer one, or mean something
+        "<disk type='file' colour='red'><target dev='vda'/></disk>",
+        "<disk type='file'><source path='/a'/><target dev='vda'/></disk>",
+        "<drive type='file'><source file='/a'/><target dev='vda'/></drive>",
+        # a comment would go
+        "<disk type='file'><target dev='vda'><bus>virtio<!-- x --></bus></target></disk>",
+        # which of both disks is meant
+        f"{DISK.format('vda')}{DISK.format('vdb')}<readonly/>",
+        # what else could have it
+        f"{DISK.format('vda')}<boot order='1'/>",
+        "<interface type='user'/><model type='virtio'/>",
+        "<acpi/>",
+        # whether type or source is wrong
+        "<disk type='file'><source dev='/a'/><target dev='vda'/></disk>",
+        "<disk type='block'><source file='/a'/><target dev='vda'/></disk>",
         # whose attribute a text was meant to be
         "<graphics type='vnc'>somewhere</graphics>",
     ],

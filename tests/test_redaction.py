@@ -232,6 +232,16 @@ def test_what_redaction_hides_is_among_the_secrets(name: str) -> None:
         "<auth type='chap'>HIDE-ME<secret usage='u'/></auth>",
         "<auth><secret usage='u'>HIDE-ME</secret></auth>",
         "<graphics type='vnc'>HIDE-ME</graphics>",
+        # what others call it
+        "<graphics type='vnc' pwd='HIDE-ME'/>",
+        "<graphics vncPass='HIDE-ME'/>",
+        "<source protocol='rbd' key='HIDE-ME'/>",
+        "<auth auth-token='HIDE-ME'/>",
+        "<auth secret='HIDE-ME'/>",
+        "<auth><userpassword>HIDE-ME</userpassword></auth>",
+        # what virsh secret-set-value would be given
+        "<secret ephemeral='no'><usage type='volume'/><value>HIDE-ME</value></secret>",
+        "<secret><data encoding='base64'>HIDE-ME</data></secret>",
     ],
 )
 def test_what_is_nearly_a_secret_is_one(text: str) -> None:
@@ -253,6 +263,12 @@ def test_what_is_nearly_a_secret_is_one(text: str) -> None:
         "<auth>\n  <secret usage='u'/>\n</auth>",
         "<interface><link state='up'/><boot order='1'/></interface>",
         "<hostdev mode='passthrough'/>",
+        "<features><kvm passthrough='on' passthru='on'/></features>",
+        "<graphics passwdValidTo='2030-01-01T00:00:00' keymap='de'/>",
+        "<volume><key>/a/b</key></volume>",
+        "<encryption secret='6dd3e4a5-1d76-44ce-961f-f119f5aad935'/>",
+        "<secret><uuid>b</uuid><usage type='ceph'><name>c</name></usage></secret>",
+        "<enum><value>a</value></enum><secret/><enum><value>a</value></enum>",
         "<features><pae/><hap state='on'/></features>",
     ],
 )

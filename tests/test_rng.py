@@ -43,6 +43,31 @@ def test_a_grammar_is_read_once_until_it_has_grown(monkeypatch: pytest.MonkeyPat
     assert rng.grammar(INSTALLED, "storagevol") is not first
 
 
+def test_names_that_nothing_is_known_of_are_not_kept() -> None:
+    """They are of documents, of which there is no end."""
+    (leaf,) = rng.grammar(INSTALLED, "storagevol").elements
+    known = len(leaf._index)
+    for number in range(50):
+        assert not leaf.attributes(f"no{number}")
+        assert not leaf.children(f"no{number}")
+
+    assert known == len(leaf._index)
+    assert leaf.children("name")
+
+
+def test_of_many_grammars_the_largest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they are bounded, too; the others stay, so that nothing is read in a circle."""
+    monkeypatch.setattr(rng, "_grammars", {})
+    large = rng.grammar(INSTALLED, "domain")
+    assert large.parents_of("disk")
+    small = rng.grammar(INSTALLED, "storagevol")
+    monkeypatch.setattr(rng, "_TOGETHER", large.algebra.size)
+
+    assert rng.grammar(INSTALLED, "storagevol") is small
+    assert rng.grammar(INSTALLED, "domain") is not large
+    assert rng.grammar(INSTALLED, "storagevol") is small
+
+
 HOSTILE = {
     "includes-itself": "<include href='domain.rng'/>",
     "includes-in-a-circle": "<include href='other.rng'/>",

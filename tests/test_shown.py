@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmlkit.document import Document, DocumentError
-from xmlkit.validation.findings import Edit, Finding, Fix
-from xmlkit.validation.shown import excerpt_of_unreadable, hidden, shown
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix
+from xmlkit.validation.shown import Patch, excerpt_of_unreadable, hidden, patches, shown
+from xmlkit.validation.verdict import validate
 
 SECRET = "hunter2-of-mine"  # noqa: S105
 
@@ -174,3 +175,59 @@ def test_a_file_that_cannot_be_read_shows_no_line_with_a_secret(text: str) -> No
     source = f"{text}</x>".encode()
 
     assert None is excerpt_of_unreadable(source, unreadable(source))
+
+
+def laid(text: str, patch: Patch) -> str:
+    """A text after a patch, as an editor would lay it."""
+    lines = text.split("\n")
+    start, end = (
+        sum(len(each) + 1 for each in lines[: line - 1]) + column - 1
+        for line, column in ((patch.line, patch.column), (patch.end_line, patch.end_column))
+    )
+    return text[:start] + patch.text + text[end:]
+
+
+DOMAIN = (
+    "<domain type='kvm'>\r\n<name>ü</name><memory>64</memory><os><type>hvm</type></os>\n"
+    "<devices>{}</devices>\n</domain>"
+)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        "<emulatr>/x</emulatr>",
+        "<disk type='file'>\n<target dev='vda' bsu='virtio'/></disk>",
+        "<graphics type='vnc' autoport='noo' paswd='hunter2'/>",
+        "<disk type='file'><driver bus='virtio'/>\n<target dev='vda'/></disk>\n<hint/>",
+        "<boot dev='hd'/>",
+    ],
+)
+def test_a_patch_does_what_the_repair_does(devices: str) -> None:
+    """With the same bytes, and as little of the text as can be."""
+    document = Document.parse(DOMAIN.format(devices))
+    findings = validate(document)
+    found = patches(document, findings)
+
+    assert any(found)
+    assert len(findings) == len(found)
+    for finding, each in zip(findings, found, strict=True):
+        edits = [fix.edit for fix in finding.fixes if fix.verified]
+        assert len(edits) == len(each)
+        for edit, patch in zip(edits, each, strict=True):
+            assert apply_fix(document, edit).text == laid(document.text, patch)
+            assert "hunter2" not in patch.text
+
+
+def test_a_patch_that_would_write_a_secret_is_left_out() -> None:
+    """What is moved over it has it in its way."""
+    text = DOMAIN.format("<graphics type='vnc' passwd='hunter2'/><vcpu>4</vcpu>")
+    document = Document.parse(text)
+    (finding,) = validate(document)
+    moved = Finding(
+        *(finding.id, finding.severity, finding.message, 1, 1, finding.xpath),
+        fixes=(Fix(Edit("move", "/domain/devices/vcpu", to="/domain/os"), True),),
+    )
+
+    assert ((),) == patches(document, [moved])
+    assert (1,) == tuple(map(len, patches(document, [finding])))

@@ -33,6 +33,11 @@ _WITHOUT_TEXT = frozenset(("auth", "graphics", "secret"))
 _WORD = re.compile(r"[\w-]+")
 # Those of their names that are long enough to be known with a mistake in them.
 _MISSPELLABLE = ("passwd", "password", "passphrase", "cookie", "cookies")
+# What others call a secret: names that libvirt does not have, bar an attribute of the time.
+_CALLED = re.compile(r"pass(?!thr|wdvalid)|pwd|token|credential", re.IGNORECASE)
+# All that a document <secret> holds; what it is worth is told to libvirt otherwise.
+_OF_SECRET = frozenset(("secret", "description", "uuid", "usage", "volume", "name", "target"))
+_UUID = re.compile(r"[0-9A-Fa-f-]{32,36}")
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
@@ -92,9 +97,10 @@ def may_have_secrets(text: str) -> bool:
 def _misspelled(text: str) -> Iterator[tuple[int, int]]:
     """What would be a secret if its name or its place were right."""
     words = set(_WORD.findall(text))
-    if words.isdisjoint(_WITHOUT_TEXT) and not any(map(_is_nearly, words)):
+    if words.isdisjoint({*_WITHOUT_TEXT, "key"}) and not any(map(_is_nearly, words)):
         return
     began = 0  # where the text of such an element began
+    within = False  # a <secret>
     for match in MARKUP.finditer(text):
         tag = match.group()
         if tag[1] in "!?":
@@ -104,20 +110,35 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
                 yield began, match.start()
             began = 0
         if tag[1] == "/":
+            within &= tag[2:8] != "secret"
             continue
         for each in ATTRIBUTE.finditer(text, *match.span()):
-            if _is_nearly(each.group(2)):
-                yield each.start(4) + 1, each.end(4) - 1
+            start, end = each.start(4) + 1, each.end(4) - 1
+            name = each.group(2)
+            # <encryption secret=...> of a TPM has the UUID of one
+            if (
+                name == "key"
+                or _is_nearly(name)
+                or (name == "secret" and not _UUID.fullmatch(text, start, end))
+            ):
+                yield start, end
         written = name_of(tag).rstrip("/>")
-        if tag[-2] != "/" and (_is_nearly(written) or written in _WITHOUT_TEXT):
+        if tag[-2] == "/":
+            continue
+        within |= written == "secret"
+        unknown = within and written not in _OF_SECRET
+        if unknown or _is_nearly(written) or written in _WITHOUT_TEXT:
             began = match.end()
 
 
 @lru_cache(maxsize=4096)
 def _is_nearly(name: str) -> bool:
-    """Whether a name is that of a secret but for two letters, or three of a long one."""
+    """Whether a name is that of a secret but for two letters, or three of a long one, or one that
+    others call it by."""
     name = name.rpartition(":")[2].lower()
-    return any(_distance(name, each) <= 2 + (len(each) > 8) for each in _MISSPELLABLE)
+    return _CALLED.search(name) is not None or any(
+        _distance(name, each) <= 2 + (len(each) > 8) for each in _MISSPELLABLE
+    )
 
 
 def _distance(one: str, other: str) -> int:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from xmlkit import __version__
@@ -19,7 +20,7 @@ from xmlkit.cli.paint import Paint
 from xmlkit.validation.findings import Edit, Finding
 
 if TYPE_CHECKING:
-    from xmlkit.validation.shown import Excerpt
+    from xmlkit.validation.shown import Excerpt, Patch
 
 __all__ = ["FORMATS", "Judged", "Repair", "Result"]
 
@@ -52,7 +53,8 @@ class Result:
     """A file judged by one directory of schemas.
 
     findings: of the schema and the profile. more: those of a policy or of libvirt, which say
-    nothing about validity. excerpts: the source lines of both.
+    nothing about validity. excerpts: the source lines of both. patches: the repairs of each
+    finding, for SARIF.
     """
 
     file: str
@@ -62,6 +64,7 @@ class Result:
     more: tuple[Finding, ...] = ()
     excerpts: tuple[Excerpt | None, ...] = ()
     repair: Repair | None = None
+    patches: tuple[tuple[Patch, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,10 @@ def sarif(files: Iterable[Judged], paint: Paint, several: bool) -> Iterator[str]
         for judged in files:
             complaints.extend(judged.complaints)
             for number, result in enumerate(judged.results):
-                for finding, excerpt, _ in _told(result, number, several):
+                told = _told(result, number, several)
+                for (finding, excerpt, _), repairs in zip_longest(told, result.patches):
                     seen.add(finding.id)
-                    yield _sarif_result(result, finding, excerpt)
+                    yield _sarif_result(result, finding, excerpt, repairs or ())
 
     yield (
         '{\n  "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/'
@@ -279,7 +283,9 @@ def _listed(items: Iterable[Any], dumps: Callable[..., str], indent: int) -> Ite
         yield space[:-2]
 
 
-def _sarif_result(result: Result, finding: Finding, excerpt: Excerpt | None) -> dict[str, Any]:
+def _sarif_result(
+    result: Result, finding: Finding, excerpt: Excerpt | None, patches: tuple[Patch, ...]
+) -> dict[str, Any]:
     region: dict[str, Any] = {"startLine": finding.line, "startColumn": finding.column}
     place: dict[str, Any] = {"artifactLocation": {"uri": _uri(result.file)}, "region": region}
     if excerpt is not None:
@@ -296,7 +302,7 @@ def _sarif_result(result: Result, finding: Finding, excerpt: Excerpt | None) -> 
         "link": finding.link,
         "schemas": result.schemas,
     }
-    return {
+    told: dict[str, Any] = {
         "ruleId": finding.id,
         "level": finding.severity,
         "message": {"text": finding.message},
@@ -307,6 +313,23 @@ def _sarif_result(result: Result, finding: Finding, excerpt: Excerpt | None) -> 
             }
         ],
         "properties": {name: value for name, value in properties.items() if value},
+    }
+    if patches:
+        told["fixes"] = [_sarif_fix(place["artifactLocation"], patch) for patch in patches]
+    return told
+
+
+def _sarif_fix(file: dict[str, str], patch: Patch) -> dict[str, Any]:
+    region = {
+        "startLine": patch.line,
+        "startColumn": patch.column,
+        "endLine": patch.end_line,
+        "endColumn": patch.end_column,
+    }
+    replacement = {"deletedRegion": region, "insertedContent": {"text": patch.text}}
+    return {
+        "description": {"text": patch.said},
+        "artifactChanges": [{"artifactLocation": file, "replacements": [replacement]}],
     }
 
 

@@ -43,6 +43,7 @@ class _Way:
     write: bool
     through: bool
     connect: str | None
+    patches: bool
 
 
 @click.command(name="validate")
@@ -131,12 +132,15 @@ def command(
         raise click.UsageError("--write needs files: stdin cannot be repaired")
     if fix and len(directories) > 1:
         raise click.UsageError("--fix takes one --schemas: what repairs for one may break another")
+    if "" in directories:
+        raise click.UsageError("--schemas needs a directory or a version, not an empty text")
     if connect is not None and not through:
         raise click.UsageError("--connect needs --through-libvirt")
     # without schemas nothing can be said of any file
     places = tuple(schemas.directory(directory) for directory in directories or (None,))
     bounds = files.limits(max_size, max_depth, max_markup)
-    way = _Way(places, profile, policy_name, bounds, fix, write, through, connect)
+    patches = format_ == "sarif"
+    way = _Way(places, profile, policy_name, bounds, fix, write, through, connect, patches)
     code = 0
 
     def noted(all_files: Iterable[Judged], told: Callable[[], None]) -> Iterator[Judged]:
@@ -201,7 +205,7 @@ def judge(name: str, way: _Way) -> Judged:
         judged, repair = document, None
         if way.fix and found:
             judged, found, repair = _repaired(name, document, found, way, complaints)
-        results.append(_result(name, judged, place, found, more, repair))
+        results.append(_result(name, judged, place, found, more, repair, way.patches))
     return Judged(name, tuple(results), tuple(complaints))
 
 
@@ -212,14 +216,16 @@ def _result(
     found: Findings,
     more: Findings,
     repair: Repair | None,
+    with_patches: bool,
 ) -> Result:
     if not found and not more:
         return Result(name, document.kind, place, repair=repair)
-    from xmlkit.validation.shown import shown
+    from xmlkit.validation.shown import patches, shown
 
     clean, excerpts = shown(document, found + more)
+    repairs = patches(document, found) if with_patches else ()
     cut = len(found)
-    return Result(name, document.kind, place, clean[:cut], clean[cut:], excerpts, repair)
+    return Result(name, document.kind, place, clean[:cut], clean[cut:], excerpts, repair, repairs)
 
 
 def _repaired(
@@ -265,7 +271,8 @@ def _judged(names: Iterator[str], way: _Way, jobs: int) -> Iterator[Judged]:
 def _files(names: tuple[str, ...]) -> Iterator[str]:
     """Each file that is named, and of a directory all .xml files, as they are found.
 
-    A directory without any stays itself, and so does one that cannot be read.
+    A directory without any stays itself, and so does one that cannot be read. A pipe or a device in
+    a directory is no document: it could be waited for without end.
     """
     for name in names:
         if name == "-" or not os.path.isdir(name):
@@ -276,9 +283,11 @@ def _files(names: tuple[str, ...]) -> Iterator[str]:
         for directory, subdirectories, inside in os.walk(name, onerror=closed.append):
             subdirectories.sort()
             for file in sorted(inside):
-                if file.endswith(".xml"):
+                path = os.path.join(directory, file)
+                # a link to nowhere is told as such
+                if file.endswith(".xml") and (os.path.isfile(path) or not os.path.exists(path)):
                     found = True
-                    yield os.path.join(directory, file)
+                    yield path
         if closed:
             yield from (str(error.filename) for error in closed)
         elif not found:

@@ -1,9 +1,10 @@
 """Mending: verified repairs laid over a document, one after the other.
 
 Laws
-- Only what was tried and found to mend is done; where another name or value would do as well, or
-  is as near to what was written, none is chosen.
-- Nothing is taken away that libvirt may read, and the format of an image is never chosen.
+- Only what was tried and found to mend is done; where another name, value or place would do as
+  well, or is as near to what was written, none is chosen.
+- Nothing that was written is taken away: what these schemas do not know a newer libvirt may, and
+  its author meant something by it. The format of an image is never chosen.
 - Each step is judged anew: it leaves fewer findings than there were, or it is not taken.
 - All that is not repaired stays as it was written, byte for byte.
 """
@@ -16,22 +17,25 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lxml import etree
+
 from xmlkit.document import Document, DocumentError
 from xmlkit.redaction import redact_pair
 from xmlkit.validation import words
-from xmlkit.validation.findings import Edit, Finding, apply_fix
+from xmlkit.validation.findings import Edit, Finding, apply_fix, xpath_of
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.shown import hider
-from xmlkit.validation.verdict import validate
+from xmlkit.validation.verdict import homes, validate
 
 __all__ = ["Mended", "mended", "unified"]
 
-# Of what is found, that which libvirt does not read at all.
-_UNREAD = frozenset(("unknown-attribute", "unknown-element"))
 # More values than these are not tried in the place of one.
 _OTHERS = 24
 # A document with more faults than this is something else.
 _MOST = 100
+
+# An edit tried: the document after it and what is found there; None if it does not fit.
+_Trial = Callable[[Edit], tuple[Document, tuple[Finding, ...]] | None]
 
 
 @dataclass(frozen=True)
@@ -83,20 +87,24 @@ def _step(
 
     for finding in findings:
         for fix in finding.fixes:
-            if not fix.verified or _is_loss(finding, fix.edit) or _is_format(fix.edit):
+            if not fix.verified or _is_loss(fix.edit) or _is_format(fix.edit):
                 continue
             mended = judged(fix.edit)
             if mended is None or len(mended[1]) >= len(findings):
                 continue
-            if _is_only(document, finding, fix.edit, judged, len(mended[1])):
+            left = len(mended[1])
+            if fix.edit.kind == "move":
+                only = _is_only_place(document, finding, fix.edit, directory, judged, left)
+            else:
+                only = _is_only(document, finding, fix.edit, judged, left)
+            if only:
                 return *mended, fix.edit
     return None
 
 
-def _is_loss(finding: Finding, edit: Edit) -> bool:
-    """Whether something goes that libvirt may read; what is unknown to it, it does not."""
-    declaration = edit.attribute.partition(":")[0] == "xmlns"
-    return edit.kind == "delete" and finding.id not in _UNREAD and not declaration
+def _is_loss(edit: Edit) -> bool:
+    """Whether something goes that was written; the declaration of a namespace is nothing alone."""
+    return edit.kind == "delete" and edit.attribute.partition(":")[0] != "xmlns"
 
 
 def _is_format(edit: Edit) -> bool:
@@ -114,15 +122,12 @@ def _is_only(
     document: Document,
     finding: Finding,
     edit: Edit,
-    judged: Callable[[Edit], tuple[Document, tuple[Finding, ...]] | None],
+    judged: _Trial,
     left: int,
 ) -> bool:
     """Whether no other name or value is as near, or leaves as few findings where none is near."""
-    if edit.kind == "delete" or (edit.kind == "move" and not edit.name):
+    if edit.kind == "delete":
         return True
-    if edit.kind == "move":
-        # as an attribute or as a child: the same name says the same
-        return edit.name.lstrip("@") == (edit.attribute or _tag(edit))
     others: tuple[str, ...] = finding.expected
     if edit.kind == "rename":
         old, new = finding.name.rpartition(":")[2], edit.name.rpartition(":")[2]
@@ -142,7 +147,10 @@ def _is_only(
     if old and words.near(old, [new]):
         far = words.distance(old, new)
         return all(words.distance(old, each) > far for each in others)
-    if edit.kind == "rename" or not others or len(others) > _OTHERS:
+    if old.strip() or edit.kind == "rename":
+        # what is not near is no slip: what it stands beside may be as wrong
+        return False
+    if not others or len(others) > _OTHERS:
         return edit.kind == "add" and not others
     for each in others:
         other = judged(replace(edit, value=each))
@@ -151,11 +159,56 @@ def _is_only(
     return True
 
 
+def _is_only_place(
+    document: Document,
+    finding: Finding,
+    edit: Edit,
+    directory: str | os.PathLike[str] | None,
+    judged: _Trial,
+    left: int,
+) -> bool:
+    """Whether what is moved could go nowhere else, in this document or in one that has more."""
+    moved, to = (_element(document, path) for path in (edit.xpath.partition("/text()")[0], edit.to))
+    if edit.name and not edit.attribute and "/text()" not in edit.xpath and len(moved):
+        # a comment would go
+        return False
+    if edit.name:
+        # as an attribute or as a child: the same name says the same
+        if edit.name.lstrip("@") != (edit.attribute or _tag(edit)) or len(finding.suggestions) > 1:
+            return False
+    elif edit.attribute:
+        if len(finding.suggestions) > 1:
+            return False
+    elif moved.getparent() is to:
+        return True
+    elif homes(document, moved, directory) != {str(to.tag)}:
+        # unless it is needed there
+        without = judged(Edit("delete", edit.xpath))
+        if without is None or len(without[1]) <= left:
+            return False
+    like = [
+        each for each in document.root.iter(str(to.tag)) if each is not to and each is not moved
+    ]
+    if len(like) > _OTHERS:
+        return False
+    for each in like:
+        other = judged(replace(edit, to=xpath_of(each), before=""))
+        if other is not None and len(other[1]) <= left:
+            return False
+    return True
+
+
 def _said(document: Document, edit: Edit) -> str:
     """The value that an edit replaces."""
-    (element,) = document.root.getroottree().xpath(edit.xpath)
+    element = _element(document, edit.xpath)
     value = element.get(edit.attribute) if edit.attribute else element.text
     return str(value or "")
+
+
+def _element(document: Document, xpath: str) -> etree._Element:
+    (element,) = document.root.getroottree().xpath(xpath)
+    assert isinstance(element, etree._Element)
+    return element
 
 
 def _is_of(finding: Finding, edit: Edit) -> bool:

@@ -200,14 +200,16 @@ class Element(Leaf):
     def _named(self, name: str) -> tuple[frozenset[Element], frozenset[Attribute]]:
         found = self._index.get(name)
         if found is None:
-            if len(self._index) > 300:
-                # names come from documents
-                self._index.clear()
             leaves = self.content.leaves
-            found = self._index[name] = (
+            found = (
                 frozenset(x for x in leaves if isinstance(x, Element) and name in x.names),
                 frozenset(x for x in leaves if isinstance(x, Attribute) and name in x.names),
             )
+            if any(found):
+                # what is unknown is of documents, and never ends
+                if len(self._index) > 300:
+                    self._index.clear()
+                self._index[name] = found
         return found
 
 

@@ -33,8 +33,10 @@ __all__ = ["Grammar", "grammar"]
 
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 _DEEPEST = 400
-# patterns and derivatives, some 500 bytes each: libvirt's own documents need 10,000
+# patterns and derivatives, some 1,300 bytes each: libvirt's own documents need 10,000
 _LARGEST = 60_000
+# all grammars together; there is one for each schema, and each version of it
+_TOGETHER = 120_000
 
 _grammars: dict[tuple[str, str], Grammar] = {}
 
@@ -48,7 +50,7 @@ class Grammar:
     # definitions that are any of several, made where a document could mean each of them
     unions: dict[frozenset[Element], Element] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
-    _parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _places: dict[str, tuple[tuple[Element, Element], ...]] = field(default_factory=dict)
 
     @property
     def elements(self) -> frozenset[Element]:
@@ -56,10 +58,15 @@ class Grammar:
 
     def parents_of(self, name: str) -> tuple[str, ...]:
         """The elements that may have a child of this name, anywhere in the schema."""
+        parents = (parent for parent, _ in self.places_of(name))
+        return tuple(dict.fromkeys(each for parent in parents for each in parent.names.known()))
+
+    def places_of(self, name: str) -> tuple[tuple[Element, Element], ...]:
+        """Each definition that may have a child of this name, with that of the child."""
         if name.rpartition("}")[2] not in self.names:
             return ()
-        if not self._parents:
-            found: dict[str, dict[str, None]] = {}
+        if not self._places:
+            found: dict[str, list[tuple[Element, Element]]] = {}
             seen: set[Element] = set()
             waiting = sorted(self.elements, key=lambda each: each.number)
             for element in waiting:
@@ -70,9 +77,9 @@ class Grammar:
                     if isinstance(leaf, Element):
                         waiting.append(leaf)
                         for each in leaf.names.known():
-                            found.setdefault(each, {}).update(dict.fromkeys(element.names.known()))
-            self._parents = {each: tuple(parents) for each, parents in found.items()}
-        return self._parents.get(name, ())
+                            found.setdefault(each, []).append((element, leaf))
+            self._places = {each: tuple(places) for each, places in found.items()}
+        return self._places.get(name, ())
 
 
 def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Grammar:
@@ -82,6 +89,10 @@ def grammar(directory: str, schema: str, references: tuple[str, ...] = ()) -> Gr
     schema starts with. Raises SchemaError.
     """
     key = (directory, "/".join((schema, *references)))
+    sizes = {known: each.algebra.size for known, each in _grammars.items()}
+    if sum(sizes.values()) > _TOGETHER:
+        # the largest alone: it takes long until there is as much again
+        del _grammars[max(sizes, key=lambda known: sizes[known])]
     found = _grammars.get(key)
     if found is not None and found.algebra.size < _LARGEST:
         return found

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from html import unescape
 
 from xmlkit.document import Document, DocumentError
+from xmlkit.parsing import place
 from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
-from xmlkit.validation.findings import Edit, Finding, Fix
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix
 
-__all__ = ["Excerpt", "excerpt_of_unreadable", "hidden", "hider", "shown"]
+__all__ = ["Excerpt", "Patch", "excerpt_of_unreadable", "hidden", "hider", "patches", "shown"]
 
 # What a finding points at: a tag's begin, an attribute with its value, or a text.
 _POINTED = re.compile(r"</?[^\s<>/=\"']+|[^\s<>/=\"']+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'))?")
@@ -45,6 +46,62 @@ class Excerpt:
     text: str
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A verified repair as a change of the text: what is from one place to another becomes `text`.
+
+    said: what it does, in words. Lines and columns are from 1, the end is behind the last one.
+    """
+
+    said: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    text: str
+
+
+_DOES = {"rename": "rename it to {}", "value": 'make it "{}"', "move": "move it"}
+
+
+def patches(document: Document, findings: Iterable[Finding]) -> tuple[tuple[Patch, ...], ...]:
+    """For each finding its verified repairs; one that would write a secret anew is left out.
+
+    findings: as `validate` returned them, not as they are shown.
+    """
+    hide = hider(document)
+
+    def made(fix: Fix) -> Iterator[Patch]:
+        try:
+            old, new = document.text, apply_fix(document, fix.edit).text
+        except (ValueError, DocumentError):
+            return
+        start = _alike(old, new)
+        end = _alike(old[start:][::-1], new[start:][::-1])
+        text = new[start : len(new) - end]
+        edit = fix.edit
+        said = _DOES.get(edit.kind, f"{edit.kind} it").format(edit.name or edit.value)
+        if hide(text) == text and hide(said) == said:
+            yield Patch(said, *place(old, start), *place(old, len(old) - end), text)
+
+    return tuple(
+        tuple(patch for fix in finding.fixes if fix.verified for patch in made(fix))
+        for finding in findings
+    )
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters are the same from the begin."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one.startswith(other[least:middle], least):
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def shown(

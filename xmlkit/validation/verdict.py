@@ -21,7 +21,7 @@ from xmlkit.validation import grammar, schemas
 from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
-__all__ = ["Finding", "unreadable", "validate"]
+__all__ = ["Finding", "homes", "unreadable", "validate"]
 
 
 def validate(
@@ -43,6 +43,28 @@ def validate(
     if profile is not None:
         found += tuple(_refused(document))
     return found
+
+
+def homes(
+    document: Document,
+    element: etree._Element,
+    directory: str | os.PathLike[str] | None = None,
+) -> frozenset[str]:
+    """The names ({uri}local) of those that may hold an element of `document` just as it is.
+
+    They are those of the schema, whether the document has such or not. directory, raises: as for
+    `validate`.
+    """
+    from xmlkit.validation import rng
+    from xmlkit.validation.judge import Judge
+
+    found: set[str] = set()
+    for meant in _grammars(document.root, schemas.directory(directory)):
+        judge = Judge(rng.grammar(meant.directory, meant.schema, meant.references))
+        for parent, child in judge.grammar.places_of(judge.name(element)):
+            if judge.valid(element, child):
+                found.update(parent.names.known())
+    return frozenset(found)
 
 
 class _Grammar(NamedTuple):
