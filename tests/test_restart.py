@@ -437,6 +437,19 @@ def test_what_somebody_else_did_with_a_guest_that_was_given_up_counts(
     stays_off(domain)
 
 
+def test_a_guest_that_was_saved_stays_off_though_libvirtd_was_restarted(scene: Scene) -> None:
+    """libvirt does not know any more why it is off, but it has the save."""
+    domain = given_up(scene)
+    scene.start(domain)
+    domain.managedSave()
+    scene.libvirtd.restart()
+    scene.reopen()
+
+    assert [] == recover_all(scene)
+
+    stays_off(scene.connection.lookupByUUIDString(domain.UUIDString()))
+
+
 def test_a_guest_that_shuts_down_late_and_does_not_start_is_pending(scene: Scene) -> None:
     """Then nothing new is begun, and recover starts it when it can."""
     domain = given_up(scene)

@@ -31,6 +31,7 @@ from xmlkit.compare import lost
 from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
+from xmlkit.host import sanitized
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import is_local, said
@@ -47,6 +48,7 @@ from xmlkit.steps import (
     Stop,
     Unlink,
 )
+from xmlkit.survey import survey
 from xmlkit.transformers import transform
 
 __all__ = ["Listener", "apply", "recover", "start_late"]
@@ -634,6 +636,14 @@ class _Executor:
                     "its disks are partly where they were to be and partly elsewhere: both names "
                     "of each image stay, look at it (virsh dumpxml --inactive)",
                 )
+            if where != "before" and (user := self._user_of_new(task)):
+                self._start(task)
+                return Outcome(
+                    "pending",
+                    "disk-changed",
+                    f"{user} since: both names stay until it does not (after a snapshot: virsh "
+                    "blockcommit)",
+                )
             try:
                 outcome = self._take_back(task, defined=where != "gone")
             finally:
@@ -645,6 +655,19 @@ class _Executor:
             failure = _failure_of(error)
         starts = ", which starts the guest if it is off" if self._is_restarting(task) else ""
         return Outcome("pending", failure.id, f"{failure}; then run xmlkit recover{starts}")
+
+    def _user_of_new(self, task: Task) -> str:
+        """Who uses or stands on a new name, by whatever domain's XML or image's header; else ""."""
+        made = [step.target for step in task.steps if isinstance(step, Link | Copy)]
+        if not any(map(images.is_image, made)):
+            return ""
+        surveyed = survey(self.connection, (task.uuid,))
+        for path in map(sanitized, made):
+            for use in surveyed.uses.get(path, ()):
+                return f"domain {use.name} uses {path}"
+            for overlay in sorted(surveyed.overlays.get(path, ())):
+                return f"{overlay} is backed by {path}"
+        return ""
 
     def _start(self, task: Task) -> None:
         """Start the guest again if it has to be, and say so in the journal."""
@@ -806,7 +829,10 @@ def _is_shut_down(domain: Any) -> bool:
     if domain is None or domain.isActive():
         return False
     state, reason = domain.state()
-    return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in _SHUT_DOWN
+    if state != libvirt.VIR_DOMAIN_SHUTOFF or reason not in _SHUT_DOWN:
+        return False
+    # a libvirtd that was restarted knows of the save, and not that it is why
+    return not metadata.is_saved(domain)
 
 
 def _document(domain: Any) -> Document:
