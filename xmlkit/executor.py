@@ -34,7 +34,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import is_local, said
+from xmlkit.observe import LibvirtError, is_local, said
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import (
     SHUTDOWN_SECONDS,
@@ -137,11 +137,11 @@ def start_late(
     uuids: of those in `journal.asked` that are to be looked at. Each is started once; one that
     runs, or that was not shut down from within (virDomainGetState's reason), is left alone. Returns
     the outcome for each that was off: "undone" if it runs again, else "pending". Raises
-    JournalError, and what libvirt raises.
+    JournalError, and LibvirtError if libvirt does not answer.
     """
     found = {}
     for task in journal.asked:
-        if task.uuid in uuids and _is_shut_down(_lookup(connection, task.uuid)):
+        if task.uuid in uuids and _may_be_late(connection, task):
             # there is nothing to be written about those that are left alone
             writer = Writer(journal.path, new=False)
             try:
@@ -149,6 +149,8 @@ def start_late(
                 executor.begun[task.uuid] = set(journal.begun[task.uuid])
                 executor.start_late(task)
                 found.update(executor.outcomes)
+            except libvirt.libvirtError as error:
+                raise LibvirtError(f"{task.plan.name}: {said(error)}") from None
             finally:
                 writer.close()
     return found
@@ -833,6 +835,13 @@ def _is_shut_down(domain: Any) -> bool:
         return False
     # a libvirtd that was restarted knows of the save, and not that it is why
     return not metadata.is_saved(domain)
+
+
+def _may_be_late(connection: Any, task: Task) -> bool:
+    try:
+        return _is_shut_down(_lookup(connection, task.uuid))
+    except libvirt.libvirtError as error:
+        raise LibvirtError(f"{task.plan.name}: {said(error)}") from None
 
 
 def _document(domain: Any) -> Document:
