@@ -472,6 +472,8 @@ class _Executor:
                 seconds = f"{self.shutdown_seconds:g} s"
                 raise _Failure("not-stopped", f"it did not shut down within {seconds}{refused}")
             time.sleep(0.1)
+        if _has_migrated(domain):
+            raise _Failure("migrated-away", "it has migrated to another host since")
         self.stopped.add(task.uuid)
 
     def _create(self, task: Task) -> None:
@@ -493,7 +495,10 @@ class _Executor:
         """Whether a guest was shut down for us, and has not been started again by us."""
         if not self._is_restarting(task):
             return False
-        return task.uuid in self.stopped or not domain.isActive()
+        if not domain.isActive():
+            # it would run on both
+            return not _has_migrated(domain)
+        return task.uuid in self.stopped
 
     def _is_restarting(self, task: Task) -> bool:
         """Whether a guest was asked to shut down, and has not been started again by us."""
@@ -824,6 +829,12 @@ def _lookup(connection: Any, uuid: str) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _has_migrated(domain: Any) -> bool:
+    """Whether a domain is off because it runs on another host. Source: virDomainGetState."""
+    off: tuple[int, int] = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+    return tuple(domain.state()) == off
 
 
 def _is_shut_down(domain: Any) -> bool:
