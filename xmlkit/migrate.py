@@ -47,7 +47,7 @@ from xmlkit.host import (
 )
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, domain_xml, is_local, said
+from xmlkit.observe import LibvirtError, domain_xml, is_local, said, without_password
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
@@ -175,7 +175,7 @@ def judged(source: Any, there: Any, name: str, to: str, options: Options) -> Mig
     if not surveyed.guests:
         domain_xml(source, name)
     (guest, *_) = surveyed.guests
-    case = _Judge(source, there, to, options, guest, surveyed, over)
+    case = _Judge(source, there, without_password(to), options, guest, surveyed, over)
     return case.migration()
 
 
