@@ -196,6 +196,21 @@ def test_trouble_with_one_keeps_no_other(scene: Scene, xmlkit: Shell) -> None:
     assert 2 == done.stderr.count("\n")
 
 
+def test_another_host_does_not_count_as_one_without_the_domain(scene: Scene, xmlkit: Shell) -> None:
+    """Exit code 2, and no name is taken away; the same host by another URI is as good."""
+    domain = scene.nova_guest("guest")
+    id = killed(scene, xmlkit, *APPLY, "guest")
+    new = scene.instances / "disks" / f"{domain.UUIDString()}_disk"
+    done = xmlkit("recover", "--connect", "test:///default").told(2)
+
+    assert f"test:///default has no domain of transition {id}" in done.stderr
+    assert new.exists()
+    assert f"{id}  apply  pending  1 domain\n" == xmlkit("journal").told(0).stdout
+    alike = f"{scene.libvirtd.uri}&mode=direct"
+    assert f"{id}  guest  undone\n" == xmlkit("recover", "--connect", alike).told(0).stdout
+    assert not new.exists()
+
+
 def test_only_one_works_on_a_host(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 2 while another one asks; its process and command are named."""
     scene.nova_guest("guest")

@@ -690,6 +690,49 @@ def test_disks_that_are_partly_changed_are_pending(scene: Scene) -> None:
     scene.boots(domain)
 
 
+@pytest.mark.parametrize("live", [False, True], ids=["off", "running"])
+def test_a_new_name_that_a_snapshot_stands_on_is_kept(scene: Scene, *, live: bool) -> None:
+    """An overlay that somebody has put above the volume names it: both names stay, and it boots."""
+    domain = scene.nova_guest("a")
+    overlay = scene.instances / "overlay"
+
+    def snapshot() -> None:
+        if live:
+            scene.start(domain)
+        disk = f"<disk name='vda' snapshot='external'><source file='{overlay}'/></disk>"
+        xml = f"<domainsnapshot><disks>{disk}</disks></domainsnapshot>"
+        domain.snapshotCreateXML(xml, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+        scene.stop(domain)
+
+    outcome = carry_out(scene, [task(scene, domain)], listener=when("begin", Unlink, snapshot))
+
+    assert ("pending", "disk-changed") == outcome[domain.UUIDString()][:2]
+    assert f"{overlay} is backed by {scene.instances / new(domain)}" in (
+        outcome[domain.UUIDString()].message
+    )
+    assert {old(domain), new(domain), "overlay"} == set(images(scene))
+    scene.boots(domain)
+    assert "pending" == recover(scene.connection, last(scene))[domain.UUIDString()].state
+    scene.boots(domain)
+
+
+def test_a_new_name_that_another_domain_has_is_kept(scene: Scene) -> None:
+    """Somebody has defined the domain by another UUID: it boots from the volume."""
+    domain = scene.nova_guest("a")
+    other = str(uuid.uuid4())
+
+    def replace() -> None:
+        xml = scene.document(domain).text
+        domain.undefine()
+        scene.connection.defineXML(xml.replace(f"<uuid>{domain.UUIDString()}", f"<uuid>{other}"))
+
+    outcome = carry_out(scene, [task(scene, domain)], listener=when("begin", Unlink, replace))
+
+    assert ("pending", "disk-changed") == outcome[domain.UUIDString()][:2]
+    assert "domain a uses" in outcome[domain.UUIDString()].message
+    scene.boots(scene.connection.lookupByUUIDString(other))
+
+
 @pytest.mark.parametrize("kind", [Link, Refresh, Define, Unlink])
 def test_an_undefined_domain_keeps_its_image(scene: Scene, kind: type) -> None:
     """Under its old name, where whoever undefined it will look for it."""

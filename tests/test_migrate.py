@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import pytest
 from chroots import Release
 from click.testing import CliRunner, Result
 from commands import Shell
+from loops import mounted
 from pair import SIZE, Pair, make_pair
 from scene import POOL, SECURE, run, until
 
@@ -34,7 +36,7 @@ from xmlkit.journal import Outcome, Writer, read_all
 from xmlkit.migrate import Migration, Options
 from xmlkit.plan import PlanError, Transition, plan
 from xmlkit.preflight import refusals
-from xmlkit.steps import Link
+from xmlkit.steps import Link, Migrate
 from xmlkit.testing import Libvirtd
 from xmlkit.transformers import transform
 
@@ -416,6 +418,62 @@ def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) ->
 def test_a_uri_that_is_one_is_taken(uri: str) -> None:
     """As libvirt takes it."""
     assert uri == Options(migrate_uri=uri, disks_uri=uri).disks_uri
+
+
+def fill(directory: Path) -> None:
+    """Leave no room in a file system."""
+    with contextlib.suppress(OSError), (directory / "filling").open("wb") as file:
+        while True:
+            os.write(file.fileno(), bytes(4096))
+
+
+@pytest.mark.parametrize("moment", ["begin", "done"])
+def test_a_journal_that_cannot_be_written_leaves_it_pending(
+    pair: Pair, place: Path, moment: str
+) -> None:
+    """It is told as what it is, and recover ends it."""
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+    with mounted("tmpfs", 1 << 20) as directory:
+        (directory / "state").mkdir(mode=0o700)
+
+        def listener(what: str, _: str, step: Any, *__: Any) -> None:
+            if (what, type(step)) == (moment, Migrate):
+                (journal,) = (directory / "state").glob("*.jsonl")
+                room = -journal.stat().st_size % 4096
+                padding = json.dumps({"resume": "x" * (room - 20)}) + "\n"
+                journal.write_text(journal.read_text() + padding)
+                fill(directory)
+
+        outcome = carried_out(pair, directory, judged(pair), listener)
+
+        assert ("pending", "journal") == outcome[:2], outcome
+        pair.writers()
+        (directory / "filling").unlink()
+        found, errors = service.recover_all(
+            lambda _: pair.source, directory / "state", there=lambda _: pair.destination
+        )
+        assert ([], ["done"]) == (errors, [ends[uuid].state for _, ends in found])
+    arrived(pair, uuid)
+
+
+def test_no_password_of_a_uri_is_kept(pair: Pair, place: Path) -> None:
+    """Neither as the way to a host nor in a step."""
+    domain = pair.guest()
+    uri = pair.there.uri.replace("///", "//nova:Zugang@/")
+    options = Options(RELOCATE, migrate_uri=pair.unix())
+    made = migrate.judged(pair.source, pair.destination, "guest", uri, options)
+    assert made.task is not None
+    assert "Zugang" not in repr(made)
+    directory = state.directory(str(place / "state"))
+    result = service.migrate_one(
+        *(pair.source, pair.destination, made, directory),
+        uri=pair.here.uri.replace("///", "//nova:Zugang@/"),
+        to=uri,
+    )
+    assert Outcome("done") == result.outcomes[domain.UUIDString()]
+    (journal,) = directory.glob("*.jsonl")
+    assert "Zugang" not in journal.read_text()
 
 
 def test_interrupted_it_stays_here(pair: Pair, place: Path) -> None:

@@ -260,6 +260,42 @@ def test_what_somebody_else_migrated_is_left_alone(world: World, point: int) -> 
     moved.destroy()
 
 
+@pytest.mark.parametrize("storage", ["shared", "full", "incremental"])
+@pytest.mark.parametrize("live", [True, False], ids=["running", "off"])
+def test_what_a_snapshot_there_stands_on_is_kept(world: World, *, live: bool) -> None:
+    """After a kill the guest runs there, and somebody takes a snapshot of it: all of it stays."""
+    pair = world.pair
+    killed, directory = world.crash(6)
+    assert killed
+    pair.connect()
+    (name,) = [each.name() for each in pair.destination.listAllDomains()]
+    domain = pair.destination.lookupByName(name)
+    uuid = domain.UUIDString()
+    assert ("there",) == pair.running(uuid)
+    pair.goes_on(domain)
+    overlay = pair.instances / "overlay"
+    if not live:
+        domain.destroy()
+    disk = f"<disk name='vda' snapshot='external'><source file='{overlay}'/></disk>"
+    xml = f"<domainsnapshot><disks>{disk}</disks></domainsnapshot>"
+    domain.snapshotCreateXML(xml, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+
+    found, errors = service.recover_all(
+        lambda _: pair.source, directory, there=lambda _: pair.destination
+    )
+
+    ((_, outcomes),) = found
+    assert ([], "undone") == (errors, outcomes[uuid].state), outcomes
+    assert "stays" in outcomes[uuid].message
+    assert [f"{uuid}_disk"] == pair.links()
+    if live:
+        pair.goes_on(domain)
+        domain.destroy()
+    domain.create()
+    pair.goes_on(domain)
+    domain.destroy()
+
+
 class Point:
     """A listener that does something at one of the points before and after each step."""
 

@@ -159,6 +159,13 @@ CASES: tuple[tuple[str, str, str, Scene, Scene], ...] = (
         READY.guest_with(state="running", live=LIVE).but(restart=True),
     ),
     (
+        "migrated-away",
+        "refuse",
+        "",
+        READY.guest_with(migrated=True),
+        READY.guest_with(migrated=True).but(migrating=True),
+    ),
+    (
         "on-poweroff",
         "refuse",
         "",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ import pytest
 from commands import Shell, until_said
 from loops import mounted
 from machines import linux_guest
+from pair import make_pair
 from scene import POOL, SECONDS, UP, Scene, images, until, when
 
 from xmlkit import executor, journal, service, state
@@ -435,6 +437,54 @@ def test_what_somebody_else_did_with_a_guest_that_was_given_up_counts(
     monkeypatch.setattr(service, "LATE", 0.0)  # a day later it is nobody's fault
     assert [] == recover_all(scene)
     stays_off(domain)
+
+
+def test_a_guest_that_was_saved_stays_off_though_libvirtd_was_restarted(scene: Scene) -> None:
+    """libvirt does not know any more why it is off, but it has the save."""
+    domain = given_up(scene)
+    scene.start(domain)
+    domain.managedSave()
+    scene.libvirtd.restart()
+    scene.reopen()
+
+    assert [] == recover_all(scene)
+
+    stays_off(scene.connection.lookupByUUIDString(domain.UUIDString()))
+
+
+def test_a_guest_that_somebody_migrates_meanwhile_is_not_started_here(
+    start_libvirtd: Callable[..., Libvirtd],
+) -> None:
+    """It is off here because it runs elsewhere: nothing is moved, and there are no two guests."""
+    with tempfile.TemporaryDirectory(prefix="xmlkit-pair-") as place:
+        os.chmod(place, 0o755)  # noqa: S103
+        pair = make_pair(start_libvirtd, Path(place))
+        domain = pair.guest()
+        uuid = domain.UUIDString()
+        old = pair.seen(pair.instances / uuid / "disk")
+
+        def migrate() -> None:
+            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
+            flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
+            domain.migrate3(pair.destination, parameters, flags)
+
+        directory = str(Path(place) / "state")
+        outcome = service.transition(
+            *(pair.source, uuid, RESTART),
+            state_dir=directory,
+            listener=when("begin", Stop, migrate),
+        )
+
+        assert ("undone", "migrated-away") == outcome[:2], outcome
+        assert "it has migrated to another host" in outcome.message
+        assert (old.exists(), []) == (True, pair.links())
+        assert ("there",) == pair.running(uuid)
+        recovered = service.recover_all(lambda _: pair.source, state.directory(directory))
+        assert ([], []) == recovered
+        assert ("there",) == pair.running(uuid)
+        pair.goes_on(pair.destination.lookupByUUIDString(uuid))
+        again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
+        assert ("refused", "migrated-away") == again[:2], again
 
 
 def test_a_guest_that_shuts_down_late_and_does_not_start_is_pending(scene: Scene) -> None:

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -455,6 +456,38 @@ def test_a_full_disk(scene: Scene, directory: Path) -> None:
         assert ("undone", "snapshot-failed") == late.outcome[:2]
         assert "No space left" in late.outcome.message
         assert [] == list(place.iterdir())
+
+
+def test_a_journal_that_cannot_be_written_leaves_it_pending(scene: Scene, tmp_path: Path) -> None:
+    """It is told as what it is, and recover removes what was made; no password is kept."""
+    scene.nova_guest("off")
+    shot = snapshot.prepare(scene.connection, "off", "vda", file_in(scene))
+    with mounted("tmpfs", 1 << 20) as place:
+        made = place / "state"
+        made.mkdir(mode=0o700)
+
+        def fill(*_: Any) -> None:
+            if not (place / "filling").exists():
+                (journal,) = made.glob("*.jsonl")
+                assert "Zugang" not in journal.read_text()
+                room = -journal.stat().st_size % 4096
+                padding = json.dumps({"resume": "x" * (room - 20)}) + "\n"
+                journal.write_text(journal.read_text() + padding)
+                with contextlib.suppress(OSError), (place / "filling").open("wb") as file:
+                    while True:
+                        os.write(file.fileno(), bytes(4096))
+
+        uri = scene.libvirtd.uri.replace("///", "//nova:Zugang@/")
+        taken = snapshot.take(scene.connection, shot, made, uri=uri, listener=fill)
+
+        assert ("pending", "journal") == taken.outcome[:2], taken
+        (place / "filling").unlink()
+        found, errors = service.recover_all(lambda _: scene.connection, made)
+        assert ([], ["undone"]) == (
+            errors,
+            [each.state for _, ends in found for each in ends.values()],
+        )
+        assert [] == list(Path(file_in(scene).path or "").parent.iterdir())
 
 
 def test_a_full_disk_and_a_running_guest(

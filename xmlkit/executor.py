@@ -31,9 +31,10 @@ from xmlkit.compare import lost
 from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
+from xmlkit.host import sanitized
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import is_local, said
+from xmlkit.observe import LibvirtError, is_local, said
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import (
     SHUTDOWN_SECONDS,
@@ -47,6 +48,7 @@ from xmlkit.steps import (
     Stop,
     Unlink,
 )
+from xmlkit.survey import survey
 from xmlkit.transformers import transform
 
 __all__ = ["Listener", "apply", "recover", "start_late"]
@@ -135,11 +137,11 @@ def start_late(
     uuids: of those in `journal.asked` that are to be looked at. Each is started once; one that
     runs, or that was not shut down from within (virDomainGetState's reason), is left alone. Returns
     the outcome for each that was off: "undone" if it runs again, else "pending". Raises
-    JournalError, and what libvirt raises.
+    JournalError, and LibvirtError if libvirt does not answer.
     """
     found = {}
     for task in journal.asked:
-        if task.uuid in uuids and _is_shut_down(_lookup(connection, task.uuid)):
+        if task.uuid in uuids and _may_be_late(connection, task):
             # there is nothing to be written about those that are left alone
             writer = Writer(journal.path, new=False)
             try:
@@ -147,6 +149,8 @@ def start_late(
                 executor.begun[task.uuid] = set(journal.begun[task.uuid])
                 executor.start_late(task)
                 found.update(executor.outcomes)
+            except libvirt.libvirtError as error:
+                raise LibvirtError(f"{task.plan.name}: {said(error)}") from None
             finally:
                 writer.close()
     return found
@@ -468,6 +472,8 @@ class _Executor:
                 seconds = f"{self.shutdown_seconds:g} s"
                 raise _Failure("not-stopped", f"it did not shut down within {seconds}{refused}")
             time.sleep(0.1)
+        if _has_migrated(domain):
+            raise _Failure("migrated-away", "it has migrated to another host since")
         self.stopped.add(task.uuid)
 
     def _create(self, task: Task) -> None:
@@ -489,7 +495,10 @@ class _Executor:
         """Whether a guest was shut down for us, and has not been started again by us."""
         if not self._is_restarting(task):
             return False
-        return task.uuid in self.stopped or not domain.isActive()
+        if not domain.isActive():
+            # it would run on both
+            return not _has_migrated(domain)
+        return task.uuid in self.stopped
 
     def _is_restarting(self, task: Task) -> bool:
         """Whether a guest was asked to shut down, and has not been started again by us."""
@@ -634,6 +643,14 @@ class _Executor:
                     "its disks are partly where they were to be and partly elsewhere: both names "
                     "of each image stay, look at it (virsh dumpxml --inactive)",
                 )
+            if where != "before" and (user := self._user_of_new(task)):
+                self._start(task)
+                return Outcome(
+                    "pending",
+                    "disk-changed",
+                    f"{user} since: both names stay until it does not (after a snapshot: virsh "
+                    "blockcommit)",
+                )
             try:
                 outcome = self._take_back(task, defined=where != "gone")
             finally:
@@ -645,6 +662,19 @@ class _Executor:
             failure = _failure_of(error)
         starts = ", which starts the guest if it is off" if self._is_restarting(task) else ""
         return Outcome("pending", failure.id, f"{failure}; then run xmlkit recover{starts}")
+
+    def _user_of_new(self, task: Task) -> str:
+        """Who uses or stands on a new name, by whatever domain's XML or image's header; else ""."""
+        made = [step.target for step in task.steps if isinstance(step, Link | Copy)]
+        if not any(map(images.is_image, made)):
+            return ""
+        surveyed = survey(self.connection, (task.uuid,))
+        for path in map(sanitized, made):
+            for use in surveyed.uses.get(path, ()):
+                return f"domain {use.name} uses {path}"
+            for overlay in sorted(surveyed.overlays.get(path, ())):
+                return f"{overlay} is backed by {path}"
+        return ""
 
     def _start(self, task: Task) -> None:
         """Start the guest again if it has to be, and say so in the journal."""
@@ -801,12 +831,28 @@ def _lookup(connection: Any, uuid: str) -> Any:
         raise
 
 
+def _has_migrated(domain: Any) -> bool:
+    """Whether a domain is off because it runs on another host. Source: virDomainGetState."""
+    off: tuple[int, int] = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+    return tuple(domain.state()) == off
+
+
 def _is_shut_down(domain: Any) -> bool:
     """Whether a domain is off, and may be so by its own doing. Source: virDomainGetState."""
     if domain is None or domain.isActive():
         return False
     state, reason = domain.state()
-    return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in _SHUT_DOWN
+    if state != libvirt.VIR_DOMAIN_SHUTOFF or reason not in _SHUT_DOWN:
+        return False
+    # a libvirtd that was restarted knows of the save, and not that it is why
+    return not metadata.is_saved(domain)
+
+
+def _may_be_late(connection: Any, task: Task) -> bool:
+    try:
+        return _is_shut_down(_lookup(connection, task.uuid))
+    except libvirt.libvirtError as error:
+        raise LibvirtError(f"{task.plan.name}: {said(error)}") from None
 
 
 def _document(domain: Any) -> Document:

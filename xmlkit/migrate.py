@@ -47,7 +47,7 @@ from xmlkit.host import (
 )
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, domain_xml, is_local, said
+from xmlkit.observe import LibvirtError, domain_xml, is_local, said, without_password
 from xmlkit.plan import STAYS, Plan, PlanError, Skip, Transition, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.rules import RULES
@@ -175,7 +175,7 @@ def judged(source: Any, there: Any, name: str, to: str, options: Options) -> Mig
     if not surveyed.guests:
         domain_xml(source, name)
     (guest, *_) = surveyed.guests
-    case = _Judge(source, there, to, options, guest, surveyed, over)
+    case = _Judge(source, there, without_password(to), options, guest, surveyed, over)
     return case.migration()
 
 
@@ -880,7 +880,10 @@ class _Mover:
         """How it ends; None to look again."""
         if (there.active or there.persistent) and self._is_others(there):
             if not (here.active and there.active):
-                return self._take_back("somebody else has migrated it")
+                # it may have come by this migration and have had its disks changed since: what
+                # it has there may stand on what was made here
+                came = self._is_done(Migrate) or (self._was_begun(Migrate) and not here.known)
+                return self._take_back("somebody has migrated it, or changed its disks", came=came)
             if not late:
                 return None
             raise _Failure(
@@ -1070,7 +1073,8 @@ class _Mover:
     def _was_begun(self, kind: type[Step]) -> bool:
         return any(isinstance(self.task.steps[number], kind) for number in self.begun)
 
-    def _take_back(self, message: str) -> Outcome:
+    def _take_back(self, message: str, *, came: bool = False) -> Outcome:
+        """Remove what was made. came: the guest may have come there by it, so that names stay."""
         taken = [(number, self.task.steps[number]) for number in sorted(self.begun)]
         left = []
         pools: dict[str, None] = {}
@@ -1081,11 +1085,14 @@ class _Mover:
                 if users := self._users(pool, name, step.target):
                     left.append(f"{step.target} stays, since {users} there uses it")
                     continue
+                if came:
+                    left.append(f"{step.target} stays, and may be needed there: look at both")
+                    continue
                 if images.is_linked(step.source, step.target):
                     images.unlink(step.target, expected=None, other=step.source)
                 disk_info.remove(step.target, beside=step.source)
             elif isinstance(step, Create):
-                left += self._drop(step, ours=number in self.done)
+                left += self._drop(step, ours=number in self.done, came=came)
             elif isinstance(step, Refresh):
                 pools[step.pool] = None
         for pool in pools:
@@ -1094,7 +1101,7 @@ class _Mover:
                 _refresh(self.there, pool)
         return Outcome("undone", "", "; ".join([message] * bool(message) + left))
 
-    def _drop(self, step: Create, *, ours: bool) -> list[str]:
+    def _drop(self, step: Create, *, ours: bool, came: bool) -> list[str]:
         """Delete a volume that was made for the migration; or say why it stays."""
         volume = _volume(self.there, step.pool, step.volume)
         if volume is None:
@@ -1105,20 +1112,28 @@ class _Mover:
             return [f"{where}, since nobody knows who made it (virsh vol-delete)"]
         if users := self._users(step.pool, step.volume, volume.path()):
             return [f"{where}, since {users} uses it"]
+        if came:
+            return [f"{where}: what the guest has written may be there and nowhere else"]
         volume.delete(0)
         return []
 
     def _users(self, pool: str, volume: str, path: str) -> str:
-        """The domains there that name a volume, by itself or by its path."""
+        """The domains there that name a volume, by itself or by its path, or stand on it."""
         found = []
         for domain in self.there.listAllDomains():
             texts = [domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
             if domain.isActive():
                 texts.append(domain.XMLDesc(0))
-            addresses = [d.address for text in texts for d in read_domain(_document(text)).disks]
+            sources = [
+                source
+                for text in texts
+                # also those of <backingStore> and <mirror>
+                for source in _document(text).root.iterfind("devices/disk//source")
+            ]
             if any(
-                (each.pool, each.volume) == (pool, volume) or each.path == path
-                for each in addresses
+                (each.get("pool"), each.get("volume")) == (pool, volume)
+                or path in (each.get("file"), each.get("dev"))
+                for each in sources
             ):
                 found.append(str(domain.name()))
         return ", ".join(found)

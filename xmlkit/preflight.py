@@ -225,6 +225,11 @@ def _running(case: _Case) -> Iterator[Concern]:
         yield _concern("running", message)
 
 
+def _migrated(case: _Case) -> Iterator[Concern]:
+    if case.guest.migrated and not case.migrating:
+        yield _concern("migrated-away", "it is off here because it went to another host")
+
+
 def _on_poweroff(case: _Case) -> Iterator[Concern]:
     if case.restart and case.guest.live is not None:
         # what it was started with is what counts
@@ -317,6 +322,7 @@ def _volume_limits(case: _Case) -> Iterator[Concern]:
 
 _GUEST_RULES: tuple[Callable[[_Case], Iterator[Concern]], ...] = (
     _running,
+    _migrated,
     _on_poweroff,
     _transient_domain,
     _managed_save,

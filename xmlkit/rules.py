@@ -477,6 +477,17 @@ RULES: dict[str, Rule] = {
             seen=_EACH,
         ),
         Rule(
+            "migrated-away",
+            "the domain has migrated to another host",
+            "It is off here because it went on elsewhere, and its definition was left (a migration "
+            "without --undefinesource). Where both hosts see the same files, its images are in use "
+            "there by the names that they have now; and started here it would run twice.",
+            "Undefine it here (virsh undefine), and run xmlkit where it runs. If it does not run "
+            "there any more, start it here and shut it down once.",
+            "virDomainGetState, VIR_DOMAIN_SHUTOFF_MIGRATED: libvirtd forgets it when it restarts",
+            severity="refuse",
+        ),
+        Rule(
             "transient-domain",
             "the domain is transient",
             "libvirt forgets it when it stops, so there is no XML that could be defined anew.",

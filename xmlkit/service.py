@@ -322,8 +322,9 @@ def migrate_one(
 ) -> Result:
     """Do a migration that is ready. To be called with the lock of the state directory held.
 
-    source, there: connections that may write, at the URIs `uri` and `to`. Raises JournalError, and
-    ServiceError if an older transition is pending.
+    source, there: connections that may write, at the URIs `uri` and `to`, which stand in the
+    journal without their passwords. A journal that cannot be written on leaves it "pending". Raises
+    JournalError if it cannot even be begun, and ServiceError if an older transition is pending.
     """
     from xmlkit import migrate
 
@@ -332,11 +333,22 @@ def migrate_one(
         return Result(None, {})
     id = state.new_id(directory)
     tasks = (migration.task,)
-    writer = Writer.create(str(directory), id, tasks, uri=uri, kind="migrate", to=to)
+    writer = Writer.create(
+        str(directory),
+        id,
+        tasks,
+        uri=without_password(uri),
+        kind="migrate",
+        to=without_password(to),
+    )
     try:
-        return Result(id, migrate.run(source, there, writer, migration, listener=listener))
+        outcomes = migrate.run(source, there, writer, migration, listener=listener)
+    except JournalError as error:
+        pending = Outcome("pending", "journal", str(error))
+        outcomes = journal.read(writer.path).outcomes or {migration.uuid: pending}
     finally:
         writer.close()
+    return Result(id, outcomes)
 
 
 def refuse_pending(directory: Path) -> None:

@@ -30,8 +30,8 @@ from xmlkit.document import Document, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import is_plain_path, parse_host, sanitized
 from xmlkit.images import Identity, ImageError
-from xmlkit.journal import Journal, Outcome, Task, Writer
-from xmlkit.observe import domain_xml, is_local, observe, said
+from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
+from xmlkit.observe import domain_xml, is_local, observe, said, without_password
 from xmlkit.plan import Plan
 from xmlkit.steps import Backup, Convert, Publish, Refresh, Step
 
@@ -173,16 +173,21 @@ def take(
 
     directory: the state directory. uri: for the journal, so that recover knows where.
     However it ends, the result is complete or not there, unless the outcome is "pending": then
-    recover() has to be called. A KeyboardInterrupt is not raised again: the outcome is "undone".
-    Raises JournalError.
+    recover() has to be called; it is that too if the journal cannot be written on. A
+    KeyboardInterrupt is not raised again: the outcome is "undone". Raises JournalError if the
+    journal cannot even be begun.
     """
     id = state.new_id(directory)
     task = _task(shot, id)
-    writer = Writer.create(str(directory), id, (task,), uri=uri, kind="snapshot")
+    bare = without_password(uri)
+    writer = Writer.create(str(directory), id, (task,), uri=bare, kind="snapshot")
     try:
         maker = _Maker(connection, writer, task, shot, listener)
-        outcome = maker.run()
-        writer.end((task.uuid, outcome))
+        try:
+            outcome = maker.run()
+            writer.end((task.uuid, outcome))
+        except JournalError as error:
+            outcome = Outcome("pending", "journal", str(error))
         return Taken(id, outcome, maker.consistency, maker.size)
     finally:
         writer.close()

@@ -60,6 +60,7 @@ class Guest:
     name: str
     document: Document
     state: str = "shut off"
+    migrated: bool = False
     persistent: bool = True
     live: Document | None = None
     snapshots: tuple[Document, ...] = ()
@@ -262,7 +263,9 @@ def _guests(
             if domains is not None and uuid not in domains and name not in domains:
                 others.append((document, live))
                 continue
-            state = domain.state()[0] if active else libvirt.VIR_DOMAIN_SHUTOFF
+            state, reason = domain.state()
+            if not active:
+                state = libvirt.VIR_DOMAIN_SHUTOFF
             saved = uuid in marked["saved"]
             guests.append(
                 Guest(
@@ -270,6 +273,7 @@ def _guests(
                     name=name,
                     document=document,
                     state=_STATES[state] if state < len(_STATES) else "suspended",
+                    migrated=not active and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
                     persistent=uuid in marked["persistent"],
                     live=live,
                     snapshots=_snapshots(domain, secure) if uuid in marked["snapshots"] else (),

@@ -68,7 +68,7 @@ def command(
     uri = carrying.uri_of(connect)
     pools = relocations(relocate)
     from xmlkit import migrate, service, state
-    from xmlkit.observe import opened
+    from xmlkit.observe import opened, without_password
 
     wanted = migrate.Options(
         relocate=pools,
@@ -93,7 +93,7 @@ def command(
         if dry_run or made.task is None:
             return carrying.report([case], (), format_=format_, kind="migrate", dry_run=dry_run)
         service.refuse_pending(directory)
-        if not carrying.asked(f"Migrate {made.name} to {to}?", yes=yes):
+        if not carrying.asked(f"Migrate {made.name} to {without_password(to)}?", yes=yes):
             return 1
         with carrying.progress([case]) as listener:
             result = service.migrate_one(

@@ -32,7 +32,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
         xmlkit recover
     """
     from xmlkit import service, state
-    from xmlkit.observe import opened
+    from xmlkit.observe import opened, without_password
 
     directory = state.directory(state_dir, make=False)
     with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
@@ -45,8 +45,14 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
                 connections[uri] = stack.enter_context(opened(uri, write=True))
             return connections[uri]
 
+        def host_of(journal: Any) -> Any:
+            connection = connected(connect or journal.uri)
+            if connect and journal.pending and without_password(connect) != journal.uri:
+                _refuse_another(connection, connect, journal)
+            return connection
+
         found, errors = service.recover_all(
-            lambda journal: connected(connect or journal.uri),
+            host_of,
             directory,
             there=lambda journal: connected(journal.to),
         )
@@ -86,3 +92,19 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
         return TROUBLE
     states = {outcome.state for _, outcomes in found for outcome in outcomes.values()}
     return 1 if "pending" in states else 0
+
+
+def _refuse_another(connection: Any, uri: str, journal: Any) -> None:
+    """Raise LibvirtError if it has none of the domains: they would be taken for undefined."""
+    from xmlkit.observe import LibvirtError, domain_xml, without_password
+
+    for task in journal.pending:
+        try:
+            domain_xml(connection, task.uuid)
+        except LibvirtError:
+            continue
+        return
+    raise LibvirtError(
+        f"{without_password(uri)} has no domain of transition {journal.id}, which was begun at "
+        f"{journal.uri}: give that to --connect, or leave it out"
+    )
