@@ -994,7 +994,10 @@ def test_a_hostile_document_ends_early(
     if took["code"] == 2:
         # what validate finds is its answer, for the others it is trouble
         said, silent = ("stdout", "stderr") if command == "validate" else ("stderr", "stdout")
-        assert (1, "") == (took[said].count("\n"), took[silent])
+        assert "" == took[silent]
+        # validate may show the line that it is about, and a caret
+        assert took[said].count("\n") in ((1, 3) if command == "validate" else (1,))
+        assert len(took[said]) < 1000
     assert took["rss"] <= MEMORY
 
 

@@ -17,6 +17,7 @@ from xmlkit.document import Document, DocumentError
 from xmlkit.parsing import place
 from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
 from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix
+from xmlkit.validation.verdict import EXPLAINED
 
 __all__ = ["Excerpt", "Patch", "excerpt_of_unreadable", "hidden", "hider", "patches", "shown"]
 
@@ -32,6 +33,8 @@ _MOST = 1000
 _QUOTED = r"(?<=\")[^\"]+(?=\")|(?<=')[^']+(?=')|<[^>]*>"
 # Characters of a line before and behind the place: more is never shown.
 _LONGEST = 1000
+# How far secrets are looked for, so that one is seen that begins before what is shown.
+_FAR = 2 * _LONGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,10 @@ def shown(
         line = min(max(finding.line, 1), len(starts) - 1)
         begin, end = starts[line - 1], starts[line] - 1
         begin += mark if line == 1 else 0
-        excerpts.append(_excerpt(text, spans, line, begin, end, begin + finding.column - 1))
+        at = begin + finding.column - 1
+        # what is a secret in one place is one wherever it stands
+        hide = spans if said is None else _also(spans, said, text, max(begin, at - _FAR), at + _FAR)
+        excerpts.append(_excerpt(text, hide, line, begin, end, at))
     return clean, tuple(excerpts)
 
 
@@ -140,8 +146,11 @@ def hider(document: Document) -> Callable[[str], str]:
 
 
 def excerpt_of_unreadable(source: bytes, error: DocumentError) -> Excerpt | None:
-    """The line at which a file stops being a document; None if secrets might be in it."""
-    if error.line < 1:
+    """The line at which a file stops being a document; None if secrets might be in it.
+
+    None also of a file too large to look through for them.
+    """
+    if error.line < 1 or len(source) > EXPLAINED:
         return None
     encoding = "utf-16" if source[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     text = source.decode(encoding, "replace").removeprefix("\ufeff")
@@ -196,6 +205,20 @@ def _excerpt(
     if first < 0:
         first = last = length
     return Excerpt(line, "".join(pieces), first, max(last, first + 1))
+
+
+def _also(
+    spans: Sequence[tuple[int, int]], said: _Said, text: str, begin: int, end: int
+) -> Sequence[tuple[int, int]]:
+    """The spans, with those from `begin` to `end` in which a secret is said again."""
+    again = [match.span() for match in said.pattern.finditer(text, begin, end)]
+    merged: list[tuple[int, int]] = []
+    for start, close in sorted((*_within(spans, begin, end), *again)):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(close, merged[-1][1]))
+        else:
+            merged.append((start, close))
+    return merged
 
 
 def _within(spans: Sequence[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
