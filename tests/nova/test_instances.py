@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,30 @@ def test_an_instance_on_volumes_is_resized_taken_back_and_deleted(nova_host: Nov
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert not host.directory.exists()
+
+
+def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost) -> None:
+    """A copy that somebody has put into a pool of his own, by the same name, is in nobody's way,
+    and stays when the instance goes."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    names = [f"{UUID}_disk", f"{UUID}_disk.swap"]
+    host.spawn()
+    host.hard_reboot()
+    backup = host.scene.libvirtd.directory / "backup"
+    host.scene.pool("backup", backup)
+    shutil.copyfile(host.disks / names[0], backup / names[0])
+    host.scene.connection.storagePoolLookupByName("backup").refresh()
+
+    host.hard_reboot()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    host.runs(host.disks / names[0], format)
+
+    host.resize()
+    host.revert()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+
+    attached = guests.block_device_info_of(host.wanted)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+    assert [] == os.listdir(host.disks)
+    assert [names[0]] == os.listdir(backup)

@@ -65,6 +65,15 @@ class Mover:
             self._pools = {kind: Store.pool_name(kind) for kind in KINDS}
         return self._pools
 
+    def places(self) -> frozenset[str]:
+        """The pools in which instances have their disks: what else has their names is not theirs.
+
+        Those of Nova's configuration count where nothing comes over, too: it may have been so.
+        """
+        from xmlkit.nova.store import Store
+
+        return frozenset((*self.pools.values(), *map(Store.pool_name, KINDS)))
+
     @contextlib.contextmanager
     def due(self, uuid: str) -> Iterator[None]:
         """Within it, `move` moves this instance when Nova has defined it."""
