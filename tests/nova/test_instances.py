@@ -17,7 +17,7 @@ from typing import Any
 import guests
 import pytest
 from guests import UUID, Guest
-from nova import context, objects
+from nova import context, exception, objects
 from nova.tests import fixtures
 from nova.virt import fake
 from nova.virt.libvirt import driver
@@ -273,3 +273,23 @@ def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert [names[0]] == os.listdir(backup)
+
+
+def test_a_revert_that_cannot_find_the_old_disk_starts_no_other(nova_host: NovaHost) -> None:
+    """disk.info says where the volume was: without it the new disk would be taken for the old."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    host.resize()
+    kept = host.directory.with_name(f"{UUID}_resize")
+    waiting = set(os.listdir(kept)) - {"disk.info"}
+    text = (kept / "disk.info").read_text()
+    (kept / "disk.info").unlink()
+    with pytest.raises(exception.InvalidDiskInfo, match=f"where {UUID}_disk, "):
+        host.revert()
+    assert waiting == set(os.listdir(kept))
+
+    (kept / "disk.info").write_text(text)
+    host.revert()
+    assert not kept.exists()
+    assert host.domain.isActive()

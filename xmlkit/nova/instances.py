@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import names
+from xmlkit import disk_info, names
 from xmlkit.errors import XmlkitError
 from xmlkit.nova.seams import Asked, Seam, bound
 from xmlkit.plan import KINDS
@@ -403,12 +403,12 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         instance = bound(original, self, *args, **kwargs)["instance"]
         uuid = _uuid_of(instance)
         kept = utils.get_instance_path(instance) + "_resize" if uuid else ""
-        with contextlib.suppress(FileNotFoundError):
+        if os.path.isdir(kept):
+            back = _volumes_in(kept, uuid)
             # what the resize has made goes, as Nova removes it from the instance's directory
             legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
             if legacy:
                 asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
-            back = _volumes_in(kept, uuid)
             for name, path in back.items():
                 os.replace(os.path.join(kept, name), path)
             if back:
@@ -419,12 +419,23 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
 
 
 def _volumes_in(directory: str, uuid: str) -> dict[str, str]:
-    """The images in `_resize` that were volumes, each with its path: disk.info has kept that."""
+    """The images in `_resize` that were volumes, each with its path: disk.info has kept that.
+
+    Raises nova's InvalidDiskInfo if it has not.
+    """
+    from nova import exception
+
     found = [name for name in sorted(os.listdir(directory)) if _is_volume_of(name, uuid)]
     if not found:
         return {}
-    with open(os.path.join(directory, "disk.info"), encoding="utf-8") as file:
-        paths = {os.path.basename(path): path for path in json.load(file)}
+    said = disk_info.formats(os.path.join(directory, disk_info.NAME))
+    paths = {os.path.basename(path): path for path in said}
+    if unknown := [name for name in found if name not in paths]:
+        # the guest would start from what the resize has made
+        raise exception.InvalidDiskInfo(
+            reason=f"{directory}/{disk_info.NAME} does not say where {', '.join(unknown)} belongs: "
+            "write its path there, with its format"
+        )
     return {name: paths[name] for name in found}
 
 
