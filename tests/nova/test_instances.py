@@ -8,9 +8,10 @@ Rules
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,41 @@ def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert [names[0]] == os.listdir(backup)
+
+
+def test_the_pool_may_be_another_file_system(
+    nova_host: NovaHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old image is copied to where it waits and back, as sparse as it was."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.hard_reboot()
+    disk = host.disks / f"{UUID}_disk"
+    host.runs(disk, format)
+    kept = host.directory.with_name(f"{UUID}_resize") / disk.name
+
+    def renamed(function: Callable[..., None]) -> Callable[..., None]:
+        def rename(old: Any, new: Any, **at: Any) -> None:
+            if str(host.disks) in {os.path.dirname(old), os.path.dirname(new)} and (
+                os.path.dirname(old) != os.path.dirname(new)
+            ):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            function(old, new, **at)
+
+        return rename
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed(getattr(os, name)))
+    host.resize()
+    old, taken = counter(kept, format), kept.stat()
+    assert taken.st_blocks * 512 < 1 << 26
+
+    host.revert()
+    assert not kept.parent.exists()
+    assert old <= counter(disk, format)
+    assert (taken.st_mode, taken.st_size) == (disk.stat().st_mode, disk.stat().st_size)
+    host.runs(disk, format)
 
 
 def test_a_revert_that_cannot_find_the_old_disk_starts_no_other(nova_host: NovaHost) -> None:

@@ -13,10 +13,10 @@ Nova's modules are looked up when the seams are put in, never imported by this o
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -341,7 +341,7 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             and _is_volume_of(source, uuid)
             and os.path.dirname(source) != os.path.dirname(path)
         ):
-            shutil.move(path, source)
+            _shift(path, source)
             taken[path] = source
             if names.kind_of(_name_in(path)) == "swap":
                 # as Nova does: finish_migration makes it anew
@@ -351,13 +351,43 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     return copy_image
 
 
+def _shift(image: str, path: str) -> None:
+    """Have the image under another path, in the place of what is there.
+
+    It is copied if that is another file system, as sparse as it is, and goes when the copy is whole.
+    """
+    try:
+        os.replace(image, path)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    from oslo_concurrency import processutils
+
+    copy = f"{path}.part"
+    try:
+        same = ("--reflink=auto", "--sparse=auto", "--preserve=mode,ownership,timestamps")
+        processutils.execute("cp", *same, "--", image, copy)
+        os.replace(copy, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+        raise
+    os.unlink(image)
+
+
 def _put_back(kept: str, path: str) -> None:
     """Back to where the volume was, from `_resize` or from where Nova has renamed that to."""
     directory, name = os.path.split(kept)
     for place in (directory, directory.removesuffix("_resize")):
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(os.path.join(place, name), path)
-            return
+        try:
+            _shift(os.path.join(place, name), path)
+        except FileNotFoundError:
+            continue
+        except Exception as error:
+            # the others have to come back as well
+            LOG.error("The image of %s has to be taken back from %s: %s", path, place, error)
+        return
     LOG.error("The image of %s is neither there nor in %s: look for it", path, directory)
 
 
@@ -410,7 +440,7 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
             if legacy:
                 asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
             for name, path in back.items():
-                os.replace(os.path.join(kept, name), path)
+                _shift(os.path.join(kept, name), path)
             if back:
                 _refresh(self._host.get_connection(), back.values())
         return starts_anew(self, *args, **kwargs)
