@@ -354,7 +354,7 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 def _shift(image: str, path: str) -> None:
     """Have the image under another path, in the place of what is there.
 
-    It is copied if that is another file system, as sparse as it is, and goes when the copy is whole.
+    It is copied to another file system, as sparse as it is, and goes when the copy is whole.
     """
     try:
         os.replace(image, path)
