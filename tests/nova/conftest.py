@@ -14,6 +14,7 @@ import nova.tests.unit  # first of all: it chooses the threads
 
 assert nova.tests.unit
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,11 +33,9 @@ class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
         """There has to be one."""
 
 
-@pytest.fixture
-def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@contextlib.contextmanager
+def set_up() -> Iterator[Any]:
     """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
-    # before Nova's fixtures have another directory for temporary files, which ends with the test
-    tmp_path_factory.getbasetemp()
     case = _Case()
     case.setUp()
     try:
@@ -46,3 +45,12 @@ def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         while case._cleanups:
             function, arguments, keywords = case._cleanups.pop()
             function(*arguments, **keywords)
+
+
+@pytest.fixture
+def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`set_up` for one test."""
+    # before Nova's fixtures have another directory for temporary files, which ends with the test
+    tmp_path_factory.getbasetemp()
+    with set_up() as case:
+        yield case

@@ -23,7 +23,7 @@ from typing import Any
 
 from xmlkit import disk_info, names
 from xmlkit.errors import XmlkitError
-from xmlkit.nova.seams import Asked, Seam, bound
+from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
 from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
 
@@ -304,6 +304,37 @@ def _refresh(connection: Any, paths: Iterable[str]) -> None:
             leisure.refresh(pool, seconds=_BUSY_SECONDS)
 
 
+def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """On storage that both hosts share the volumes are there, and libvirt has not looked since."""
+
+    def pre_live_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
+        instance = bound(original, self, *args, **kwargs)["instance"]
+        found = original(self, *args, **kwargs)
+        if isinstance(asked.lookup, Libvirt):
+            _look_for(self._host.get_connection(), _uuid_of(instance))
+        return found
+
+    return pre_live_migration
+
+
+def _look_for(connection: Any, uuid: str) -> None:
+    """Let libvirt see the images of an instance that lie in its pools' directories."""
+    from lxml import etree
+
+    from xmlkit import leisure
+
+    for pool in connection.listAllStoragePools():
+        path = etree.fromstring(pool.XMLDesc(0).encode()).findtext("target/path")
+        if not pool.isActive() or path is None or not os.path.isdir(path):
+            continue
+        # a directory of libvirt's own may be one that Nova's user cannot look into
+        with contextlib.suppress(PermissionError):
+            there = [name for name in os.listdir(path) if _is_volume_of(name, uuid)]
+            if set(pool.listVolumes()).issuperset(there):
+                continue
+        leisure.refresh(pool, seconds=_BUSY_SECONDS)
+
+
 # Resize and cold migration: the old images wait in `_resize`, as what lies beside them does.
 
 
@@ -399,15 +430,32 @@ def _arrived(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         uuid = _uuid_of(call["instance"])
         found = json.loads(call["disk_info"] or "[]")
         came = [each for each in found if _is_volume_of(each["path"], uuid)]
-        if not came:
-            return starts_anew(self, *args, **kwargs)
         # Nova makes it anew, and does not look for it
         swap = [each for each in came if names.kind_of(_name_in(each["path"])) == "swap"]
-        _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
-        call["disk_info"] = json.dumps([each for each in found if each not in swap])
+        if came:
+            _refuse_missing(self, [each["path"] for each in came if each not in swap], asked)
+        kept = swap + _declared(call["instance"], found)
+        if not kept:
+            return starts_anew(self, *args, **kwargs)
+        call["disk_info"] = json.dumps([each for each in found if each not in kept])
         return starts_anew(**call)
 
     return finish_migration
+
+
+def _declared(instance: Any, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The disks that Nova would make qcow2, and need not: our backend goes by what disk.info says.
+
+    Nova does not write there what it has made of them.
+    """
+    from nova.virt.libvirt import utils
+
+    from xmlkit.nova import store
+
+    if not store.is_bound():
+        return []
+    said = disk_info.formats(os.path.join(utils.get_instance_path(instance), disk_info.NAME))
+    return [each for each in found if said.get(each["path"]) == each["type"] == "raw"]
 
 
 def _refuse_missing(driver: Any, came: Iterable[str], asked: Asked) -> None:
@@ -438,6 +486,8 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
             # what the resize has made goes, as Nova removes it from the instance's directory
             legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
             if legacy:
+                if isinstance(asked.lookup, Libvirt):
+                    _look_for(self._host.get_connection(), uuid)
                 asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
             for name, path in back.items():
                 _shift(os.path.join(kept, name), path)
@@ -577,6 +627,15 @@ INSTANCES = (
         "_create_images_and_backing",
         ("self", "context", "instance", "instance_dir", "disk_info", "fallback_from_host"),
         _making,
+    ),
+    Seam(
+        _DRIVER,
+        "pre_live_migration",
+        (
+            *("self", "context", "instance", "block_device_info", "network_info", "disk_info"),
+            "migrate_data",
+        ),
+        _coming,
     ),
     Seam(
         _BACKEND, "by_name", ("self", "instance", "name", "image_type", "disk_info_mapping"), _named

@@ -409,6 +409,11 @@ class Backend(imagebackend.Backend):
 
 def _kept_type(instance: Any, name: str) -> str | None:
     """The images_type of a disk that is none of ours: no disk at all, or not a volume yet."""
+    file = os.path.join(libvirt_utils.get_instance_path(instance), disk_info.NAME)
+    if os.path.isabs(name):
+        # a copy of a legacy disk that comes from another host; Nova has told its format there
+        said = disk_info.formats(file).get(name)
+        return said if said in ("raw", "qcow2") else "default"
     kind = names.kind_of(name)
     if kind in (None, "config"):
         return "raw"
@@ -432,7 +437,6 @@ def _kept_type(instance: Any, name: str) -> str | None:
             return None
     elif os.path.lexists(path):
         return None
-    file = os.path.join(os.path.dirname(legacy), disk_info.NAME)
     said = disk_info.formats(file).get(legacy) or (disk and disk.image_format)
     return said if said in ("raw", "qcow2") else "default"
 
