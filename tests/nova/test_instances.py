@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from nova.tests import fixtures
 from nova.virt import fake
 from nova.virt.libvirt import driver
 from novahost import guest as boots
-from scene import POOL, Scene, counter, until
+from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
 from xmlkit.testing import Libvirtd
@@ -329,3 +330,30 @@ def test_a_revert_that_cannot_find_the_old_disk_starts_no_other(nova_host: NovaH
     host.revert()
     assert not kept.exists()
     assert host.domain.isActive()
+
+
+def test_what_came_over_is_taken_back_as_the_guide_says(nova_host: NovaHost) -> None:
+    """By its command, after any number of hard reboots; then a Nova without xmlkit starts it."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.hard_reboot()
+    host.hard_reboot()
+    host.runs(host.disks / f"{UUID}_disk", format)
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    (journal,) = state.glob("*.jsonl")
+    guide = Path(__file__, "../../../docs/nova.md").resolve().read_text()
+    (line,) = (line for line in guide.splitlines() if line.startswith("    xmlkit rollback "))
+    words = line.replace("qemu:///system", host.scene.libvirtd.uri).split()
+    assert "ID" == words.pop()
+
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    run(*words, journal.stem, "--state-dir", state, "--yes")
+    xmlkit.nova.disable()
+    host.hard_reboot()
+    assert [("file", str(host.directory / name)) for name in ("disk", "disk.swap")] == (
+        host.addresses()
+    )
+    assert [] == os.listdir(host.disks)
+    host.runs(host.directory / "disk", format)
