@@ -315,6 +315,26 @@ def test_an_instance_that_is_being_resized_is_found(host: CachedHost) -> None:
     assert () == host.read().broken
 
 
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_volume_that_waits_for_a_resize_is_found(host: CachedHost, defined: bool) -> None:
+    """Its domain still names the pool, or has a new disk (it is on this host), or is none of ours;
+    a raw one there pins nothing, though a guest has written a header to it."""
+    host.old(B)
+    domain = host.volume_guest("guest", host.old(A))
+    own = domain.UUIDString()
+    kept = host.instances / f"{own}_resize"
+    kept.mkdir()
+    place = host.instances / "disks"
+    (place / f"{own}_disk").rename(kept / f"{own}_disk")
+    said = {str(place / f"{own}_disk"): "qcow2", str(place / f"{own}_disk.eph0"): "raw"}
+    (kept / "disk.info").write_text(json.dumps(said))
+    host.over(kept / f"{own}_disk.eph0", host.cache / B)
+    if not defined:
+        domain.undefine()
+
+    assert {A: "cache-used", B: "cache-unused"} == host.reasons(A, B)
+
+
 # Removing.
 
 

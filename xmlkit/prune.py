@@ -30,7 +30,7 @@ from xmlkit.cache import AGES, Base, Cache, Image, Use, judge, use_of, uses_of
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Pool, Volume, sanitized
 from xmlkit.images import ImageError
-from xmlkit.names import split_instance_path
+from xmlkit.names import split_instance_path, split_volume_name
 from xmlkit.observe import is_local
 from xmlkit.survey import Backing, Survey, backing_of, resolved, survey
 
@@ -42,7 +42,7 @@ POOL = "nova-base-images-pool"
 BUSY = 10.0  # seconds for a pool in which volumes are being built
 _LOCK_SECONDS = 10.0  # for Nova, which holds the lock of an image while it fetches it
 _FILES = ("dir", "fs", "netfs", "vstorage")
-_DISKS = re.compile(r"disk(\.(?!info$|config)[^/]*)?")
+_DISKS = re.compile(r"([0-9a-f-]{36}_)?disk(\.(?!info$|config)[^/]*)?")
 
 
 class CacheError(XmlkitError):
@@ -86,7 +86,7 @@ def read(
     if found is None or found.volumes is None:
         raise CacheError(f"the pool {name} went away while it was read: start it, try again")
     identities = _identities(found) if local else {}
-    look = _Looker(surveyed)
+    look = _Looker(surveyed, os.path.dirname(found.path.rstrip("/")))
     uses = [use for guest in surveyed.guests for use in uses_of(guest, surveyed.host, look)]
     known = {image.path for use in uses for image in use.images}
     uses += _others(surveyed, found, known, look)
@@ -189,8 +189,10 @@ def _identities(pool: Pool) -> dict[str, tuple[int, int, int]]:
 class _Looker:
     """What is at a path: looked at once, and described by libvirt where we may not read."""
 
-    def __init__(self, surveyed: Survey) -> None:
+    def __init__(self, surveyed: Survey, instances: str) -> None:
+        """instances: Nova's directory, beside the cache."""
         self.local = surveyed.local
+        self._instances = instances
         self._volumes: dict[str, Volume] = {
             sanitized(volume.path): volume
             for pool in surveyed.host.pools
@@ -216,11 +218,15 @@ class _Looker:
         try:
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
-            # while an instance is being resized Nova keeps its disks in {uuid}_resize
+            # while an instance is being resized Nova keeps its disks in {uuid}_resize, and
+            # xmlkit's seams its volumes
+            resized = None
             if instance := split_instance_path(path):
                 resized = f"{os.path.dirname(path)}_resize/{instance[1]}"
-                if os.path.exists(resized):
-                    return self._look(resized, format)
+            elif own := split_volume_name(os.path.basename(path)):
+                resized = f"{self._instances}/{own[0]}_resize/{os.path.basename(path)}"
+            if resized is not None and os.path.exists(resized):
+                return self._look(resized, format)
             return Image(path, format, "missing")
         except (OSError, ValueError) as error:
             return self._said(key, getattr(error, "strerror", "") or str(error))
@@ -280,6 +286,10 @@ def _others(surveyed: Survey, cache: Pool, known: set[str], look: _Looker) -> It
             # the directory of a resize has the entries of before
             plain = f"{instances}/{directory.removesuffix('_resize')}/{name}"
             format_ = formats.get(path) or formats.get(plain)
+            if format_ is None and split_volume_name(name):
+                # a volume that waits here, by the path that it had in its pool
+                at = (said for key, said in formats.items() if os.path.basename(key) == name)
+                format_ = next(at, None)
             if format_ is not None:
                 yield use_of(path, format_, look, where="disk.info")
                 continue

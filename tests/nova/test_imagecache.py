@@ -205,8 +205,8 @@ def test_a_directory_of_an_old_name_counts(host: Compute) -> None:
     assert {A} == host.names
 
 
-def test_a_disk_that_is_missing_stops_all_removing(host: Compute) -> None:
-    """Nova raises; here the pass goes on, touches what is in use, and removes nothing."""
+def test_a_disk_that_is_missing_stops_all_removing(host: Compute, nova_case: Any) -> None:
+    """Nova raises; here the pass goes on, touches what is in use, removes nothing and says so."""
     host.old(A)
     host.old(B)
     own = str(uuid.uuid4())
@@ -217,6 +217,8 @@ def test_a_disk_that_is_missing_stops_all_removing(host: Compute) -> None:
     assert {A, B} == host.names
     assert time.time() - (host.cache / A).stat().st_mtime < 3600
     assert time.time() - (host.cache / B).stat().st_mtime > 3600
+    said = nova_case.stdlog.logger.output
+    assert f"No image is removed from {host.cache}: each of 2 may be used by guest vda: " in said
 
 
 def test_an_instance_that_is_being_resized_is_found(host: Compute) -> None:
@@ -470,6 +472,25 @@ def test_what_stands_in_the_way_is_logged_and_removes_nothing(
 
     assert {A} == host.names
     assert words in nova_case.stdlog.logger.output
+
+
+@pytest.mark.parametrize("is_pool", [True, False])
+def test_a_link_to_the_cache_is_told(host: Compute, nova_case: Any, is_pool: bool) -> None:
+    """Links are not followed: as long as there is one, nothing is removed."""
+    link = host.libvirtd.directory / "nova"
+    link.symlink_to(host.instances)
+    nova_case.flags(instances_path=str(link))
+    host.old(A)
+    if not is_pool:
+        pool = host.connection.storagePoolLookupByName(POOL)
+        pool.destroy()
+        pool.undefine()
+
+    host.update()
+
+    assert {A} == host.names
+    said = nova_case.stdlog.logger.output
+    assert f"{link}/_base is left as it is: {link} is a symbolic link" in said
 
 
 def test_no_process_is_started_for_an_image(host: Compute) -> None:

@@ -8,20 +8,23 @@ Rules
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import guests
 import pytest
 from guests import UUID, Guest
-from nova import context, objects
+from nova import context, exception, objects
 from nova.tests import fixtures
 from nova.virt import fake
 from nova.virt.libvirt import driver
 from novahost import guest as boots
-from scene import POOL, Scene, counter, until
+from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
 from xmlkit.testing import Libvirtd
@@ -245,3 +248,112 @@ def test_an_instance_on_volumes_is_resized_taken_back_and_deleted(nova_host: Nov
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert not host.directory.exists()
+
+
+def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost) -> None:
+    """A copy that somebody has put into a pool of his own, by the same name, is in nobody's way,
+    and stays when the instance goes."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    names = [f"{UUID}_disk", f"{UUID}_disk.swap"]
+    host.spawn()
+    host.hard_reboot()
+    backup = host.scene.libvirtd.directory / "backup"
+    host.scene.pool("backup", backup)
+    shutil.copyfile(host.disks / names[0], backup / names[0])
+    host.scene.connection.storagePoolLookupByName("backup").refresh()
+
+    host.hard_reboot()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+    host.runs(host.disks / names[0], format)
+
+    host.resize()
+    host.revert()
+    assert [("volume", POOL, name) for name in names] == host.addresses()
+
+    attached = guests.block_device_info_of(host.wanted)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+    assert [] == os.listdir(host.disks)
+    assert [names[0]] == os.listdir(backup)
+
+
+def test_the_pool_may_be_another_file_system(
+    nova_host: NovaHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old image is copied to where it waits and back, as sparse as it was."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.hard_reboot()
+    disk = host.disks / f"{UUID}_disk"
+    host.runs(disk, format)
+    kept = host.directory.with_name(f"{UUID}_resize") / disk.name
+
+    def renamed(function: Callable[..., None]) -> Callable[..., None]:
+        def rename(old: Any, new: Any, **at: Any) -> None:
+            if str(host.disks) in {os.path.dirname(old), os.path.dirname(new)} and (
+                os.path.dirname(old) != os.path.dirname(new)
+            ):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            function(old, new, **at)
+
+        return rename
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed(getattr(os, name)))
+    host.resize()
+    old, taken = counter(kept, format), kept.stat()
+    assert taken.st_blocks * 512 < 1 << 26
+
+    host.revert()
+    assert not kept.parent.exists()
+    assert old <= counter(disk, format)
+    assert (taken.st_mode, taken.st_size) == (disk.stat().st_mode, disk.stat().st_size)
+    host.runs(disk, format)
+
+
+def test_a_revert_that_cannot_find_the_old_disk_starts_no_other(nova_host: NovaHost) -> None:
+    """disk.info says where the volume was: without it the new disk would be taken for the old."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    host.resize()
+    kept = host.directory.with_name(f"{UUID}_resize")
+    waiting = set(os.listdir(kept)) - {"disk.info"}
+    text = (kept / "disk.info").read_text()
+    (kept / "disk.info").unlink()
+    with pytest.raises(exception.InvalidDiskInfo, match=f"where {UUID}_disk, "):
+        host.revert()
+    assert waiting == set(os.listdir(kept))
+
+    (kept / "disk.info").write_text(text)
+    host.revert()
+    assert not kept.exists()
+    assert host.domain.isActive()
+
+
+def test_what_came_over_is_taken_back_as_the_guide_says(nova_host: NovaHost) -> None:
+    """By its command, after any number of hard reboots; then a Nova without xmlkit starts it."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.hard_reboot()
+    host.hard_reboot()
+    host.runs(host.disks / f"{UUID}_disk", format)
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    (journal,) = state.glob("*.jsonl")
+    guide = Path(__file__, "../../../docs/nova.md").resolve().read_text()
+    (line,) = (line for line in guide.splitlines() if line.startswith("    xmlkit rollback "))
+    words = line.replace("qemu:///system", host.scene.libvirtd.uri).split()
+    assert "ID" == words.pop()
+
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    run(*words, journal.stem, "--state-dir", state, "--yes")
+    xmlkit.nova.disable()
+    host.hard_reboot()
+    assert [("file", str(host.directory / name)) for name in ("disk", "disk.swap")] == (
+        host.addresses()
+    )
+    assert [] == os.listdir(host.disks)
+    host.runs(host.directory / "disk", format)

@@ -58,7 +58,7 @@ def enable(
     found = find((*BUILDER, *INSTANCES, *STORAGE, *cache), version)
     register_options()
     mover = Mover(pools, state_dir, image_cache=image_cache)
-    _put.extend(put_in(found, Asked(lookup or Libvirt(), mover, destination)))
+    _put.extend(put_in(found, Asked(lookup or Libvirt(mover.places), mover, destination)))
 
 
 def disable() -> None:

@@ -20,10 +20,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import prune, service, state
+from xmlkit import images, prune, service, state
 from xmlkit.actions import create_pool
 from xmlkit.cache import Base, Cache, name_of_image
 from xmlkit.errors import XmlkitError
+from xmlkit.host import sanitized
 from xmlkit.nova.seams import Asked, Libvirt, Seam
 from xmlkit.observe import opened
 from xmlkit.pools import pool
@@ -122,6 +123,15 @@ def _tell(manager: Any, cache: Cache) -> None:
         LOG.debug("Images in use: %s", " ".join(manager.active_base_files))
     if manager.removable_base_files:
         LOG.info("Images without a use: %s", " ".join(manager.removable_base_files))
+    doubtful = [base for base in cache.bases if base.reason.id == "cache-doubt"]
+    if doubtful:
+        LOG.warning(
+            "No image is removed from %s: each of %d %s. Mend that, or delete the instance; if its "
+            "disk is lost for good: xmlkit cache prune --accept cache-broken",
+            cache.path,
+            len(doubtful),
+            doubtful[0].reason.message.removeprefix("it "),
+        )
     for use in cache.broken:
         if use.fault is not None:
             who = use.title if use.domain else "an image"
@@ -155,7 +165,8 @@ class _Host:
         self, directory: str, protected: Mapping[str, str], ages: Mapping[str, float]
     ) -> Cache:
         """The cache in a directory, which is made a pool if it is none yet."""
-        with opened(self._uri, write=True) as connection:
+        # a link in the path is told as such, not as a pool that is another one
+        with images.directory_of(sanitized(directory)), opened(self._uri, write=True) as connection:
             name = prune.pool_at(connection, directory)
             if name is None:
                 create_pool(connection, pool(prune.POOL, "dir", target=directory))

@@ -13,10 +13,10 @@ Nova's modules are looked up when the seams are put in, never imported by this o
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -64,6 +64,15 @@ class Mover:
 
             self._pools = {kind: Store.pool_name(kind) for kind in KINDS}
         return self._pools
+
+    def places(self) -> frozenset[str]:
+        """The pools in which instances have their disks: what else has their names is not theirs.
+
+        Those of Nova's configuration count where nothing comes over, too: it may have been so.
+        """
+        from xmlkit.nova.store import Store
+
+        return frozenset((*self.pools.values(), *map(Store.pool_name, KINDS)))
 
     @contextlib.contextmanager
     def due(self, uuid: str) -> Iterator[None]:
@@ -363,7 +372,7 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             and _is_volume_of(source, uuid)
             and os.path.dirname(source) != os.path.dirname(path)
         ):
-            shutil.move(path, source)
+            _shift(path, source)
             taken[path] = source
             if names.kind_of(_name_in(path)) == "swap":
                 # as Nova does: finish_migration makes it anew
@@ -373,13 +382,43 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     return copy_image
 
 
+def _shift(image: str, path: str) -> None:
+    """Have the image under another path, in the place of what is there.
+
+    It is copied to another file system, as sparse as it is, and goes when the copy is whole.
+    """
+    try:
+        os.replace(image, path)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    from oslo_concurrency import processutils
+
+    copy = f"{path}.part"
+    try:
+        same = ("--reflink=auto", "--sparse=auto", "--preserve=mode,ownership,timestamps")
+        processutils.execute("cp", *same, "--", image, copy)
+        os.replace(copy, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+        raise
+    os.unlink(image)
+
+
 def _put_back(kept: str, path: str) -> None:
     """Back to where the volume was, from `_resize` or from where Nova has renamed that to."""
     directory, name = os.path.split(kept)
     for place in (directory, directory.removesuffix("_resize")):
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(os.path.join(place, name), path)
-            return
+        try:
+            _shift(os.path.join(place, name), path)
+        except FileNotFoundError:
+            continue
+        except Exception as error:
+            # the others have to come back as well
+            LOG.error("The image of %s has to be taken back from %s: %s", path, place, error)
+        return
     LOG.error("The image of %s is neither there nor in %s: look for it", path, directory)
 
 
@@ -442,16 +481,16 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         instance = bound(original, self, *args, **kwargs)["instance"]
         uuid = _uuid_of(instance)
         kept = utils.get_instance_path(instance) + "_resize" if uuid else ""
-        with contextlib.suppress(FileNotFoundError):
+        if os.path.isdir(kept):
+            back = _volumes_in(kept, uuid)
             # what the resize has made goes, as Nova removes it from the instance's directory
             legacy = [name for name in os.listdir(kept) if names.kind_of(name) is not None]
             if legacy:
                 if isinstance(asked.lookup, Libvirt):
                     _look_for(self._host.get_connection(), uuid)
                 asked.lookup.delete(lambda: self._host.get_connection(), uuid, legacy)
-            back = _volumes_in(kept, uuid)
             for name, path in back.items():
-                os.replace(os.path.join(kept, name), path)
+                _shift(os.path.join(kept, name), path)
             if back:
                 _refresh(self._host.get_connection(), back.values())
         return starts_anew(self, *args, **kwargs)
@@ -460,12 +499,23 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
 
 
 def _volumes_in(directory: str, uuid: str) -> dict[str, str]:
-    """The images in `_resize` that were volumes, each with its path: disk.info has kept that."""
+    """The images in `_resize` that were volumes, each with its path: disk.info has kept that.
+
+    Raises nova's InvalidDiskInfo if it has not.
+    """
+    from nova import exception
+
     found = [name for name in sorted(os.listdir(directory)) if _is_volume_of(name, uuid)]
     if not found:
         return {}
-    with open(os.path.join(directory, "disk.info"), encoding="utf-8") as file:
-        paths = {os.path.basename(path): path for path in json.load(file)}
+    said = disk_info.formats(os.path.join(directory, disk_info.NAME))
+    paths = {os.path.basename(path): path for path in said}
+    if unknown := [name for name in found if name not in paths]:
+        # the guest would start from what the resize has made
+        raise exception.InvalidDiskInfo(
+            reason=f"{directory}/{disk_info.NAME} does not say where {', '.join(unknown)} belongs: "
+            "write its path there, with its format"
+        )
     return {name: paths[name] for name in found}
 
 

@@ -91,12 +91,18 @@ class Lookup(Protocol):
         """The host, with the pools and volumes that the disks of this domain may be."""
 
     def path_of(self, connect: Callable[[], Any], volume: str) -> str | None:
-        """The path of a volume that exactly one active pool has; None otherwise."""
+        """The path of a volume that exactly one active pool has; None otherwise.
+
+        What Nova's own pools have goes before what any other has: a backup, say.
+        """
 
     def delete(
         self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
     ) -> None:
-        """Delete the volumes of Nova's disks of an instance; only: of those, by Nova's names."""
+        """Delete the volumes of Nova's disks of an instance from Nova's own pools.
+
+        only: of those, by Nova's names.
+        """
 
 
 class Asked(NamedTuple):
@@ -202,9 +208,13 @@ def bound(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Mapping[st
 
 
 class Libvirt:
-    """A Lookup that asks libvirt: each time anew, for the few names that matter alone."""
+    """A Lookup that asks libvirt: each time anew, for the few names that matter alone.
 
-    def __init__(self) -> None:
+    pools: gives the names of Nova's own pools: from no other is anything deleted.
+    """
+
+    def __init__(self, pools: Callable[[], Collection[str]] = tuple) -> None:
+        self._pools = pools
         self._capabilities: dict[str, Host] = {}
 
     def host(self, connect: Callable[[], Any], xml: str) -> Host:
@@ -219,16 +229,23 @@ class Libvirt:
     def path_of(self, connect: Callable[[], Any], volume: str) -> str | None:
         """See Lookup. Raises libvirt's errors."""
         pools = [_pool(each, {volume}) for each in _active_pools(connect())]
-        found = [each for pool in pools for each in pool.volumes or () if not each.link]
-        return found[0].path if len(found) == 1 else None
+        own = self._pools()
+        for chosen in ([pool for pool in pools if pool.name in own], pools):
+            found = [each for pool in chosen for each in pool.volumes or () if not each.link]
+            if found:
+                return found[0].path if len(found) == 1 else None
+        return None
 
     def delete(
         self, connect: Callable[[], Any], uuid: str, only: Collection[str] | None = None
     ) -> None:
-        """See Lookup. What cannot be deleted is logged."""
+        """See Lookup. What cannot be deleted is logged. Images in ceph are Nova's Rbd's."""
         import libvirt
 
+        chosen = self._pools()
         for pool in _active_pools(connect()):
+            if pool.name() not in chosen or _type_of(pool) == "rbd":
+                continue
             for name in pool.listVolumes():
                 own = names.split_volume_name(name)
                 if own is None or own[0] != uuid or names.kind_of(own[1]) is None:
@@ -274,6 +291,10 @@ def _active_pools(connection: Any) -> list[Any]:
 
     pools = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
     return sorted(pools, key=lambda pool: str(pool.name()))
+
+
+def _type_of(pool: Any) -> str | None:
+    return etree.fromstring(pool.XMLDesc(0).encode()).get("type")
 
 
 def _pool(pool: Any, wanted: set[str]) -> Pool:
