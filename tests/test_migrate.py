@@ -412,6 +412,13 @@ def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) ->
     Shell(None, tmp_path)("migrate", *hosts, option, uri, "guest").refused(f"{option} ")
 
 
+def test_no_destination_is_not_just_any(tmp_path: Path) -> None:
+    """libvirt takes an empty URI for a host of its own choice."""
+    Shell(None, tmp_path)("migrate", "--connect", "test:///nowhere", "--to", "", "guest").refused(
+        "which host to?"
+    )
+
+
 @pytest.mark.parametrize(
     "uri", ["tcp://host", "tcp://host:49152", "tcp://[::1]:1", "unix:///a/b.sock", "unix:/a"]
 )

@@ -640,8 +640,9 @@ class _Executor:
                 return Outcome(
                     "pending",
                     "disk-changed",
-                    "its disks are partly where they were to be and partly elsewhere: both names "
-                    "of each image stay, look at it (virsh dumpxml --inactive)",
+                    "its disks are partly where they were to be and partly elsewhere, and both "
+                    "names of each image stay: bring all to their old or to their new addresses "
+                    "(virsh edit), then xmlkit recover",
                 )
             if where != "before" and (user := self._user_of_new(task)):
                 self._start(task)

@@ -65,6 +65,9 @@ def command(
     """
     if disks_uri is not None and storage == "shared":
         raise click.UsageError("--disks-uri is for --storage full and --storage incremental")
+    if not to:
+        # libvirt would take it for the host that it thinks best
+        raise click.UsageError("which host to? Say --to URI")
     uri = carrying.uri_of(connect)
     pools = relocations(relocate)
     from xmlkit import migrate, service, state
