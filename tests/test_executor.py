@@ -681,7 +681,7 @@ def test_disks_that_are_partly_changed_are_pending(scene: Scene) -> None:
     outcome = carry_out(scene, [task(scene, domain)], listener=when("begin", Unlink, edit))
 
     assert ("pending", "disk-changed") == outcome[domain.UUIDString()][:2]
-    assert "virsh dumpxml" in outcome[domain.UUIDString()].message
+    assert "virsh edit" in outcome[domain.UUIDString()].message
     assert 4 == len(images(scene))
     scene.boots(domain)
     scene.connection.defineXML(xml)
