@@ -142,8 +142,9 @@ def _is_nearly(name: str) -> bool:
 
 
 def _distance(one: str, other: str) -> int:
-    """How many letters are wrong, missing, too many or in the wrong order."""
-    if abs(len(one) - len(other)) > 3:
+    """How many letters are wrong, missing, too many or in the wrong order; 4 if more than 3."""
+    # each letter that the other has not is a mistake: most words are far off at a glance
+    if abs(len(one) - len(other)) > 3 or sum(map(other.__contains__, one)) < len(one) - 3:
         return 4
     before: list[int] = []
     last = list(range(len(other) + 1))
