@@ -555,7 +555,10 @@ def runs_on(scene: Scene, domain: Any) -> None:
     """The guest writes, and no job is on its disk."""
     log = scene.log(domain.name())
     so_far = log.read_bytes().count(b"W")
-    until(lambda: log.read_bytes().count(b"W") > so_far + 3)
+    try:
+        until(lambda: log.read_bytes().count(b"W") > so_far + 3)
+    except AssertionError:
+        raise AssertionError((domain.state(), log.read_bytes()[-20:])) from None
     assert b"E" not in log.read_bytes().rpartition(b"\n")[2]
     assert not domain.blockJobInfo("vda", 0)
     assert libvirt.VIR_DOMAIN_JOB_NONE == domain.jobInfo()[0]

@@ -771,6 +771,10 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
                 _list(connection, task, step.pool, known[-1])
             elif isinstance(step, Refresh):
                 _refresh_pool(connection, step.pool)
+        for number in begun:
+            step = task.steps[number]
+            if isinstance(step, Backup):
+                _resume(connection, step)
         return Outcome("done" if complete else "undone")
     except libvirt.libvirtError as error:
         return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
@@ -798,6 +802,21 @@ def _wait_until_unused(path: str, seconds: float) -> None:
             if error.id != "image-in-use" or time.monotonic() > deadline:
                 raise
         time.sleep(POLL)
+
+
+def _resume(connection: Any, step: Backup) -> None:
+    """Let a guest go on that QEMU has paused since it could not copy what the guest overwrites.
+
+    What the guest wrote was not lost: QEMU writes it now. If its own disk is full, it pauses again.
+    """
+    try:
+        domain = connection.lookupByUUIDString(step.domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return
+        raise
+    if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+        domain.resume()
 
 
 def _abort(connection: Any, step: Backup) -> None:
