@@ -754,10 +754,9 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
     begun: the steps that were begun and not done. known: what the image is, once it is complete.
     """
     try:
-        for number in begun:
-            step = task.steps[number]
-            if isinstance(step, Backup):
-                _abort(connection, step)
+        backups = [step for number in begun if isinstance(step := task.steps[number], Backup)]
+        for backup in backups:
+            _abort(connection, backup)
         rename = _of(task, Publish)
         complete = bool(known) and _identity(rename.target) == known[-1]
         with contextlib.ExitStack() as stack:
@@ -771,10 +770,8 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
                 _list(connection, task, step.pool, known[-1])
             elif isinstance(step, Refresh):
                 _refresh_pool(connection, step.pool)
-        for number in begun:
-            step = task.steps[number]
-            if isinstance(step, Backup):
-                _resume(connection, step)
+        for backup in backups:
+            _resume(connection, backup)
         return Outcome("done" if complete else "undone")
     except libvirt.libvirtError as error:
         return Outcome("pending", "libvirt", f"{said(error)}; then run xmlkit recover")
@@ -804,30 +801,34 @@ def _wait_until_unused(path: str, seconds: float) -> None:
         time.sleep(POLL)
 
 
+def _guest(connection: Any, step: Backup) -> Any | None:
+    """The running domain of the step; None if it is off or there is none any more."""
+    try:
+        domain = connection.lookupByUUIDString(step.domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+    return domain if domain.isActive() else None
+
+
 def _resume(connection: Any, step: Backup) -> None:
     """Let a guest go on that QEMU has paused since it could not copy what the guest overwrites.
 
     What the guest wrote was not lost: QEMU writes it now. If its own disk is full, it pauses again.
     """
-    try:
-        domain = connection.lookupByUUIDString(step.domain)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return
-        raise
-    if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+    domain = _guest(connection, step)
+    if domain is not None and domain.state() == [
+        libvirt.VIR_DOMAIN_PAUSED,
+        libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    ]:
         domain.resume()
 
 
 def _abort(connection: Any, step: Backup) -> None:
     """End the job that writes to the step's path, if there is one, and thaw the guest."""
-    try:
-        domain = connection.lookupByUUIDString(step.domain)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return
-        raise
-    if not domain.isActive():
+    domain = _guest(connection, step)
+    if domain is None:
         return
     deadline = time.monotonic() + CLOSING
     if _is_pushing(domain, step.path):

@@ -71,10 +71,6 @@ def homes(
     return frozenset(found)
 
 
-class _TooLarge(Exception):
-    """A document that is not walked through."""
-
-
 class _Grammar(NamedTuple):
     """What a document is judged by: a schema, or defines of it in place of its start."""
 
@@ -125,25 +121,7 @@ def _explained(
     document: Document, meant: _Grammar, schema: etree.RelaxNG, errors: Iterable[etree._LogEntry]
 ) -> tuple[Finding, ...]:
     """What is wrong with a document that libxml2 has refused; if nothing is found, its words."""
-    from xmlkit.validation import rng
-    from xmlkit.validation.diagnosis import diagnosed
-
-    told: tuple[Finding, ...]
-    try:
-        if len(document.source) > EXPLAINED:
-            raise _TooLarge
-        patterns = rng.grammar(meant.directory, meant.schema, meant.references)
-        told = diagnosed(document, patterns, schema)
-        if any(finding.id in _OF_NAMES for finding in told):
-            told = _with_newer(document, meant, told)
-        why = "nothing wrong with it was found here: the two disagree"
-    except RecursionError:
-        told, why = (), "it is nested too deep to tell why"
-    except _TooLarge:
-        told, why = (), "it is too large to tell why"
-    except schemas.SchemaError as error:
-        # libxml2 can use the schema all the same
-        told, why = (), str(error)
+    told, why = _told(document, meant, schema)
     if told:
         return told
     found = {(entry.path or "", entry.message): None for entry in errors}
@@ -155,6 +133,28 @@ def _explained(
         xpath_of(document.root),
     )
     return (*(_finding(document, path, message) for path, message in found), unexplained)
+
+
+def _told(
+    document: Document, meant: _Grammar, schema: etree.RelaxNG
+) -> tuple[tuple[Finding, ...], str]:
+    """The findings of the walk; if there are none, why not."""
+    if len(document.source) > EXPLAINED:
+        return (), "it is too large to tell why"
+    from xmlkit.validation import rng
+    from xmlkit.validation.diagnosis import diagnosed
+
+    try:
+        patterns = rng.grammar(meant.directory, meant.schema, meant.references)
+        told = diagnosed(document, patterns, schema)
+        if any(finding.id in _OF_NAMES for finding in told):
+            told = _with_newer(document, meant, told)
+    except RecursionError:
+        return (), "it is nested too deep to tell why"
+    except schemas.SchemaError as error:
+        # libxml2 can use the schema all the same
+        return (), str(error)
+    return told, "nothing wrong with it was found here: the two disagree"
 
 
 # What a newer libvirt may know.
