@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying
+from xmlkit.cli import carrying, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ def _ages(context: Any, parameter: Any, given: Sequence[str]) -> Mapping[str, fl
 
 
 _OPTIONS = (
-    click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI."),
+    options.CONNECT,
     click.option(
         "--pool", metavar="NAME", help="The pool of the cache; nova-base-images-pool if not given."
     ),
@@ -65,7 +65,7 @@ _OPTIONS = (
         multiple=True,
         help="cache-broken: disks whose image is missing keep nothing.",
     ),
-    click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text"),
+    options.FORMAT,
 )
 
 
@@ -94,7 +94,7 @@ def command() -> None:
 
 @command.command(name="list")
 @_options
-def list_(**options: Any) -> int:
+def list_(**asked: Any) -> int:
     """List the images of the cache, who uses each, and what is to become of it.
 
     keep: used, protected, or not Nova's. young: unused, but not for long enough. remove:
@@ -107,20 +107,12 @@ def list_(**options: Any) -> int:
     Example:
         xmlkit cache list --connect qemu:///system
     """
-    format_ = options.pop("format_")
-    with _cache(**options) as (_, cache):
-        pass
-    if format_ == "json":
-        _print_json(cache)
-    else:
-        _table(cache.bases)
-        _tell_broken(cache)
-    return int(bool(cache.broken))
+    return _shown(lambda cache: _table(cache.bases), **asked)
 
 
 @command.command(name="unused")
 @_options
-def unused(**options: Any) -> int:
+def unused(**asked: Any) -> int:
     """List what prune would remove, a path a line.
 
     \b
@@ -130,8 +122,8 @@ def unused(**options: Any) -> int:
     Example:
         xmlkit cache unused --connect qemu:///system --min-age 7d
     """
-    format_ = options.pop("format_")
-    with _cache(**options) as (_, cache):
+    format_ = asked.pop("format_")
+    with _cache(**asked) as (_, cache):
         pass
     if format_ == "json":
         _print_json(cache, only="remove")
@@ -144,7 +136,7 @@ def unused(**options: Any) -> int:
 
 @command.command(name="tree")
 @_options
-def tree(**options: Any) -> int:
+def tree(**asked: Any) -> int:
     """Show the images of the cache with the disks that stand on them, as a tree.
 
     \b
@@ -154,27 +146,15 @@ def tree(**options: Any) -> int:
     Example:
         xmlkit cache tree --connect qemu:///system
     """
-    format_ = options.pop("format_")
-    with _cache(**options) as (_, cache):
-        pass
-    if format_ == "json":
-        _print_json(cache)
-    else:
-        _tree(cache)
-        _tell_broken(cache)
-    return int(bool(cache.broken))
+    return _shown(_tree, **asked)
 
 
 @command.command(name="prune")
 @_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, remove nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--state-dir",
-    metavar="DIR",
-    help="Where xmlkit's lock and journals are; else $XMLKIT_STATE_DIR or /var/lib/xmlkit.",
-)
-def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> int:
+@options.YES
+@options.STATE_DIR
+def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     """Remove the images of the cache that no disk stands on, through libvirt.
 
     Refused while a transition is open. An image is removed while nobody has it open and
@@ -189,7 +169,7 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> in
     Example:
         xmlkit cache prune --protect other-host.json --dry-run
     """
-    format_ = options.pop("format_")
+    format_ = asked.pop("format_")
     from contextlib import ExitStack
 
     from xmlkit import state
@@ -203,18 +183,18 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> in
             stack.enter_context(carrying.interruptible())
             stack.enter_context(state.lock(directory))
             refuse_pending(directory)
-        connection, cache = stack.enter_context(_cache(here=not dry_run, **options))
+        connection, cache = stack.enter_context(_cache(here=not dry_run, **asked))
         removable = cache.removable
         if format_ == "text" or not (dry_run or yes):
             _tell_plan(cache)
         if removable and not dry_run:
-            size = _size(sum(base.size or 0 for base in removable))
+            size = carrying.size(sum(base.size or 0 for base in removable))
             images = f"{len(removable)} image{'s' * (len(removable) != 1)}"
             if not carrying.asked(f"Remove {images} ({size})?", yes=yes):
                 return 1
             if not yes:
                 # the answer may have taken its time: what was agreed to has to be unused still
-                connection, cache = stack.enter_context(_cache(here=True, **options))
+                connection, cache = stack.enter_context(_cache(here=True, **asked))
             for base in removable:
                 done.append(_removed(connection, cache, base))
                 if format_ == "text":
@@ -229,8 +209,22 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **options: Any) -> in
             click.echo(f"cache prune: {len(removable)} would be removed")
         else:
             more = f", {len(kept)} kept" if kept else ""
-            click.echo(f"cache prune: {len(done) - len(kept)} removed{more}; {_size(freed)} freed")
+            click.echo(
+                f"cache prune: {len(done) - len(kept)} removed{more}; {carrying.size(freed)} freed"
+            )
     return int(bool(kept))
+
+
+def _shown(show: Callable[[Cache], None], format_: str, **asked: Any) -> int:
+    """Print the cache as `show` does, or as JSON."""
+    with _cache(**asked) as (_, cache):
+        pass
+    if format_ == "json":
+        _print_json(cache)
+    else:
+        show(cache)
+        _tell_broken(cache)
+    return int(bool(cache.broken))
 
 
 def _removed(connection: Any, cache: Cache, agreed: Base) -> Pruned:
@@ -355,7 +349,7 @@ def _table(bases: Sequence[Base]) -> None:
         (
             base.name,
             base.kind,
-            "-" if base.size is None else _size(base.size),
+            "-" if base.size is None else carrying.size(base.size),
             "-" if base.age is None else time_of(base.age),
             str(len(base.used_by)),
             base.verdict,
@@ -373,7 +367,7 @@ def _table(bases: Sequence[Base]) -> None:
 def _tell_plan(cache: Cache) -> None:
     """What will be removed, and what is left because of doubt; on stderr."""
     for base in cache.removable:
-        about = f"{base.kind}, {_size(base.size or 0)}, {base.reason.message}"
+        about = f"{base.kind}, {carrying.size(base.size or 0)}, {base.reason.message}"
         click.echo(carrying.line(f"{base.path}  {about}"), err=True)
     doubtful = [base for base in cache.bases if base.reason.id == "cache-doubt"]
     if doubtful:
@@ -396,7 +390,7 @@ def _tree(cache: Cache) -> None:
     console = Console(highlight=False, soft_wrap=False)
     root = Tree(Text(carrying.line(f"{cache.pool}  {cache.path}"), overflow="fold"))
     for base in cache.bases:
-        size = "" if base.size is None else f"{_size(base.size)}, "
+        size = "" if base.size is None else f"{carrying.size(base.size)}, "
         about = f"{base.kind}, {size}{base.verdict}"
         node = root.add(Text(carrying.line(f"{base.name}  {about}"), overflow="fold"))
         below: dict[tuple[str, ...], Any] = {(): node}
@@ -426,12 +420,3 @@ def _short(path: str) -> str:
 
     found = split_instance_path(path)
     return os.path.basename(path) if found is None else "/".join(found)
-
-
-def _size(size: int) -> str:
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"

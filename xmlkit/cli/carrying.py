@@ -74,6 +74,16 @@ def line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def size(number: int) -> str:
+    """Bytes, in the unit that suits them."""
+    amount = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
 def show(cases: Sequence[Case], *, steps: bool) -> None:
     """What will be done to each domain, and why nothing will; on stderr, so that stdout is JSON.
 

@@ -124,7 +124,7 @@ def _show(found: Status) -> None:
                     "active" if pool.active else "inactive",
                     ("yes" if pool.autostart else "no") if pool.persistent else "transient",
                     pool.file_system or "-",
-                    "-" if pool.free is None else _size(pool.free),
+                    "-" if pool.free is None else carrying.size(pool.free),
                     pool.path or "-",
                 )
                 for pool in found.pools
@@ -173,12 +173,3 @@ def _table(head: Sequence[str], rows: Rows) -> None:
     for line in (list(head), *clean):
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-
-
-def _size(size: int) -> str:
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
