@@ -39,7 +39,6 @@ __all__ = ["POOL", "CacheError", "Pruned", "pool_at", "read", "remove"]
 # Spec: "the image cache directory as a storage pool (nova-base-images-pool)".
 POOL = "nova-base-images-pool"
 
-BUSY = 10.0  # seconds for a pool in which volumes are being built
 _LOCK_SECONDS = 10.0  # for Nova, which holds the lock of an image while it fetches it
 _FILES = ("dir", "fs", "netfs", "vstorage")
 _DISKS = re.compile(r"([0-9a-f-]{36}_)?disk(\.(?!info$|config)[^/]*)?")
@@ -163,12 +162,12 @@ def _looked_up(connection: Any, name: str) -> Any:
 
 def _refresh(connection: Any, pool: Any, *, every: bool) -> None:
     """Have libvirt look at the cache; and at all pools of files, if its word has to do for them."""
-    leisure.refresh(pool, seconds=BUSY)
+    leisure.refresh(pool)
     for other in connection.listAllStoragePools() if every else ():
         if other.name() == pool.name() or not other.isActive():
             continue
         if etree.fromstring(other.XMLDesc(0).encode()).get("type") in _FILES:
-            leisure.refresh(other, seconds=BUSY)
+            leisure.refresh(other)
 
 
 def _identities(pool: Pool) -> dict[str, tuple[int, int, int]]:

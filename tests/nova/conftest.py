@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 from nova import test
 
+from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
+
 pytest_plugins = ["xmlkit.testing"]
 
 
@@ -54,3 +56,14 @@ def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     tmp_path_factory.getbasetemp()
     with set_up() as case:
         yield case
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
+    """One for the module: each test has pools of its own, and takes them away."""
+    tmp_path_factory.getbasetemp()  # before Nova's test case has its own place for such
+    try:
+        with private_libvirtd() as libvirtd:
+            yield libvirtd
+    except LibvirtdMissingError as error:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))

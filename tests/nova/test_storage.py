@@ -33,20 +33,9 @@ from xmlkit import disk_info
 from xmlkit.nova import storage, store
 from xmlkit.nova.storage import LibvirtStorage
 from xmlkit.nova.store import IMAGES_TYPE, StorageError, delete_volumes, local_gb_info, prepare
-from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
+from xmlkit.testing import Libvirtd, private_libvirtd
 
 COW = pytest.mark.parametrize("cow", [True, False], ids=["qcow2", "raw"])
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
-    """One for the module: each test has pools of its own, and takes them away."""
-    tmp_path_factory.getbasetemp()  # before Nova's test case has its own place for such
-    try:
-        with private_libvirtd() as libvirtd:
-            yield libvirtd
-    except LibvirtdMissingError as error:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Rules
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,10 @@ from scene import UP, until
 from xmlkit.nova import disable, enable
 from xmlkit.nova.storage import Backend
 from xmlkit.nova.store import StorageError, unbind
-from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
+from xmlkit.testing import Libvirtd
 
 GIB = 1 << 30
 GLANCE = "155d900f-4e14-4e4c-a73d-069cbf4541e6"  # the image
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
-    """One for the module."""
-    tmp_path_factory.getbasetemp()  # before Nova's test case has its own place for such
-    try:
-        with private_libvirtd() as libvirtd:
-            yield libvirtd
-    except LibvirtdMissingError as error:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
 
 
 class Compute:

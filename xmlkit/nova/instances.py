@@ -31,8 +31,6 @@ __all__ = ["INSTANCES", "Mover"]
 
 LOG = logging.getLogger(__name__)
 
-_BUSY_SECONDS = 10.0
-
 
 class Mover:
     """How instances come over.
@@ -293,15 +291,22 @@ def _is_volume_of(path: Any, uuid: str) -> bool:
 
 def _refresh(connection: Any, paths: Iterable[str]) -> None:
     """Let libvirt see new images: the pools on their directories are refreshed."""
-    from lxml import etree
-
     from xmlkit import leisure
 
     directories = {os.path.dirname(path) for path in paths}
+    for pool, path in _active_pools(connection):
+        if path in directories:
+            leisure.refresh(pool)
+
+
+def _active_pools(connection: Any) -> Iterator[tuple[Any, str]]:
+    """The active pools that have a directory, each with it."""
+    from lxml import etree
+
     for pool in connection.listAllStoragePools():
         path = etree.fromstring(pool.XMLDesc(0).encode()).findtext("target/path")
-        if pool.isActive() and path in directories:
-            leisure.refresh(pool, seconds=_BUSY_SECONDS)
+        if path is not None and pool.isActive():
+            yield pool, path
 
 
 def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
@@ -319,20 +324,17 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
 def _look_for(connection: Any, uuid: str) -> None:
     """Let libvirt see the images of an instance that lie in its pools' directories."""
-    from lxml import etree
-
     from xmlkit import leisure
 
-    for pool in connection.listAllStoragePools():
-        path = etree.fromstring(pool.XMLDesc(0).encode()).findtext("target/path")
-        if not pool.isActive() or path is None or not os.path.isdir(path):
+    for pool, path in _active_pools(connection):
+        if not os.path.isdir(path):
             continue
         # a directory of libvirt's own may be one that Nova's user cannot look into
         with contextlib.suppress(PermissionError):
             there = [name for name in os.listdir(path) if _is_volume_of(name, uuid)]
             if set(pool.listVolumes()).issuperset(there):
                 continue
-        leisure.refresh(pool, seconds=_BUSY_SECONDS)
+        leisure.refresh(pool)
 
 
 # Resize and cold migration: the old images wait in `_resize`, as what lies beside them does.
