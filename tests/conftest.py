@@ -73,6 +73,12 @@ def _tree(name: str) -> Path:
 
 
 @pytest.fixture
+def libvirtd(libvirt_host: Libvirtd) -> Libvirtd:
+    """A private libvirtd that ends with the test."""
+    return libvirt_host
+
+
+@pytest.fixture
 def scene(libvirtd: Libvirtd) -> Scene:
     """A host of its own, for modules whose guests need no more than to boot."""
     from scene import Scene
