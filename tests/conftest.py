@@ -49,7 +49,7 @@ esac
 exec {qemu_img} "$@"
 """
 
-pytest_plugins = ["xmlkit.testing"]  # a libvirtd of one's own
+pytest_plugins = ["xmlkit.testing", "pytester"]
 
 
 def _source(package: str, suite: str) -> Path:
