@@ -20,7 +20,7 @@ from syrupy.matchers import path_type
 from xmlkit.compare import compare
 from xmlkit.document import Document, DocumentError
 from xmlkit.testing import LibvirtXml, assert_same_domain, assert_valid_domain, masked
-from xmlkit.testing.checks import MASKED_MAC, MASKED_UUID, document_of, masked_document
+from xmlkit.testing.checks import MASKED_MAC, MASKED_UUID, GivenError, document_of, masked_document
 from xmlkit.validation.verdict import validate
 
 ROOT = Path(__file__).parents[1]
@@ -367,7 +367,7 @@ def test_a_document_keeps_its_encoding() -> None:
 
 def test_what_is_no_xml_is_refused() -> None:
     """In one line, which says what may be given."""
-    with pytest.raises(TypeError, match="int is no libvirt XML: give it as str or bytes"):
+    with pytest.raises(GivenError, match="int is no libvirt XML: give it as str or bytes"):
         document_of(5)  # type: ignore[arg-type]
     with pytest.raises(pytest.fail.Exception, match="no snapshot: int is no libvirt XML"):
         LibvirtXml().serialize(5)

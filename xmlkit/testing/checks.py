@@ -20,6 +20,7 @@ from lxml import etree
 
 from xmlkit.compare import CompareError, compare, in_words
 from xmlkit.document import Document
+from xmlkit.errors import XmlkitError
 from xmlkit.terminal import printable
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.shown import shown
@@ -29,6 +30,7 @@ __all__ = [
     "MASKED_MAC",
     "MASKED_UUID",
     "Given",
+    "GivenError",
     "Matcher",
     "assert_same_domain",
     "assert_valid_domain",
@@ -62,12 +64,23 @@ Given = Document | str | bytes | etree._Element | ElementTree.Element | FormatsD
 Matcher = Callable[..., Any]
 
 
+class GivenError(XmlkitError):
+    """What a test gave is no XML of any kind; `type` names what it is."""
+
+    def __init__(self, given: object) -> None:
+        self.type = type(given).__name__
+        super().__init__(
+            f"{self.type} is no libvirt XML: give it as str or bytes, as an element of lxml or "
+            "ElementTree, or as an object with format_dom()"
+        )
+
+
 def document_of(given: Given) -> Document:
     """What a test has made, as a document.
 
     Text and bytes stay as they are. A tree, and an object with `format_dom()`, is written; one
     without any white space gets an element a line.
-    Raises DocumentError if it cannot be read, TypeError if it is none of these.
+    Raises DocumentError if it cannot be read, GivenError if it is none of these.
     """
     if isinstance(given, Document):
         return given
@@ -77,10 +90,7 @@ def document_of(given: Given) -> Document:
         given = etree.fromstring(ElementTree.tostring(given))
     elif not isinstance(given, etree._Element):
         if not hasattr(given, "format_dom"):
-            raise TypeError(
-                f"{type(given).__name__} is no libvirt XML: give it as str or bytes, as an element "
-                "of lxml or ElementTree, or as an object with format_dom()"
-            )
+            raise GivenError(given)
         given = given.format_dom()
     if not any(each.tail or (len(each) and each.text) for each in given.iter()):
         given = copy.deepcopy(given)

@@ -53,7 +53,7 @@ class LibvirtXml(SingleFileSnapshotExtension):
         try:
             document = masked_document(document_of(data), matcher)
             wrong = faults(document, self.schemas) if self.validates else ()
-        except (TypeError, XmlkitError) as error:
+        except XmlkitError as error:
             return str(error)
         return "\n".join((f"{named(document)} is not valid:", *wrong)) if wrong else document
 
