@@ -49,6 +49,7 @@ esac
 exec {qemu_img} "$@"
 """
 
+# pytest finds the first by itself, unless the checkout was installed before it could
 pytest_plugins = ["xmlkit.testing", "pytester"]
 
 

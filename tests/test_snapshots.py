@@ -36,7 +36,7 @@ GUEST = """\
   <devices>
     <disk type='file' device='disk'>
       <driver name='qemu' type='qcow2'/>
-      <source file='/tmp/run1/3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11/disk'/>
+      <source file='/scratch/run1/3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11/disk'/>
       <target dev='vda' bus='virtio'/>
     </disk>
     <interface type='network'>
@@ -51,7 +51,7 @@ GUEST = """\
   </devices>
 </domain>
 """
-# The same to libvirt, and to who masks UUIDs, MACs and /tmp/run1: each written in another way.
+# The same to libvirt, and to who masks UUIDs, MACs and /scratch/run1: each written in another way.
 SAME = {
     "<memory unit='GiB'>2</memory>": "<memory>2097152</memory><!-- two -->",
     "type='file' device='disk'": 'device="disk"  type="file"',
@@ -62,10 +62,10 @@ SAME = {
     "3f2c1c8e-0d4b": "11111111-0d4b",
     "52:54:00:aa:bb:01": "52:54:00:cc:dd:01",
     "52:54:00:aa:bb:02": "52:54:00:CC:DD:99",
-    "/tmp/run1": "/tmp/run2",  # noqa: S108
+    "/scratch/run1": "/scratch/run2",
 }
 # What is stored of it: that is as it was, but for what is masked.
-STORED = re.sub("3f2c1c8e[-0-9a-f]*", MASKED_UUID, GUEST).replace("/tmp/run1", "/srv")  # noqa: S108
+STORED = re.sub("3f2c1c8e[-0-9a-f]*", MASKED_UUID, GUEST).replace("/scratch/run1", "/srv")
 STORED = re.sub("52:54:00:aa:bb:0.", MASKED_MAC, STORED)
 TEST = """
 from pathlib import Path
@@ -104,7 +104,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> Path:
     """A project with one test of one guest, whose snapshot is stored."""
-    write(pytester.path, GUEST, "/tmp/run1")  # noqa: S108
+    write(pytester.path, GUEST, "/scratch/run1")
     pytester.makepyfile(test_guest=TEST)
     stored = pytester.path / "__snapshots__" / "test_guest" / "test_guest.xml"
     stored.parent.mkdir(parents=True)
@@ -128,7 +128,7 @@ def snapshots(project: Path) -> dict[str, str]:
 
 def test_a_snapshot_is_stored_when_it_is_asked_for(pytester: pytest.Pytester, run: Run) -> None:
     """One file: the document as it was made, but for what is masked, and still valid."""
-    write(pytester.path, GUEST, "/tmp/run1")  # noqa: S108
+    write(pytester.path, GUEST, "/scratch/run1")
     pytester.makepyfile(test_guest=TEST)
     result = run()
     result.assert_outcomes(failed=1)
@@ -142,7 +142,7 @@ def test_a_snapshot_is_stored_when_it_is_asked_for(pytester: pytest.Pytester, ru
 
 def test_what_libvirt_reads_the_same_passes(project: Path, run: Run) -> None:
     """Units, order, comments, spellings and what is masked; the file is not even written anew."""
-    write(project, same(), "/tmp/run2")  # noqa: S108
+    write(project, same(), "/scratch/run2")
     run("--snapshot-update").stdout.fnmatch_lines(["1 snapshot passed."])
     assert {"test_guest/test_guest.xml": STORED} == snapshots(project)
 
@@ -150,7 +150,7 @@ def test_what_libvirt_reads_the_same_passes(project: Path, run: Run) -> None:
 def test_a_difference_fails_and_shows_its_place(project: Path, run: Run) -> None:
     """As `xmlkit compare` does, each a line and all of them, without a secret."""
     changed = same().replace(">2097152<", ">1048576<").replace("other", "third")
-    write(project, changed.replace("'sesame'", "'tahini'"), "/tmp/run2")  # noqa: S108
+    write(project, changed.replace("'sesame'", "'tahini'"), "/scratch/run2")
     result = run("--tb=short")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -186,7 +186,7 @@ def test_what_is_not_valid_is_never_stored(
     guest: str, told: list[str], project: Path, run: Run
 ) -> None:
     """Whatever is asked for; what is wrong is told without a traceback."""
-    write(project, guest, "/tmp/run1")  # noqa: S108
+    write(project, guest, "/scratch/run1")
     result = run("--snapshot-update")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(told)
@@ -253,12 +253,17 @@ def test_without_syrupy_the_rest_works(pytester: pytest.Pytester, run: Run) -> N
             assert_valid_domain(GUEST)
             assert_same_domain(GUEST, GUEST)
 
+        def test_another(assert_same_domain):
+            assert_same_domain(GUEST, "<volume/>")
+
         def test_snapshot(libvirt_snapshot):
             pass
         """
     )
     result = run("-p", "no:syrupy")
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["E * AssertionError: <volume> is no domain", "test_it.py:*"])
+    result.stdout.no_fnmatch_line("*checks.py*")  # where the test is wrong is told, not where from
     result.stdout.fnmatch_lines(["*pip install 'libvirt-xmlkit[[]testing]'"])
 
 
@@ -428,12 +433,13 @@ def test_masked_interfaces_have_no_order(order: list[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/tmp/a", "/srv"),  # noqa: S108
-        ("/tmp/a/b", "/srv/b"),  # noqa: S108
-        ("file=/tmp/a/b,if=none", "file=/srv/b,if=none"),
-        ("/tmp/a/deep/b", "/deep/b"),  # noqa: S108
-        ("/tmp/ab", "/tmp/ab"),  # noqa: S108
-        ("/mnt/tmp/a", "/mnt/tmp/a"),
+        ("/scratch/a", "/srv"),
+        ("/scratch/a/b", "/srv/b"),
+        ("file=/scratch/a/b,if=none", "file=/srv/b,if=none"),
+        ("/scratch/a/deep/b", "/deep/b"),
+        ("/scratch/ab", "/scratch/ab"),
+        ("/x/z", "/y/z"),
+        ("/mnt/scratch/a", "/mnt/scratch/a"),
         ("0001e71b-f4f2-4f5b-9d2c-3cb4d2f4c8dc_disk", f"{MASKED_UUID}_disk"),
         ("a0001e71b-f4f2-4f5b-9d2c-3cb4d2f4c8dc", "a0001e71b-f4f2-4f5b-9d2c-3cb4d2f4c8dc"),
         ("FA:16:3E:0a:0b:0c", MASKED_MAC),
@@ -442,7 +448,11 @@ def test_masked_interfaces_have_no_order(order: list[int]) -> None:
 )
 def test_what_is_masked(text: str, expected: str) -> None:
     """A directory and what is in it, but no other that begins so; whole UUIDs and MACs."""
-    paths: dict[str | os.PathLike[str], str] = {"/tmp/a": "/srv", Path("/tmp/a/deep"): "/deep"}  # noqa: S108
+    paths: dict[str | os.PathLike[str], str] = {
+        "/scratch/a": "/srv",
+        Path("/scratch/a/deep"): "/deep",
+        "/x/": "/y",
+    }
     assert expected == masked(uuids=True, macs=True, paths=paths)(data=text)
 
 
@@ -483,7 +493,9 @@ def test_an_invalid_domain_is_told_with_all_that_is_wrong() -> None:
 
 def test_two_domains_are_the_same_or_it_is_told_what_differs() -> None:
     """In the order expected, actual; masked on both sides."""
-    matcher = masked(uuids=True, macs=True, paths={"/tmp/run1": "/srv", "/tmp/run2": "/srv"})  # noqa: S108
+    matcher = masked(
+        uuids=True, macs=True, paths={"/scratch/run1": "/srv", "/scratch/run2": "/srv"}
+    )
     assert_same_domain(GUEST, same(), matcher=matcher)
     with pytest.raises(AssertionError, match=r"^domain guest is not as expected:\n"):
         assert_same_domain(GUEST, same())

@@ -110,10 +110,11 @@ def masked(
     `MASKED_MAC`. paths: by a directory (or a file) what shall stand in its place, such as
     `{tmp_path: "/srv"}`; what follows it stays.
     """
+    places = {os.fspath(path).rstrip("/"): new for path, new in paths.items()}
     rules = [
         # a longer one is not taken for the shorter one that it begins with
-        (re.compile(rf"(?<![\w.-]){re.escape(os.fspath(path))}(?![\w.-])"), new)
-        for path, new in sorted(paths.items(), key=lambda each: -len(os.fspath(each[0])))
+        (re.compile(rf"(?<![\w.-]){re.escape(place)}(?![\w.-])"), places[place])
+        for place in sorted(places, key=len, reverse=True)
     ]
     rules += [(_UUID, MASKED_UUID)] if uuids else []
     rules += [(_MAC, MASKED_MAC)] if macs else []
@@ -227,14 +228,14 @@ def assert_same_domain(
     one cannot be read.
     """
     __tracebackhide__ = True
-    old, new = (masked_document(_domain(given), matcher) for given in (expected, actual))
+    old, new = _domain(expected, matcher), _domain(actual, matcher)
     if lines := differences(old, new, ignore_defaults=ignore_defaults):
         raise AssertionError("\n".join((f"{named(new)} is not as expected:", *lines)))
 
 
-def _domain(given: Given) -> Document:
+def _domain(given: Given, matcher: Matcher | None = None) -> Document:
     __tracebackhide__ = True
-    document = document_of(given)
+    document = masked_document(document_of(given), matcher)
     if document.kind != "domain":
         raise AssertionError(f"<{printable(document.kind)}> is no domain")
     return document
