@@ -29,10 +29,12 @@
   }
 
   let waiting = 0;
-  form.addEventListener("input", () => {
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(filter);
-  });
+  for (const kind of ["input", "change"]) {
+    form.addEventListener(kind, () => {
+      cancelAnimationFrame(waiting);
+      waiting = requestAnimationFrame(filter);
+    });
+  }
   form.addEventListener("reset", () => setTimeout(filter));
   form.addEventListener("submit", (event) => event.preventDefault());
   byId("open").addEventListener("click", () => {
@@ -40,6 +42,14 @@
   });
   byId("close").addEventListener("click", () => {
     for (const each of domains) each.element.open = false;
+  });
+  // older browsers do not open what a link leads into
+  addEventListener("hashchange", () => {
+    const around = byId(location.hash.slice(1))?.closest("details");
+    if (around && !around.open) {
+      around.open = true;
+      byId(location.hash.slice(1)).scrollIntoView();
+    }
   });
   // older browsers print only what is open
   if (!CSS.supports("selector(::details-content)")) {

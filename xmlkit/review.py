@@ -2,7 +2,7 @@
 
 Laws
 - A Review has no secret: its XML comes from diff.hunks and its findings from validation.shown,
-  which hide them, and what else it has are names, addresses and ids.
+  which hide them, and what else it has are names, titles, addresses and ids.
 - The page is one file: it asks no network for anything, and shows all that it says without its
   script, which only filters.
 - Pure: a page of the same reviews at the same time is the same page.
@@ -24,9 +24,8 @@ from xmlkit.disks import PATH_ATTRIBUTES, Address, image_format, read_domain
 from xmlkit.document import Document
 from xmlkit.host import Host, version_text
 from xmlkit.plan import STAYS, Form, Skip, Transition
-from xmlkit.redaction import redact
 from xmlkit.rules import RULES, Rule
-from xmlkit.steps import Copy, Define, Link, Refresh, Step, Unlink, steps_of
+from xmlkit.steps import Define, Link, Refresh, Step, Unlink, steps_of
 from xmlkit.templates import page
 from xmlkit.validation.shown import shown
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:  # it brings the survey of a host, which not every review has
 __all__ = ["Layer", "Review", "html", "layers_of", "review"]
 
 # Characters in a line of a picture's box, lines of an address, and images shown below one disk.
-_WIDTH = 42
+_WIDTH = 48
 _LINES = 4
 _LAYERS = 4
 
@@ -46,12 +45,10 @@ _SEVERITIES: Mapping[str, Severity] = {"refuse": "error", "warn": "warning"}
 
 _MEANS: Mapping[type[Step], str] = {
     Link: "a second name for the image; nothing is copied",
-    Copy: "a copy, compared with the image",
     Refresh: "libvirt reads the pool's directory again",
-    Define: "the domain's XML as it stands on the right above",
+    Define: "the domain's XML as it stands on the {side} above",
     Unlink: "the old name goes: the point of no return",
 }
-_MEANS_BACK = {**_MEANS, Define: "the domain's XML as it stands on the left above"}
 
 
 class Layer(NamedTuple):
@@ -195,8 +192,8 @@ def review(
         pictures=tuple(_picture(disk, known.get(disk.target, ())) for disk in made.plan.disks),
         remarks=remarks,
         hunks=tuple(tuple(_rows(hunk.pieces, hunk.before, hunk.after)) for hunk in hunks(made)),
-        steps=tuple((str(step), _MEANS.get(type(step), "")) for step in steps),
-        back=tuple((str(step), _MEANS_BACK.get(type(step), "")) for step in back),
+        steps=tuple(_told(steps, "right")),
+        back=tuple(_told(back, "left")),
         reason="the migration does it" if live and made.plan.changes else "",
     )
 
@@ -239,7 +236,6 @@ def html(
         "review",
         version=__version__,
         reviews=reviews,
-        form={"volume": "volumes of storage pools", "path": "paths"}[to],
         to=to,
         at=at,
         libvirt="" if host.libversion is None else version_text(host.libversion),
@@ -255,13 +251,10 @@ def html(
 
 def _title(document: Document) -> str:
     """What the domain's owner calls it, in Nova's metadata or in `<title>`."""
-    text = document.text
-    clean = redact(text)
-    root = document.root if clean == text else Document.parse(clean).root
-    for element in root.iterfind("metadata/*/{*}name"):
+    for element in document.root.iterfind("metadata/*/{*}name"):
         if str(element.tag).startswith("{http://openstack.org/xmlns/libvirt/nova/"):
             return (element.text or "").strip()
-    return (root.findtext("title") or "").strip()
+    return (document.root.findtext("title") or "").strip()
 
 
 # Remarks.
@@ -292,6 +285,15 @@ def _remark(concern: Concern) -> Remark:
     severity = _SEVERITIES.get(concern.severity, "note")
     accepted = " (accepted)" if concern.accepted else ""
     return Remark(concern.id, severity, concern.message + accepted, concern.target)
+
+
+def _told(steps: Iterable[Step], side: str) -> Iterator[tuple[str, str]]:
+    """Each step as its command, and what it means where that is not said yet."""
+    seen = set()
+    for step in steps:
+        kind = type(step)
+        yield str(step), "" if kind in seen else _MEANS.get(kind, "").format(side=side)
+        seen.add(kind)
 
 
 # The picture of a disk.
@@ -342,7 +344,8 @@ def _wrapped(text: str) -> tuple[str, ...]:
     """An address in lines that fit a box, broken behind a slash where there is one."""
     lines = []
     while len(text) > _WIDTH:
-        at = text.rfind("/", _WIDTH // 2, _WIDTH) + 1 or _WIDTH
+        ends = (text.rfind(mark, _WIDTH // 3, _WIDTH) + 1 for mark in "/_")
+        at = next(filter(None, ends), _WIDTH)
         lines.append(text[:at])
         text = text[at:]
     lines.append(text)
@@ -404,12 +407,20 @@ def _cell(
 
 
 def _common(old: str, new: str) -> tuple[str, str]:
-    """What two lines begin and end with alike."""
+    """What two lines begin and end with alike, up to whole words."""
     most = min(len(old), len(new))
     first = next((i for i in range(most) if old[i] != new[i]), most)
+    while first and _is_word(old[first - 1]):
+        first -= 1
     most -= first
     last = next((i for i in range(most) if old[-1 - i] != new[-1 - i]), most)
+    while last and _is_word(old[-last]):
+        last -= 1
     return old[:first], old[len(old) - last :]
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character in "_-."
 
 
 def _line(line: str) -> str:

@@ -41,18 +41,22 @@ def page(name: str, /, **values: Any) -> str:
     import base64
     import hashlib
 
-    environment = _environment().overlay(finalize=_shown)
     for kind, ending in (("style", "css"), ("script", "js")):
         with open(f"{shipped.directory('templates')}/{name}.{ending}", encoding="utf-8") as file:
             text = file.read()
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         values |= {kind: text, f"{kind}_hash": f"sha256-{digest}"}
-    return environment.get_template(f"{name}.html").render(values)
+    return _pages().get_template(f"{name}.html").render(values)
 
 
 def _shown(value: Any) -> Any:
     """A value that is not markup, as it may be shown."""
     return printable(value) if type(value) is str else value
+
+
+@cache
+def _pages() -> Environment:
+    return _environment().overlay(finalize=_shown)
 
 
 @cache
