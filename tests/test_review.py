@@ -70,7 +70,7 @@ def page(*reviews: Review, **options: Any) -> Any:
 def text(*reviews: Review, **options: Any) -> str:
     """A page of a day long ago."""
     given: dict[str, Any] = {"to": "volume", "host": HOST, "at": "2020-02-02 20:20 UTC"}
-    return html(reviews, **given | options)
+    return html(reviews, **given | {"version": "0.0"} | options)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lxml import etree
 
-from xmlkit import __version__
 from xmlkit.diff import Piece, Preview, hunks
 from xmlkit.disks import PATH_ATTRIBUTES, Address, image_format, read_domain
 from xmlkit.document import Document
@@ -221,20 +220,21 @@ def html(
     to: Form,
     host: Host,
     at: str,
+    version: str,
     surveyed: bool = False,
     troubles: Sequence[str] = (),
 ) -> str:
     """The page: one HTML document, with its style and its script in it.
 
-    to: what was asked for. at: the time, as it is to be shown. surveyed: whether preflight has
-    looked at the host. troubles: what could not be read, a line each.
+    to: what was asked for. at: the time, as it is to be shown. version: of xmlkit. surveyed:
+    whether preflight has looked at the host. troubles: what could not be read, a line each.
     """
     states = Counter(each.state for each in reviews)
     disks = Counter(picture.action for each in reviews for picture in each.pictures)
     ids = Counter(id for each in reviews for id in each.ids)
     return page(
         "review",
-        version=__version__,
+        version=version,
         reviews=reviews,
         to=to,
         at=at,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from xmlkit import __version__
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import read_plans, write
 from xmlkit.cli.hosts import PLANNING, Planner, host_options, planner
@@ -201,6 +202,7 @@ class _Page:
             self.reviews,
             to=to or self.to,
             host=self.host,
+            version=__version__,
             at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             surveyed=self.survey is not None,
             troubles=self.troubles,
