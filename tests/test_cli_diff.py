@@ -348,6 +348,15 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
         assert str(scene.base) in (svg.get("aria-label") or "")
     assert "the host itself was not looked at" not in file.read_text()
 
+    state = ("--connect", libvirtd.uri, "--state-dir", libvirtd.directory / "state")
+    planned = tmp_path / "plan.json"
+    done = xmlkit("plan", *state, *options[2:], "-o", planned)
+    assert 0 == done.returncode, done.stderr
+    done = xmlkit("diff", *state, "--plan", planned, "--format", "html", "-o", file)
+    assert 1 == done.returncode, done.stderr
+    domains = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+    assert ["changes", "refused"] == [each.get("data-state") for each in domains]
+
 
 # Secrets.
 

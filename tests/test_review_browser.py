@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BrowserMissingError, chromium, logged
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -23,11 +22,6 @@ from xmlkit.review import review
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 SECONDS = 120.0
-# As root Chromium has no sandbox; a container has a small /dev/shm.
-OPTIONS = (
-    *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"),
-    *("--disable-background-networking", "--window-size=1280,900"),
-)
 # Contrast of each text with what is behind it (WCAG 2.2), the least ones.
 CONTRAST = """
 const part = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -51,21 +45,13 @@ return found;
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
     """Chromium without a window."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        if os.environ.get("CI"):
-            pytest.fail("apt-get install chromium chromium-driver")
-        pytest.skip("needs chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for each in OPTIONS:
-        options.add_argument(each)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
     try:
-        yield started
-    finally:
-        started.quit()
+        with chromium() as started:
+            yield started
+    except BrowserMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +91,6 @@ def wait_for(browser: webdriver.Chrome, count: int, of: int = len(GUESTS) + 1) -
     said = f"{count:,} of {of:,} shown"
     WebDriverWait(browser, SECONDS).until(lambda _: status.text == said, f"{said}, {status.text}")
     assert count == len(shown(browser))
-
-
-def logged(browser: webdriver.Chrome, kind: str) -> list[Any]:
-    """What the browser has logged since it was asked last."""
-    found: list[Any] = browser.get_log(kind)  # type: ignore[no-untyped-call]
-    return found
 
 
 def requests(browser: webdriver.Chrome) -> list[str]:
