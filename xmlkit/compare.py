@@ -22,8 +22,8 @@ from xmlkit import meaning
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.markup import quoted
+from xmlkit.printable import printable
 from xmlkit.redaction import CHANGED, HIDDEN, redact
-from xmlkit.terminal import printable
 
 __all__ = ["SCHEMA", "CompareError", "Difference", "compare", "in_words", "lost", "lost_at"]
 

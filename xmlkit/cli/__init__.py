@@ -20,7 +20,7 @@ import click
 
 from xmlkit import __version__
 from xmlkit.errors import XmlkitError
-from xmlkit.terminal import printable
+from xmlkit.printable import printable
 
 __all__ = ["SECONDS", "TROUBLE", "drop_output", "main", "printable"]
 

@@ -21,7 +21,7 @@ from lxml import etree
 from xmlkit.compare import CompareError, compare, in_words
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
-from xmlkit.terminal import printable
+from xmlkit.printable import printable
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.shown import shown
 from xmlkit.validation.verdict import validate

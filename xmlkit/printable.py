@@ -1,4 +1,9 @@
-"""Text that anybody may have written, made safe to be shown."""
+"""Text that may be anybody's, as it may be shown.
+
+Laws
+- What a terminal would obey, or what would turn the direction of writing, is escaped; all else
+  stays as it is.
+"""
 
 from __future__ import annotations
 
