@@ -1,0 +1,249 @@
+"""The blocks of the documentation, and a host on which they are run.
+
+Rules
+- A block is fenced and says its language. What CONTRIBUTING.md says of each is what is done.
+- A comment before a block may say what it takes for granted (`first:`) or why it is not run
+  (`not run:`); nothing else keeps a block from being run, as it stands, by a shell as root.
+- The host is a private libvirtd whose /var/lib and /srv are its own, so that the paths of a page
+  are real ones. Words that stand for a name are replaced by one (`WORDS`).
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scene import DOMAIN, disk_xml
+
+from xmlkit.testing import Libvirtd, boot_sector
+
+ROOT = Path(__file__).parents[1]
+UUID = "3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11"
+INSTANCES = Path("/var/lib/nova/instances")
+BASE = INSTANCES / "_base" / "0123456789abcdef0123456789abcdef01234567"
+ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
+WORDS = {
+    r"\bDOMAIN\b": "instance-00000001",
+    r"\bUUID(?=_|\b)": UUID,
+    rf"{ID.pattern}|(?<= )ID\b": "$(newest)",
+}
+SECONDS = 300.0
+
+_FENCE = re.compile(
+    r"((?:^<!-- (?:first|not run): (?:(?!-->).)* -->\n+)*)^```(\S*)\n(.*?)^```$", re.M | re.S
+)
+_NOTE = re.compile(r"<!-- (first|not run): (.*?) -->", re.S)
+_PROMPT = re.compile(r"^[$#] ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?![$#] )[^\n]*\n)*)", re.M)
+
+# A command that fails ends the page, but for an exit code 1 that says what was found.
+_BEGIN = r"""
+set -o pipefail
+found() {
+    case $1,$2 in
+        1,xmlkit\ diff* | 1,xmlkit\ compare* | 1,xmlkit\ status* | 1,xmlkit\ cache* | \
+            1,xmlkit\ validate*) ;;
+        *) echo "exit code $1: $2" >&2; exit "$1" ;;
+    esac
+}
+trap 'found "$?" "$BASH_COMMAND"' ERR
+newest() { ls /var/lib/xmlkit/*.jsonl | sed 's|.*/\(.*\)\.jsonl|\1|' | sort | tail -n 1; }
+"""
+_HOST = r"""
+set -e
+uuid=$1 base=$2
+for name in stdin:0 stdout:1 stderr:2; do ln -s "/proc/self/fd/${name#*:}" "/dev/${name%:*}"; done
+mkdir -p /var/lib/nova/instances/_base /var/lib/nova/instances/disks "/var/lib/nova/instances/$uuid"
+mkdir -p /srv/images
+cp sector "$base"
+truncate --size 1M "$base"
+qemu-img create -q -f qcow2 -b "$base" -F raw "/var/lib/nova/instances/$uuid/disk"
+virsh -q define guest.xml
+virsh -q pool-define-as nova-disks-pool dir --target /var/lib/nova/instances/disks
+virsh -q pool-start nova-disks-pool
+virsh -q pool-autostart nova-disks-pool
+virsh dumpxml --inactive --security-info instance-00000001 >guest.xml
+cp guest.xml domain.xml
+xmlkit observe --connect qemu:///system -o host.xml
+cp host.xml DEST.xml
+"""
+_PYTHON = f"""
+import logging as log
+import libvirt
+connection = libvirt.open("qemu:///system")
+uuid = "{UUID}"
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a page: its line, language and text; what is done first; why it is not run."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    first: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def shown(self) -> list[tuple[str, str]]:
+        """Of a console: each command and what is printed below it."""
+        return [
+            (line.replace("\\\n", " "), below.strip("\n"))
+            for line, below in _PROMPT.findall(f"{self.text}\n")
+        ]
+
+    @property
+    def runs(self) -> bool:
+        return self.language in ("sh", "console", "python") and self.reason is None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page in their order."""
+    text = page.read_text()
+    found = []
+    for match in _FENCE.finditer(text):
+        notes = _NOTE.findall(match[1])
+        reasons = [said for kind, said in notes if kind == "not run"]
+        found.append(
+            Block(
+                *(page.name, text.count("\n", 0, match.start(2)) + 1, match[2], match[3]),
+                tuple(said for kind, said in notes if kind == "first"),
+                reasons[0] if reasons else None,
+            )
+        )
+    return found
+
+
+def replaced(text: str) -> str:
+    """The words of a page, as they are on the host."""
+    for word, real in WORDS.items():
+        text = re.sub(word, real, text)
+    return text
+
+
+class PageHost:
+    """The host that the pages are written for: one guest of Nova's, off, and the pool."""
+
+    def __init__(self, start: Callable[..., Libvirtd], directory: Path) -> None:
+        own = directory / "own"
+        for name in ("lib", "srv"):
+            (own / name).mkdir(parents=True)
+        for each in (directory, own):
+            each.chmod(0o755)
+        self.libvirtd = start(
+            places={Path("/var/lib"): own / "lib", Path("/srv"): own / "srv"},
+        )
+        self.work = directory / "work"
+        self.work.mkdir()
+        programs = directory / "bin"
+        programs.mkdir()
+        program = programs / "xmlkit"
+        code = "from xmlkit.cli import main; main()"
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
+        program.chmod(0o755)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
+        own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
+        self.environment = kept | {"PATH": own_path, "TERM": "dumb", "NO_COLOR": "1"}
+        for name in ("fixtures", "schemas", "templates", "systemd", "xmlkit"):
+            (self.work / name).symlink_to(ROOT / name)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            (self.work / name).symlink_to(ROOT / name)
+        (self.work / "sector").write_bytes(boot_sector())
+        log = self.libvirtd.directory / "guest.log"
+        guest = DOMAIN.format(
+            name="instance-00000001",
+            uuid=UUID,
+            log=log,
+            disks=disk_xml(INSTANCES / UUID / "disk"),
+        )
+        (self.work / "guest.xml").write_text(guest)
+        self._run(["bash", "-c", _HOST, "host", UUID, str(BASE)])
+
+    def _run(self, command: Sequence[str]) -> None:
+        done = subprocess.run(
+            self._inside(command),
+            cwd=self.work,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert 0 == done.returncode, done.stderr
+
+    def _inside(self, command: Sequence[str]) -> list[str]:
+        """Where libvirtd and its guests are, with the network of the machine."""
+        enter = ["nsenter", "--target", str(self.libvirtd.daemon), "--mount", "--pid", "--ipc"]
+        # not by nsenter's --wd: that would be the directory on the mount of outside
+        return [*enter, "--uts", "--", "env", f"--chdir={self.work}", *command]
+
+    def carry_out(self, page: Sequence[Block]) -> dict[tuple[int, int], str]:
+        """Run the blocks of a page one after the other, in one shell; y is typed when it asks.
+
+        Returns what each command of a console printed, by the line of its block and its number:
+        what root typed (`#`) with its stderr. A command that fails fails the test.
+        """
+        lines = [_BEGIN]
+        for block in page:
+            if not block.runs:
+                continue
+            lines += [replaced(each) for each in block.first]
+            lines.append(f"echo '--- {block.page}:{block.line}' >&2")
+            if block.language == "python":
+                lines.append(f"{sys.executable} - <<'END'\n{_PYTHON}\n{block.text}END")
+            elif block.language == "sh":
+                lines.append(replaced(block.text))
+            else:
+                root = block.text.startswith("# ")
+                for number, (line, _) in enumerate(block.shown):
+                    out = f"out-{block.line}-{number}"
+                    lines.append(f"{replaced(line)} >{out} {'2>&1' if root else ''}")
+        script = self.work / "page.sh"
+        script.write_text("\n".join([*lines, ":"]) + "\n")
+        self._on_terminal(self._inside(["bash", str(script)]))
+        found = {}
+        for path in self.work.glob("out-*"):
+            line, number = path.name.split("-")[1:]
+            found[int(line), int(number)] = path.read_text().strip("\n")
+        return found
+
+    def _on_terminal(self, command: Sequence[str]) -> None:
+        primary, secondary = pty.openpty()
+        with (self.work / "stdout").open("wb") as stdout:
+            process = subprocess.Popen(
+                command,
+                stdin=secondary,
+                stdout=stdout,
+                stderr=secondary,
+                cwd=self.work,
+                env=self.environment,
+                start_new_session=True,
+            )
+        os.close(secondary)
+        said = b""
+        deadline = time.monotonic() + SECONDS
+        try:
+            with open(primary, "r+b", buffering=0):
+                while time.monotonic() < deadline:
+                    if not select.select([primary], [], [], 1)[0]:
+                        continue
+                    try:
+                        said += os.read(primary, 65536)
+                    except OSError:  # its last writer has ended
+                        break
+                    if said.endswith(b"[y/N]: "):
+                        os.write(primary, b"y\n")
+                code = process.wait(timeout=SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+        text = said.decode(errors="replace").replace("\r\n", "\n")
+        assert 0 == code, text + (self.work / "stdout").read_text(errors="replace")[-4000:]
+        assert "Traceback" not in text
