@@ -28,7 +28,7 @@ TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
 QEMU := iproute2 qemu-system-x86 qemu-utils
 TOOLS := libvirt-clients dpkg-dev acl e2fsprogs xfsprogs \
-	systemd shellcheck chromium chromium-driver fonts-dejavu-core
+	systemd shellcheck strace chromium chromium-driver fonts-dejavu-core
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -59,7 +59,7 @@ printf '%-16s %5d s %s\n' '$(1)' $$(($$(date +%s) - start)) "$$state" >> .times;
 [ -z "$$state" ] || { cat .times; exit 1; }
 endef
 
-.PHONY: help demo test nova lint bench clean system-demo system-test system-bench environment
+.PHONY: help demo test nova lint docs bench clean system-demo system-test system-bench environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -86,6 +86,11 @@ nova: system-test .venv/bin/tox  ## the tests inside Nova, with two of its relea
 
 lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
+
+docs: .venv/bin/sphinx-build .venv/bin/xmlkit  ## the site in build/html, the man pages in build/man
+	@.venv/bin/sphinx-build -q -n -W --keep-going -j auto -c docs -b html . build/html
+	@.venv/bin/sphinx-build -q -n -W --keep-going -c docs -b man . build/man
+	@echo 'build/html/docs/index.html, build/man/xmlkit.1 ...'
 
 bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapper .venv/bin/tox  ## measure against the tools of libvirt and virt-manager, xmldiff, jing and Nova
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \
@@ -126,6 +131,10 @@ environment: .venv/bin/tox
 # oslo.concurrency, which starts qemu-img for Nova
 .venv/bin/lockutils-wrapper: | .venv/bin/pip
 	.venv/bin/pip install --quiet oslo.concurrency
+
+.venv/bin/sphinx-build: pyproject.toml | .venv/bin/xmlkit
+	.venv/bin/pip install --quiet --editable '.[docs,libvirt,testing]'
+	@touch $@
 
 .venv/bin/xmldiff: | .venv/bin/pip
 	.venv/bin/pip install --quiet 'xmldiff>=3'

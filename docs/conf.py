@@ -33,7 +33,11 @@ exclude_patterns = ["README.md"]  # docs/index.md has its beginning
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nitpicky = True
 # Types of other projects: a reader has their own documentation, a build has no network.
-nitpick_ignore_regex = [("py:.*", r"(?!xmlkit\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!xmlkit\.).*"),
+    ("py:.*", r"xmlkit\.nova\.builder\.(T|FormatsDom)"),  # a variable, and what Nova's classes have
+]
+default_role = "code"
 suppress_warnings = ["myst.xref_ambiguous"]
 
 myst_heading_anchors = 4
@@ -192,6 +196,22 @@ def fill(_: Sphinx, name: str, content: list[str]) -> None:
     )
 
 
+def plain(_: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with lists: what reStructuredText wants around these is added."""
+    found: list[str] = []
+    listed = False
+    for line in lines:
+        item = line.startswith("- ")
+        if (item and not listed and found and found[-1]) or (
+            listed and line and not item and not line.startswith(" ")
+        ):
+            found.append("")
+        listed = item or (listed and (not line or line.startswith(" ")))
+        found.append(line.replace("*", "\\*"))
+    lines[:] = found
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon
     app.connect("source-read", fill)

@@ -1,0 +1,19 @@
+#!/bin/sh
+# libvirt before 7.4.0: <clusterSize> in the XML of a new qcow2 volume is ignored without a word.
+#
+# Needs: virsh, qemu-img, a libvirtd at $LIBVIRT_DEFAULT_URI (else qemu:///system), root.
+# Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
+set -eu
+work=$(mktemp -d)
+trap 'code=$?; virsh -q pool-destroy reproducer || :; rm -rf "$work"; [ "$code" -le 1 ] || exit 2' EXIT
+virsh -q pool-create-as reproducer dir --target "$work"
+cat >"$work/new.xml" <<'END'
+<volume>
+  <name>disk</name>
+  <capacity>1048576</capacity>
+  <target><format type='qcow2'/><clusterSize unit='KiB'>128</clusterSize></target>
+</volume>
+END
+virsh -q vol-create reproducer "$work/new.xml"
+qemu-img info "$work/disk" | grep cluster_size
+qemu-img info "$work/disk" | grep -q "cluster_size: 65536"

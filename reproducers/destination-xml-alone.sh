@@ -1,0 +1,52 @@
+#!/bin/sh
+# libvirt: a live migration that persists the guest, with a destination XML (virsh migrate --xml) whose disk
+# is a volume, defines it at the destination with the disk of the source: it runs from the volume and
+# would start from the file. --persistent-xml has to say the same once more.
+#
+# Needs: virsh, qemu-img, root, two libvirtds that see the same /tmp and reach each other at 127.0.0.1:
+# $SOURCE and $DESTINATION are their URIs. qemu.conf: remember_owner = 0.
+# Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
+set -eu
+source="virsh -q -c $SOURCE" destination="virsh -q -c $DESTINATION"
+work=$(mktemp -d)
+chmod 755 "$work"
+trap 'code=$?
+for each in "$source" "$destination"; do
+    $each destroy reproducer || :
+    $each undefine reproducer || :
+    $each pool-destroy reproducer || :
+done >/dev/null 2>&1
+rm -rf "$work"
+[ "$code" -le 1 ] || exit 2' EXIT
+qemu-img create -q -f raw "$work/disk" 1M
+chmod 666 "$work/disk"
+$source pool-create-as reproducer dir --target "$work"
+$destination pool-create-as reproducer dir --target "$work"
+cat >"$work/guest.xml" <<END
+<domain type='qemu'>
+  <name>reproducer</name>
+  <memory>16384</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <disk type='file'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='$work/disk'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+END
+$source define "$work/guest.xml"
+$source start reproducer
+$source dumpxml --migratable reproducer |
+    sed -e "s|<disk type='file'|<disk type='volume'|" \
+        -e "s|<source file='[^']*'[^>]*>|<source pool='reproducer' volume='disk'/>|" >"$work/there.xml"
+grep -q "pool='reproducer'" "$work/there.xml"
+$source migrate --live --persistent --unsafe --xml "$work/there.xml" \
+    --migrateuri "tcp://127.0.0.1:${PORT:-49300}" reproducer "$DESTINATION"
+echo "runs there from:  $($destination dumpxml reproducer | grep '<source ')"
+echo "defined there as: $($destination dumpxml --inactive reproducer | grep '<source ')"
+$destination dumpxml reproducer | grep -q "<source pool='reproducer'" || exit 2
+$destination dumpxml --inactive reproducer | grep -q "<source file='"

@@ -1,0 +1,33 @@
+#!/bin/sh
+# libvirt: a definition is written to a new file, synced and renamed over the old one, but the directory is
+# not synced. After a power failure the old definition may be there, though virsh define has returned:
+# who has removed what the old one needs has a guest that does not start.
+#
+# Needs: strace, virsh, a libvirtd at $LIBVIRT_DEFAULT_URI (else qemu:///system), root, and
+# $LIBVIRTD: its PID (else that of the pidfile).
+# Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
+set -eu
+pid=${LIBVIRTD:-$(cat /run/libvirtd.pid)}
+work=$(mktemp -d)
+trap 'code=$?; virsh -q undefine reproducer || :; rm -rf "$work"; [ "$code" -le 1 ] || exit 2' EXIT
+cat >"$work/guest.xml" <<'END'
+<domain type='qemu'>
+  <name>reproducer</name>
+  <memory>16384</memory>
+  <os><type arch='x86_64'>hvm</type></os>
+</domain>
+END
+virsh -q define "$work/guest.xml"
+virsh dumpxml --inactive reproducer | sed 's/16384</32768</' >"$work/guest.xml"
+strace -f -y -qq -p "$pid" -o "$work/calls" \
+    -e trace=openat,fsync,fdatasync,sync,syncfs,rename,renameat,renameat2 &
+tracing=$!
+while ! grep -q TracerPid:.*[1-9] "/proc/$pid/status"; do :; done
+virsh -q define "$work/guest.xml"
+kill "$tracing"
+wait "$tracing" || :
+calls=$(grep -E 'rename.*reproducer\.xml|sync\(' "$work/calls")
+echo "$calls"
+echo "$calls" | grep -q 'sync(.*reproducer\.xml.*= 0' || exit 2
+# a sync behind the rename would have been the directory's
+[ -z "$(echo "$calls" | sed '1,/rename.*reproducer\.xml/d' | grep 'sync(' || :)" ]

@@ -1,0 +1,31 @@
+#!/bin/sh
+# libvirt: a raw volume into which its guest has written a qcow2 header is a qcow2 volume to libvirt
+# after a refresh of its pool, and virsh vol-create-from copies the file that the header names.
+#
+# Needs: virsh, qemu-img, a libvirtd at $LIBVIRT_DEFAULT_URI (else qemu:///system), root.
+# Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
+set -eu
+trap 'code=$?; [ "$code" -le 1 ] || exit 2' EXIT
+work=$(mktemp -d)
+chmod 755 "$work"
+virsh -q pool-create-as reproducer dir --target "$work"
+trap 'virsh -q pool-destroy reproducer || :; rm -rf "$work"' EXIT
+
+head -c 65536 /dev/zero | tr '\0' 'S' >"$work/secret-of-the-host"
+virsh -q vol-create-as reproducer disk 1M --format raw
+# what a guest can write to its disk: the header of an overlay, with a path of its choice
+qemu-img create -q -u -f qcow2 -b "$work/secret-of-the-host" -F raw "$work/header" 64K
+dd if="$work/header" of="$work/disk" conv=notrunc status=none
+rm "$work/header"
+virsh -q pool-refresh reproducer
+
+virsh vol-dumpxml --pool reproducer disk >"$work.xml"
+cat >"$work.new.xml" <<'END'
+<volume><name>copy</name><capacity>65536</capacity><target><format type='raw'/></target></volume>
+END
+virsh -q vol-create-from reproducer "$work.new.xml" disk --inputpool reproducer || :
+grep -E "<format|<path" "$work.xml"
+copied=$(head -c 4 "$work/copy" 2>/dev/null || :)
+rm -f "$work.xml" "$work.new.xml"
+echo "the copy begins with: $copied"
+[ "$copied" = SSSS ]

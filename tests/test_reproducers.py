@@ -1,0 +1,85 @@
+"""Each reproducer of a fault of libvirt says what is so, on the versions that the pages name.
+
+A libvirt that has no such fault any more makes its test fail: then the page, and what xmlkit does
+about it, are to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chroots import Release
+
+from xmlkit.testing import Libvirtd
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "reproducers").iterdir())
+EACH = {
+    *("raw-volume-read-as-qcow2", "busy-pool-has-no-code", "apparmor-no-rule-for-a-volume"),
+    "directory-not-synced",
+}
+# Those that are about some versions, by the suites that have the fault.
+SOME = {"cluster-size-ignored": ("bullseye",)}
+PAIRS = {"destination-xml-alone"}
+OWN = {"two-guests-after-a-copy"}  # start their hosts themselves
+
+
+def run(name: str, *inside: str, **variables: str) -> bool:
+    """Run a script; whether the fault is there. inside: the command that leads to its host."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LIBVIRT_")}
+    done = subprocess.run(
+        [*inside, "sh", "-s"],
+        input=(ROOT / "reproducers" / f"{name}.sh").read_text(),
+        capture_output=True,
+        text=True,
+        env=kept | variables,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.returncode == 0
+
+
+def on(libvirtd: Libvirtd, name: str) -> bool:
+    """The same where libvirtd is; but where strace is needed, with the programs of this machine."""
+    daemon = str(libvirtd.daemon)
+    if "strace" in (ROOT / "reproducers" / f"{name}.sh").read_text():
+        return run(name, LIBVIRT_DEFAULT_URI=libvirtd.uri, LIBVIRTD=daemon)
+    return run(name, "nsenter", "--target", daemon, "--mount", "--pid", "--root", "--wd=/")
+
+
+@pytest.mark.parametrize("name", sorted(EACH | set(SOME)))
+def test_a_fault_of_one_host(name: str, release: Release) -> None:
+    """It is there in the versions that are named, and in no other."""
+    assert (name in EACH or release.suite in SOME[name]) is on(release(), name)
+
+
+def test_a_fault_of_two_hosts(start_libvirtd: Callable[..., Libvirtd]) -> None:
+    """Two hosts that see the same files."""
+    here, there = (
+        start_libvirtd(name=name, remember_owner=False, private_network=False)
+        for name in ("here", "there")
+    )
+    for name in PAIRS:
+        assert run(
+            name, SOURCE=here.uri, DESTINATION=there.uri, PORT=str(49300 + os.getpid() % 900)
+        )
+
+
+def test_a_fault_that_a_moment_makes() -> None:
+    """The script meets the moment within its tries."""
+    for name in OWN:
+        script = ROOT / "reproducers" / f"{name}.py"
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+        assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_each_reproducer_is_tried() -> None:
+    """And stands on the page of the faults."""
+    names = {path.stem for path in SCRIPTS if path.is_file()}
+    page = (ROOT / "docs" / "faults.md").read_text()
+    assert names == {*EACH, *SOME, *PAIRS, *OWN}
+    assert [] == [path.name for path in SCRIPTS if f"(../reproducers/{path.name})" not in page]
