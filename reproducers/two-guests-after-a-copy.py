@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """libvirt: one guest runs on two hosts after a live migration that copies its disk.
 
-The destination's libvirtd dies after it has resumed the guest there and before it has said so.
-The source takes that for a migration that failed, and resumes the guest, too. Each runs on a disk of
+The destination's libvirtd dies after it has resumed the guest there and before it has said so. The
+source takes that for a migration that failed, and resumes the guest, too. Each runs on a disk of
 its own: no lock keeps them apart. A moment has to be met, so it is tried again and again.
 
 Needs: root, libvirtd, QEMU, libvirt-python, and xmlkit.testing for the two libvirtds
