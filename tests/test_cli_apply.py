@@ -88,6 +88,23 @@ def test_a_host_without_domains_has_nothing_to_do(xmlkit: Shell) -> None:
     assert [] == json.loads(xmlkit("plan", "--all").told(0).stdout)["plans"]
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--yes"])
+def test_the_difference_is_shown(scene: Scene, xmlkit: Shell, option: str) -> None:
+    """With --diff, on stderr and in the JSON: of the domains that change."""
+    domain = scene.nova_guest("guest")
+    scene.define("without", [])
+    source = f"<source file='{scene.instances}/{domain.UUIDString()}/disk'/>"
+    shown = xmlkit("apply", *TO_POOL, "--all", "--diff", "--dry-run").told(0).stderr
+    found = xmlkit.json("apply", 0, "apply", *TO_POOL, "--all", "--diff", option)
+    guest, without = found["domains"]
+
+    assert guest["unified"].startswith("--- guest (before)\n+++ guest (after)\n@@ -")
+    assert f"\n-      {source}\n" in guest["unified"]
+    assert f"\n+      <source pool='{POOL}' volume='" in guest["unified"]
+    assert guest["unified"] in shown
+    assert without["unified"] is None
+
+
 def test_what_is_done_as_json(scene: Scene, xmlkit: Shell) -> None:
     """With the id of the transition, the disks, the concerns and the steps of each domain."""
     domain = scene.nova_guest("guest", kinds=("disk", "disk.local"))

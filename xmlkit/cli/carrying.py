@@ -23,6 +23,7 @@ __all__ = [
     "asked",
     "begun",
     "code_of",
+    "differences",
     "interruptible",
     "limited",
     "line",
@@ -84,15 +85,34 @@ def size(number: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def show(cases: Sequence[Case], *, steps: bool) -> None:
+def differences(cases: Sequence[Case], guests: Sequence[Guest]) -> dict[str, str]:
+    """What will change in the XML of each domain that is ready, secrets redacted, by UUID."""
+    from xmlkit.diff import difference
+
+    documents = {guest.uuid: guest.document for guest in guests}
+    return {
+        case.uuid: difference(case.name, documents[case.uuid], case.task.plan)
+        for case in cases
+        if case.task is not None
+    }
+
+
+def show(
+    cases: Sequence[Case], *, steps: bool, differences: Mapping[str, str] | None = None
+) -> None:
     """What will be done to each domain, and why nothing will; on stderr, so that stdout is JSON.
 
-    steps: also the commands that it comes to.
+    steps: also the commands that it comes to. differences: also these, by UUID.
     """
+    shown = differences or {}
     for case in cases:
-        if len(cases) > SHOWN and case.state in ("ready", "nothing") and not steps:
+        dull = case.state in ("ready", "nothing") and case.uuid not in shown
+        if len(cases) > SHOWN and dull and not steps:
             continue
-        click.echo("\n".join(map(line, _lines(case, steps=steps))), err=True)
+        lines = list(_lines(case, steps=steps))
+        if case.uuid in shown:
+            lines += shown[case.uuid].rstrip("\n").split("\n")
+        click.echo("\n".join(map(line, lines)), err=True)
 
 
 def _lines(case: Case, *, steps: bool) -> Iterator[str]:
@@ -212,12 +232,22 @@ def report(
     format_: str,
     kind: str,
     dry_run: bool = False,
+    differences: Mapping[str, str] | None = None,
 ) -> int:
-    """Say how it ended, and return the exit code, which counts also if nobody can be told."""
+    """Say how it ended, and return the exit code, which counts also if nobody can be told.
+
+    differences: by UUID, for the JSON; None if nobody has asked for them.
+    """
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     outcomes = [outcome_of(case, ended) for case in cases]
     with told([result.id for result in results if result.id is not None]):
-        _report(cases, outcomes, results, format_=format_, kind=kind, dry_run=dry_run)
+        _report(
+            *(cases, outcomes, results),
+            format_=format_,
+            kind=kind,
+            dry_run=dry_run,
+            differences=differences,
+        )
     return code_of(outcomes)
 
 
@@ -247,6 +277,7 @@ def _report(
     format_: str,
     kind: str,
     dry_run: bool,
+    differences: Mapping[str, str] | None,
 ) -> None:
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     ids = {uuid: result.id for result in results for uuid in result.outcomes}
@@ -259,6 +290,7 @@ def _report(
             "dry_run": dry_run,
             "domains": [
                 _as_data(case, outcome, ids.get(case.uuid))
+                | ({} if differences is None else {"unified": differences.get(case.uuid)})
                 for case, outcome in zip(cases, outcomes, strict=True)
             ],
         }

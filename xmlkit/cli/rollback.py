@@ -18,6 +18,7 @@ from xmlkit.cli import carrying, options
 )
 @options.SCHEMAS
 @options.restarting
+@options.DIFF
 @options.DRY_RUN
 @options.YES
 @options.host_to_change
@@ -31,6 +32,7 @@ def command(
     schemas: str | None,
     restart: bool,
     shutdown_timeout: float | None,
+    diff: bool,
     dry_run: bool,
     yes: bool,
     connect: str | None,
@@ -86,10 +88,17 @@ def command(
             surveyed = survey(connection, uuids, secure=True, directories=places)
             cases = service.roll_back_cases(surveyed, done, wanted, later=journals)
             cases = [case for case in cases if case.uuid in uuids]
-            carrying.show(cases, steps=dry_run)
+            shown = carrying.differences(cases, surveyed.guests) if diff else None
+            carrying.show(cases, steps=dry_run, differences=shown)
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
-                return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
+                return carrying.report(
+                    *(cases, ()),
+                    format_=format_,
+                    kind="rollback",
+                    dry_run=dry_run,
+                    differences=shown,
+                )
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 return 1
             with carrying.progress(ready) as listener:
@@ -103,4 +112,6 @@ def command(
                     kind="rollback",
                     of=done.id,
                 )
-            return carrying.report(cases, (result,), format_=format_, kind="rollback")
+            return carrying.report(
+                cases, (result,), format_=format_, kind="rollback", differences=shown
+            )
