@@ -4,8 +4,8 @@ Rules
 - A host is a scene with its own libvirtd and its own state directory; Ansible is at home on it
   (`ansible_connection: local`) and starts the command as on any other.
 - The collection is the one that ansible-galaxy installs from the checkout.
-- Nothing of the caller's Ansible is read or written: configuration, home and temporary files are the
-  fleet's.
+- Nothing of the caller's Ansible is read or written: configuration, home and temporary files are
+  the fleet's.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.ansible, pytest.mark.xdist_group("ansible")]
 
 MODULES = ("domain_storage", "domain_storage_info", "storage_rollback")
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
+Given = dict[str, Any]  # the arguments of a module
 XMLKIT = str(PROGRAMS / "xmlkit")
 
 
@@ -51,7 +52,7 @@ def call(ansible: Ansible, scene: Scene) -> Callable[..., dict[str, Any]]:
     """A module on one host."""
 
     def called(name: str, **arguments: Any) -> dict[str, Any]:
-        shared = {"state_dir": str(scene.libvirtd.directory / "state"), "executable": XMLKIT}
+        shared: Given = {"state_dir": str(scene.libvirtd.directory / "state"), "executable": XMLKIT}
         if name != "storage_rollback":
             shared |= {"connect": scene.libvirtd.uri, "relocate": [POOL]}
         return ansible.module(name, **(shared | arguments))
@@ -182,8 +183,8 @@ def test_a_guest_that_runs_is_restarted_on_demand(ansible: Ansible, libvirtd: Li
     domain = scene.nova_guest("guest")
     scene.start(domain)
     state = str(libvirtd.directory / "state")
-    shared = {"executable": XMLKIT, "state_dir": state, "running": "restart"}
-    target = {"connect": libvirtd.uri, "domains": ["guest"], "relocate": [POOL]}
+    shared: Given = {"executable": XMLKIT, "state_dir": state, "running": "restart"}
+    target: Given = {"connect": libvirtd.uri, "domains": ["guest"], "relocate": [POOL]}
     there = ansible.module("domain_storage", shutdown_timeout=120, **shared, **target)
 
     assert [("guest", "done", None)] == states(there)
@@ -241,12 +242,13 @@ def test_transitions_are_taken_back_from_the_newest(
 
 def test_no_domains_are_none(ansible: Ansible) -> None:
     """An empty list changes nothing, and asks no libvirt."""
-    for name, given in (("domain_storage", {}), ("storage_rollback", {"since": "20260101"})):
+    since: Given = {"since": "20260101"}
+    for name, given in (("domain_storage", {}), ("storage_rollback", since)):
         found = ansible.module(name, domains=[], executable="/nowhere", **given)
         assert (False, []) == (found["changed"], found["domains"])
 
 
-ODD = {
+ODD: dict[str, tuple[Given, str]] = {
     "no command": ({"executable": "/nowhere/xmlkit"}, "there is no /nowhere/xmlkit on this host"),
     "no such program": ({"executable": "xmlkit-nowhere"}, "there is no xmlkit-nowhere on this"),
     "another program": (
@@ -271,7 +273,7 @@ ODD = {
 def test_what_is_wrong_is_one_line(ansible: Ansible, tmp_path: Path, odd: str) -> None:
     """The module fails with the command's own words, and nothing is changed."""
     given, words = ODD[odd]
-    shared = {"connect": "test:///default", "all": True, "executable": XMLKIT}
+    shared: Given = {"connect": "test:///default", "all": True, "executable": XMLKIT}
     state = tmp_path / "state"
     found = ansible.module("domain_storage", **(shared | {"state_dir": str(state)} | given))
 
@@ -290,10 +292,10 @@ def test_what_is_wrong_is_one_line(ansible: Ansible, tmp_path: Path, odd: str) -
     ],
 )
 def test_what_cannot_be_taken_back_is_one_line(
-    ansible: Ansible, tmp_path: Path, given: dict[str, str], words: str
+    ansible: Ansible, tmp_path: Path, given: Given, words: str
 ) -> None:
     """The same for rollbacks."""
-    shared = {"executable": XMLKIT, "state_dir": str(tmp_path)}
+    shared: Given = {"executable": XMLKIT, "state_dir": str(tmp_path)}
     found = ansible.module("storage_rollback", **shared, **given)
 
     assert found["failed"]

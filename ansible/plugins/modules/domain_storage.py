@@ -17,7 +17,7 @@ description:
   - One call does all the domains of a host. A domain that cannot be moved is left as it is, the
     others are moved, and the module fails with the reason of each.
 author:
-  - The authors of xmlkit
+  - The authors of xmlkit (!UNKNOWN)
 extends_documentation_fragment:
   - xmlkit.libvirt.host
   - xmlkit.libvirt.host.changing

@@ -12,7 +12,7 @@ description:
   - Whether a host is ready for M(xmlkit.libvirt.domain_storage), which of its domains have disks
     that are no volumes, what is in the way, and what was done there before. It changes nothing.
 author:
-  - The authors of xmlkit
+  - The authors of xmlkit (!UNKNOWN)
 extends_documentation_fragment:
   - xmlkit.libvirt.host
 options:
@@ -66,16 +66,48 @@ host:
   type: dict
 domains:
   description:
-    - One entry for each domain, as in the schema xmlkit.status/1; RV(domains[].legacy) are the
-      disks that are no volumes, and RV(domains[].blocked) says whether they cannot be moved.
+    - One entry for each domain, as in the schema xmlkit.status/1.
   returned: success
   type: list
   elements: dict
+  contains:
+    name:
+      description: The domain's name.
+      type: str
+      returned: always
+    legacy:
+      description: The targets of its disks that are local images and no volumes.
+      type: list
+      elements: str
+      returned: always
+    blocked:
+      description: Whether these could not be moved.
+      type: bool
+      returned: always
+    concerns:
+      description: What is in the way, or should be known, with remedies.
+      type: list
+      elements: dict
+      returned: always
 transitions:
-  description: What was begun on this host, oldest first, each with RV(transitions[].id).
+  description:
+    - What was begun on this host, oldest first, as in the schema xmlkit.journal/1 without steps.
   returned: success
   type: list
   elements: dict
+  contains:
+    id:
+      description: For M(xmlkit.libvirt.storage_rollback).
+      type: str
+      returned: always
+    kind:
+      description: V(apply), V(rollback), V(migrate) or V(snapshot).
+      type: str
+      returned: always
+    state:
+      description: V(pending) if C(xmlkit recover) has to bring it to an end.
+      type: str
+      returned: always
 """
 
 from typing import Any

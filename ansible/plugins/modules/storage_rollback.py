@@ -15,7 +15,7 @@ description:
   - A domain that cannot be taken back is left as it is, the others are taken back, and the module
     fails with the reason of each.
 author:
-  - The authors of xmlkit
+  - The authors of xmlkit (!UNKNOWN)
 extends_documentation_fragment:
   - xmlkit.libvirt.host
   - xmlkit.libvirt.host.changing
