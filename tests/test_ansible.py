@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.ansible, pytest.mark.xdist_group("ansible")]
 
 MODULES = ("domain_storage", "domain_storage_info", "storage_rollback")
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
+PAGE = COLLECTION.parent / "docs/ansible.md"
 Given = dict[str, Any]  # the arguments of a module
 XMLKIT = str(PROGRAMS / "xmlkit")
 
@@ -319,6 +320,35 @@ def test_documentation_is_that_of_the_arguments(ansible: Ansible) -> None:
         assert ansible.arguments(name) == shown
         assert page["examples"]
         assert page["return"]
+
+
+def test_what_the_page_shows_works(ansible: Ansible, scene: Scene, tmp_path: Path) -> None:
+    """The inventory, the tasks and the play of docs/ansible.md; the tasks on a real host."""
+    inventory, tasks, play = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    (tmp_path / "hosts.yml").write_text(inventory)
+    (tmp_path / "play.yml").write_text(play)
+    listed = ansible.run("ansible-inventory", "-i", str(tmp_path / "hosts.yml"), "--list")
+    assert 40 == len(json.loads(listed)["hypervisors"]["hosts"])
+    ansible.run("ansible-playbook", "--syntax-check", str(tmp_path / "play.yml"))
+
+    scene.nova_guest("instance-00000001")
+    before = text(scene, "instance-00000001")
+    defaults = {"executable": XMLKIT, "state_dir": str(scene.libvirtd.directory / "state")}
+    head = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "module_defaults": {"group/xmlkit.libvirt.storage": defaults},
+    }
+    tasks = tasks.replace("qemu:///system", scene.libvirtd.uri).replace("\n", "\n    ")
+    (tmp_path / "tasks.yml").write_text(
+        "- "
+        + "\n  ".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+        + f"\n  tasks:\n    {tasks}".rstrip()
+        + "\n"
+    )
+    said = ansible.run("ansible-playbook", str(tmp_path / "tasks.yml"))
+    assert "ok=2    changed=2" in said
+    assert before == text(scene, "instance-00000001")
 
 
 def test_the_role_is_documented(ansible: Ansible) -> None:

@@ -121,7 +121,7 @@ def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
     """Tests, fixtures and schemas travel with the source, and so does each build file."""
     expected = {
         path.relative_to(ROOT)
-        for folder in ("tests", "fixtures", "schemas", "templates")
+        for folder in ("tests", "fixtures", "schemas", "templates", "ansible")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
     } | {Path("LICENSE"), Path("Makefile"), Path("pyproject.toml"), Path("tox.ini")}
