@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Shell
 from fleet import COLLECTION, PROGRAMS, Ansible, Fleet
 from scene import POOL, Scene
 
@@ -176,6 +177,40 @@ def test_each_domain_has_its_reason(scene: Scene, call: Callable[..., dict[str, 
     found = call("domain_storage", domains=["good", "runs"], running="skip")
     assert (False, []) == (found["changed"], found["transitions"])
     assert "failed" not in found
+
+
+def test_a_name_is_no_order_to_a_terminal(
+    scene: Scene, call: Callable[..., dict[str, Any]]
+) -> None:
+    """In what Ansible prints as it is: the message and the difference."""
+    scene.nova_guest("odd\x9b31m")
+    scene.nova_guest("runs\x9b31m").create()
+    found = call("domain_storage", all=True, check=True, diff=True)
+
+    assert r"runs\x9b31m: skipped" in found["msg"]
+    assert found["diff"][0]["prepared"].startswith(r"--- odd\x9b31m (before)")
+    assert "\x9b" not in found["msg"] + found["diff"][0]["prepared"]
+
+
+def test_nothing_is_begun_while_something_is_pending(
+    scene: Scene, call: Callable[..., dict[str, Any]]
+) -> None:
+    """It fails with the way out; after xmlkit recover it goes on."""
+    scene.nova_guest("guest")
+    (id,) = call("domain_storage", domains=["guest"])["transitions"]
+    journal = scene.libvirtd.directory / "state" / f"{id}.jsonl"
+    *kept, end = journal.read_text().splitlines(keepends=True)
+    assert '"end"' in end
+    journal.write_text("".join(kept))
+    other = scene.nova_guest("other")
+
+    found = call("domain_storage", domains=["other"])
+    assert f"transition {id} has not come to an end: run xmlkit recover first" in found["msg"]
+    assert "pending" == call("domain_storage_info")["transitions"][0]["state"]
+    assert "file" == form(scene, "other")
+    Shell.of(scene)("recover").told(0)
+    assert call("domain_storage", domains=["other"])["changed"]
+    assert "volume" == scene.addresses(other)[0][0]
 
 
 def test_a_guest_that_runs_is_restarted_on_demand(ansible: Ansible, libvirtd: Libvirtd) -> None:

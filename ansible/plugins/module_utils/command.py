@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any, Iterable
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ CHANGING: dict[str, Any] = {
 
 # The states of a domain that is where it was wanted, or would be.
 GOOD = ("done", "nothing", "planned")
+
+# What a terminal would obey: names may be anybody's, and Ansible prints them as they are.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class CommandError(Exception):
@@ -123,7 +127,7 @@ def leave(
     }
     if module._diff:
         result["diff"] = [
-            {"prepared": each["unified"]}
+            {"prepared": printable(each["unified"])}
             for each in domains
             if each.get("unified") and each["state"] in ("done", "pending", "planned")
         ]
@@ -132,8 +136,13 @@ def leave(
         reasons = "; ".join(f"{each['name']}: {_why(each)}" for each in bad)
         whys.append(f"{len(bad)} of {len(domains)} domains are not as wanted: {reasons}")
     if whys:
-        module.fail_json(msg="; ".join(whys), **result)
+        module.fail_json(msg=printable("; ".join(whys)), **result)
     module.exit_json(**result)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey escaped."""
+    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 def _is_skipped_because_it_runs(domain: dict[str, Any]) -> bool:

@@ -118,6 +118,7 @@ from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
     HOST,
     CommandError,
     call,
+    printable,
     shared_options,
 )
 
@@ -137,7 +138,7 @@ def main() -> None:
         options = shared_options(module.params, "state_dir")
         journal = call(module, "xmlkit.journal/1", "journal", options, codes=(0,))
     except CommandError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=printable(str(error)))
     transitions = [
         {
             **each,
