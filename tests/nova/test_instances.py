@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import guests
+import libvirt
 import pytest
 from guests import UUID, Guest
 from nova import context, exception, objects
@@ -275,6 +276,72 @@ def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert [names[0]] == os.listdir(backup)
+
+
+def move_elsewhere(host: NovaHost) -> Path:
+    """The root disk into a pool that Nova's configuration does not name; the guest is off."""
+    name = f"{UUID}_disk"
+    directory = host.scene.libvirtd.directory / "elsewhere"
+    host.scene.pool("elsewhere", directory)
+    pool = host.scene.connection.storagePoolLookupByName("elsewhere")
+    if host.domain.isActive():
+        host.domain.destroy()
+    shutil.move(host.disks / name, directory / name)
+    pool.refresh()
+    host.scene.connection.storagePoolLookupByName(POOL).refresh()
+    xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    there = f"pool='elsewhere' volume='{name}'"
+    host.scene.connection.defineXML(xml.replace(f"pool='{POOL}' volume='{name}'", there))
+    assert [("volume", "elsewhere", name), ("volume", POOL, f"{name}.swap")] == host.addresses()
+    return Path(directory)
+
+
+def test_a_volume_in_a_pool_that_storage_pools_does_not_name_is_deleted(
+    nova_host: NovaHost,
+) -> None:
+    """Exactly that which the domain has for a disk: what else lies there, by whatever name, stays."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    directory = move_elsewhere(host)
+    others = [f"{UUID}_disk.local", f"{UUID[:-1]}0_disk", "notes"]
+    for name in others:
+        (directory / name).write_bytes(bytes(512))
+    host.scene.connection.storagePoolLookupByName("elsewhere").refresh()
+    attached = guests.block_device_info_of(host.wanted)
+
+    xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=False)
+    assert sorted([f"{UUID}_disk", *others]) == sorted(os.listdir(directory))
+
+    host.scene.connection.defineXML(xml)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+    assert sorted(others) == sorted(os.listdir(directory))
+    assert [] == os.listdir(host.disks)
+
+
+def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What Nova asks of all guests it is told of the rest, with a warning, as for a missing file;
+    where that guest's disks are meant, they are not found."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    move_elsewhere(host)
+    host.scene.connection.storagePoolLookupByName("elsewhere").destroy()
+    nothing = objects.InstanceList(objects=[])
+    host.case.stub_out("nova.objects.InstanceList.get_by_filters", lambda *_, **__: nothing)
+    host.case.stub_out(
+        "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid", lambda *_: {}
+    )
+    del host.made._get_disk_over_committed_size_total
+    found = host.made.get_available_resource("fake-host")
+    assert 0 < found["local_gb"]
+    assert "backing disk storage" in caplog.text
+    assert {} == host.made._get_all_assigned_mediated_devices()
+    with pytest.raises(exception.DiskNotFound, match=f"elsewhere/{UUID}_disk"):
+        host.made.get_instance_disk_info(host.instance)
 
 
 def test_the_pool_may_be_another_file_system(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "delete_disks",
     "refuse_to_move",
     "settle",
+    "unsettle",
 ]
 
 # Pools that other hosts see as well, by their very type.
@@ -326,6 +328,24 @@ def settle(driver: Any) -> None:
     stores.prepare()
     driver.image_backend = Backend(CONF.use_cow_images)
     driver._get_local_gb_info = stores.local_gb_info
+    _settled.append(weakref.ref(driver))
+
+
+_settled: list[weakref.ref[Any]] = []
+
+
+def unsettle() -> None:
+    """Give the drivers that were settled what Nova makes for them; there is no store any more.
+
+    With images_type = libvirt-storage such a driver makes no disk: Nova does not know that type.
+    """
+    for each in _settled:
+        driver = each()
+        if driver is not None and isinstance(driver.image_backend, Backend):
+            driver.image_backend = imagebackend.Backend(CONF.use_cow_images)
+            del driver._get_local_gb_info
+    _settled.clear()
+    stores.unbind()
 
 
 def delete_disks(instance: Any, chosen: Callable[[str], bool] = lambda name: True) -> None:
