@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -411,6 +412,26 @@ def test_what_is_swapped_in_after_the_last_look_is_not_removed(
     with refused("image-changed", path):
         images.unlink(str(path), expected=None, other=str(tmp_path / "second"))
     assert b"x" * BLOCK == path.read_bytes()
+
+
+def test_what_belongs_to_another_user_is_not_linked() -> None:
+    """The kernel says so to whoever is not root, unless told otherwise; one's own is linked."""
+    need_root()
+    said = Path("/proc/sys/fs/protected_hardlinks").read_text().strip()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        mine, other = make(place / "mine"), make(place / "other")
+        place.chmod(0o777)
+        os.chown(mine, 34, 34)
+        os.seteuid(34)
+        try:
+            images.link(str(mine), str(place / "second"))
+            with refused("not-permitted", other) if said == "1" else contextlib.nullcontext():
+                images.link(str(other), str(place / "third"))
+        finally:
+            os.seteuid(0)
+        assert ("third" in os.listdir(place)) == (said != "1")
+        assert "second" in os.listdir(place)
 
 
 def test_each_reason_against_a_link_has_its_id(tmp_path: Path) -> None:

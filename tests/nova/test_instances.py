@@ -299,7 +299,7 @@ def move_elsewhere(host: NovaHost) -> Path:
 def test_a_volume_in_a_pool_that_storage_pools_does_not_name_is_deleted(
     nova_host: NovaHost,
 ) -> None:
-    """Exactly that which the domain has for a disk: what else lies there, by whatever name, stays."""
+    """Exactly what the domain has for a disk: all else there, by whatever name, stays."""
     host = nova_host
     host.spawn()
     host.hard_reboot()
@@ -332,9 +332,7 @@ def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(
     host.scene.connection.storagePoolLookupByName("elsewhere").destroy()
     nothing = objects.InstanceList(objects=[])
     host.case.stub_out("nova.objects.InstanceList.get_by_filters", lambda *_, **__: nothing)
-    host.case.stub_out(
-        "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid", lambda *_: {}
-    )
+    host.case.stub_out("nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid", lambda *_: {})
     del host.made._get_disk_over_committed_size_total
     found = host.made.get_available_resource("fake-host")
     assert 0 < found["local_gb"]
