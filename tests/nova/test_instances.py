@@ -338,7 +338,7 @@ def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(
     assert 0 < found["local_gb"]
     assert "backing disk storage" in caplog.text
     assert {} == host.made._get_all_assigned_mediated_devices()
-    with pytest.raises(exception.DiskNotFound, match=f"elsewhere/{UUID}_disk"):
+    with pytest.raises(exception.DiskNotFound, match="'elsewhere' is active; virsh pool-start"):
         host.made.get_instance_disk_info(host.instance)
 
 

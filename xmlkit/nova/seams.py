@@ -355,7 +355,11 @@ def readable(xml: Any, lookup: Lookup, connect: Callable[[], Any]) -> tuple[Any,
 def _not_found(disk: Skip) -> Exception:
     from nova import exception
 
-    location = f"{disk.address} ({disk.target}): {disk.reason.message}; virsh pool-refresh may help"
+    why = f"{disk.reason.message}; virsh pool-refresh may help"
+    if disk.reason.id == "no-pool":
+        # only active ones are asked
+        why = f"no pool {disk.address.pool!r} is active; virsh pool-start may help"
+    location = f"{disk.address} ({disk.target}): {why}"
     error: Exception = exception.DiskNotFound(location=location)
     return error
 

@@ -128,6 +128,34 @@ class LibvirtStorage(imagebackend.Image):
         """Whether there is such a volume; a file that was put there is found too."""
         return self._store.lookup(self.place, self.volume) is not None
 
+    def cache(
+        self,
+        fetch_func: Callable[..., None],
+        filename: str,
+        size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Nova's own, which makes the disk from the base image `filename`.
+
+        What is generated gets its name when it is whole: another disk that is made meanwhile takes
+        a base that is there for one. What a fetch leaves unfinished is gone before another may
+        begin. (A fetch itself needs the name: it may copy that from another host.)
+        """
+        generated = not {"ephemeral_size", "swap_mb"}.isdisjoint(kwargs)
+
+        def fetch(target: str, *rest: Any, **more: Any) -> None:
+            if target == self.path:
+                fetch_func(*rest, target=target, **more)
+                return
+            made = f"{target}.part" if generated else target
+            with fileutils.remove_path_on_error(made):
+                fetch_func(*rest, target=made, **more)
+                if generated:
+                    os.rename(made, target)
+
+        super().cache(fetch, filename, size, *args, **kwargs)
+
     def create_image(
         self,
         prepare_template: Callable[..., None],
@@ -155,8 +183,7 @@ class LibvirtStorage(imagebackend.Image):
                 prepare_template(*args, target=self.path, **kwargs)
             return
         if not os.path.exists(base):
-            with fileutils.remove_path_on_error(base):
-                prepare_template(*args, target=base, **kwargs)
+            prepare_template(*args, target=base, **kwargs)
             self._register(base)
         format, base_size, cluster = _inspected(base, safe or generated)
         # the image cache sees by it that the base is in use
