@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from novahost import guest as boots
 from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
+from xmlkit import journal
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
@@ -276,6 +278,54 @@ def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert [] == os.listdir(host.disks)
     assert [names[0]] == os.listdir(backup)
+
+
+INTERRUPTED = """
+import os, sys
+import libvirt
+from xmlkit import Options, transition
+
+told = []
+
+def end(*what):
+    told.append(what)
+    if len(told) == int(sys.argv[1]):
+        os._exit(9)
+
+connection = libvirt.open(sys.argv[2])
+accepted = Options(relocate={None: sys.argv[5]}, accept=("nova-unaware", "image-cache"))
+transition(connection, sys.argv[3], accepted, state_dir=sys.argv[4], listener=end)
+"""
+
+
+def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: NovaHost) -> None:
+    """Wherever it was: else no other instance would come over until an operator sees it."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    connection = host.scene.connection
+    words = [connection.getURI(), UUID, str(state), POOL]
+    run_to = [sys.executable, "-c", INTERRUPTED]
+    ends = 0
+    for point in range(1, 40):
+        done = subprocess.run([*run_to, str(point), *words], capture_output=True, check=False)
+        if done.returncode == 0:
+            break
+        assert 9 == done.returncode, done.stderr
+        pending = [each for each in journal.read_all(str(state))[0] if each.pending]
+        ends += len(pending)
+        host.made.init_host("fake-host")
+        assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
+        if host.addresses()[0][0] == "volume":
+            break
+    assert 2 < ends
+    host.hard_reboot()
+    assert [("volume", POOL, f"{UUID}_disk"), ("volume", POOL, f"{UUID}_disk.swap")] == (
+        host.addresses()
+    )
+    host.runs(host.disks / f"{UUID}_disk", format)
 
 
 def move_elsewhere(host: NovaHost) -> Path:

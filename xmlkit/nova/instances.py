@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import disk_info, names
+from xmlkit import disk_info, journal, names, service, state
 from xmlkit.disks import Address, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
@@ -120,6 +120,34 @@ class Mover:
         elif outcome.state != "nothing":
             LOG.warning("Instance %s: %s (%s)", uuid, outcome.message, outcome.id or outcome.state)
 
+    def recover(self, connection: Any) -> None:
+        """Bring to an end what was interrupted when Nova ended: until then nothing else may come
+        over. Nothing is raised; what is not of this libvirt, or of two, is left to an operator."""
+        try:
+            directory = state.directory(self.state_dir, make=False)
+            if not directory.is_dir():
+                return
+            with state.lock(directory, 60.0):
+                journals, _ = journal.read_all(str(directory))
+                pending = [each for each in journals if each.pending]
+                uri = connection.getURI()
+                if not pending or any(
+                    each.uri != uri or each.kind not in ("apply", "rollback") for each in pending
+                ):
+                    service.refuse_pending(directory)
+                    return
+                found, errors = service.recover_all(lambda _: connection, directory)
+        except Exception as error:
+            if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+                raise
+            LOG.warning("No instance comes over: %s", error)
+            return
+        for done, outcomes in found:
+            for uuid, outcome in outcomes.items():
+                LOG.warning("Instance %s, interrupted in transition %s: %s", uuid, done.id, outcome)
+        for fault in errors:
+            LOG.warning("No instance comes over: %s", fault)
+
 
 # The backends in whose place LibvirtStorage is.
 _DEPRECATED = frozenset(("raw", "flat", "qcow2", "lvm", "default"))
@@ -173,6 +201,8 @@ def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         found = original(self, *args, **kwargs)
         storage.settle(self)
         self.image_backend.xmlkit_connect = lambda: self._host.get_connection()
+        if isinstance(asked.lookup, Libvirt):
+            asked.mover.recover(self._host.get_connection())
         images_type = nova.conf.CONF.libvirt.images_type
         if images_type in _DEPRECATED:
             LOG.warning(
