@@ -180,7 +180,10 @@ def _make_key(path: Path) -> None:
 
 def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> None:
     if facts.st_uid not in (0, os.geteuid()):
-        raise StateError(f"{path} belongs to user {facts.st_uid}: give it to root (chown root)")
+        raise StateError(
+            f"{path} belongs to user {facts.st_uid}: run as that one, or give it to root "
+            "(chown root)"
+        )
     if facts.st_mode & forbidden:
         raise StateError(
             f"{path} is {what} by others: look at what is there, then chmod go= {path}"

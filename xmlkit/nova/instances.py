@@ -18,12 +18,10 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from xmlkit import disk_info, journal, names, service, state
-from xmlkit.disks import Address, read_domain
-from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
 from xmlkit.plan import KINDS
@@ -563,7 +561,7 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         call = bound(original, self, *args, **kwargs)
         if call["cleanup_instance_disks"] and isinstance(asked.lookup, Libvirt):
             # while the domain is there to say which they are
-            _delete_elsewhere(
+            store.delete_elsewhere(
                 self._host.get_connection(), _uuid_of(call["instance"]), asked.mover.places()
             )
         found = original(self, *args, **kwargs)
@@ -574,59 +572,6 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return found
 
     return cleanup
-
-
-def _delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> None:
-    """Remove the volumes of an instance that is off from pools that are none of `places`.
-
-    They are those that its domain has for a disk and that are named `{uuid}_NAME`: an operator has
-    moved it there, or storage_pools has been changed since. Raises libvirt's errors: Nova deletes
-    again, as long as the domain is there.
-    """
-    import libvirt
-
-    try:
-        domain = connection.lookupByUUIDString(uuid)
-        if domain.isActive():
-            return
-        text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-            return
-        raise
-    for disk in read_domain(Document.parse(text)).disks:
-        volume = _volume_at(connection, disk.address)
-        name = volume.name() if volume is not None else ""
-        if not _is_volume_of(name, uuid) or names.kind_of(_name_in(name)) in (None, "config"):
-            continue
-        pool = volume.storagePoolLookupByVolume().name()
-        if pool in places:
-            continue
-        if volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK:
-            from nova.virt.libvirt.storage import lvm
-
-            lvm.clear_volume(volume.path())
-        volume.delete(0)
-        LOG.info("Removed volume %s/%s of instance %s", pool, name, uuid)
-
-
-def _volume_at(connection: Any, address: Address) -> Any:
-    """libvirt-python's volume that a disk is, also where the host's disks keep paths, or None."""
-    import libvirt
-
-    try:
-        if address.type == "volume":
-            pool = connection.storagePoolLookupByName(address.pool)
-            if not pool.isActive():
-                LOG.warning("Volume %s stays: its pool is not active", address)
-                return None
-            return pool.storageVolLookupByName(address.volume)
-        return connection.storageVolLookupByPath(address.path) if address.path else None
-    except libvirt.libvirtError as error:
-        gone = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
-        if error.get_error_code() in gone:
-            return None
-        raise
 
 
 # What is said at the start.
