@@ -328,6 +328,27 @@ def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: N
     host.runs(host.disks / f"{UUID}_disk", format)
 
 
+def test_what_another_host_has_begun_is_left_to_it(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a domain that is not here nothing is brought to an end, and until then nothing begins."""
+    host = nova_host
+    host.spawn()
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "5", *words], check=False)
+    assert 9 == done.returncode
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    host.domain.undefine()
+    before = sorted(os.walk(host.directory)), sorted(os.walk(host.disks))
+
+    host.made.init_host("fake-host")
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
+    assert "run xmlkit recover first" in caplog.text
+
+
 def move_elsewhere(host: NovaHost) -> Path:
     """The root disk into a pool that Nova's configuration does not name; the guest is off."""
     name = f"{UUID}_disk"

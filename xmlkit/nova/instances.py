@@ -128,10 +128,7 @@ class Mover:
             with state.lock(directory, 60.0):
                 journals, _ = journal.read_all(str(directory))
                 pending = [each for each in journals if each.pending]
-                uri = connection.getURI()
-                if not pending or any(
-                    each.uri != uri or each.kind not in ("apply", "rollback") for each in pending
-                ):
+                if not all(_is_of(connection, each) for each in pending):
                     service.refuse_pending(directory)
                     return
                 found, errors = service.recover_all(lambda _: connection, directory)
@@ -145,6 +142,15 @@ class Mover:
                 LOG.warning("Instance %s, interrupted in transition %s: %s", uuid, done.id, outcome)
         for fault in errors:
             LOG.warning("No instance comes over: %s", fault)
+
+
+def _is_of(connection: Any, pending: journal.Journal) -> bool:
+    """Whether a transition is one of this libvirt's alone, which has all the domains: one that is
+    not there would be taken for undefined."""
+    if pending.uri != connection.getURI() or pending.kind not in ("apply", "rollback"):
+        return False
+    known = {domain.UUIDString() for domain in connection.listAllDomains()}
+    return known.issuperset(task.uuid for task in pending.pending)
 
 
 # The backends in whose place LibvirtStorage is.
