@@ -24,7 +24,7 @@ from guests import UUID, Guest
 from nova import context, exception, objects
 from nova.tests import fixtures
 from nova.virt import fake
-from nova.virt.libvirt import driver
+from nova.virt.libvirt import config, driver
 from novahost import guest as boots
 from scene import POOL, Scene, counter, run, until
 
@@ -409,6 +409,10 @@ def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(
     assert 0 < found["local_gb"]
     assert "backing disk storage" in caplog.text
     assert {} == host.made._get_all_assigned_mediated_devices()
+    known = host.made._host.get_guest(host.instance)
+    assert [] == known.get_all_devices(config.LibvirtConfigGuestInterface)
+    with pytest.raises(exception.DiskNotFound):
+        known.get_all_disks()
     with pytest.raises(exception.DiskNotFound, match="'elsewhere' is active; virsh pool-start"):
         host.made.get_instance_disk_info(host.instance)
 

@@ -427,6 +427,10 @@ def _reading(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def read(self: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self._domain, _Readable) or _without_disks.get():
             return original(self, *args, **kwargs)
+        devtype = bound(original, self, *args, **kwargs).get("devtype")
+        if not getattr(devtype, "__name__", "Disk").endswith("Disk"):
+            # nothing of them is a disk's
+            return original(self, *args, **kwargs)
         aside = copy.copy(self)
         aside._domain = _Readable(self._domain, asked.lookup)
         found = original(aside, *args, **kwargs)
