@@ -21,7 +21,7 @@ import libvirt
 import pytest
 from commands import Shell, until_said
 from loops import mounted
-from scene import POOL, Scene, edited, until
+from scene import POOL, Scene, edited, run, until
 
 from xmlkit.testing import Libvirtd
 
@@ -595,6 +595,33 @@ def test_a_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(xmlkit.state, 12345, -1)
         xmlkit("apply", "--all").refused("belongs to user 12345")
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"), [("size=8k", "make room there"), ("ro", "mount it for writing")]
+)
+def test_a_journal_that_cannot_be_begun_leaves_nothing_to_recover(
+    scene: Scene, options: str, remedy: str
+) -> None:
+    """It is said so, and there is nothing that recover would have to do."""
+    domain = scene.nova_guest("guest")
+    before = everything(scene)
+    with mounted("tmpfs", 1 << 20) as place:
+        xmlkit = Shell(scene.libvirtd.uri, place / "state")
+        xmlkit.state.mkdir(mode=0o700)
+        run("mount", "-o", f"remount,{options}", place)
+        with contextlib.suppress(OSError):
+            (place / "filling").write_bytes(bytes(1 << 20))
+        for command in (
+            ("apply", *TO_POOL, "guest", "--yes"),
+            ("snapshot", "guest", "vda", "--to-file", scene.instances / "copy"),
+        ):
+            done = xmlkit(*command)
+            done.refused(remedy)
+            assert "recover" not in done.stderr
+        assert [] == xmlkit.transitions()
+    assert before == everything(scene)
+    scene.boots(domain)
 
 
 # All but what needs Nova is imported first: where this Python is may be closed to others.

@@ -10,6 +10,7 @@ Laws
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -103,7 +104,8 @@ def lock(directory: Path, wait: float = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            os.ftruncate(handle, 0)  # who it was; the file stays, so that the lock is always one
+            with contextlib.suppress(OSError):  # it may be read-only by now
+                os.ftruncate(handle, 0)  # who it was; the file stays, so that the lock is one
     finally:
         os.close(handle)
 
@@ -162,6 +164,18 @@ def fsync_directory(directory: Path | str) -> None:
         os.close(handle)
 
 
+def remedy(error: OSError) -> str:
+    """What to do where a file of the state directory cannot be made or written."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room there"
+        case errno.EROFS:
+            return "find out why (dmesg), mount it for writing"
+        case errno.EIO:
+            return "look at dmesg"
+    return "run as root, or name another directory with --state-dir"
+
+
 def _make_key(path: Path) -> None:
     """By a name of its own, then linked: the first one wins, and nobody sees a part of it."""
     temporary = path.with_name(f".{_KEY}-{secrets.token_hex(8)}")
@@ -192,7 +206,4 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StateError(
-            f"{path}: {error.strerror or error}; run as root, or name another directory with "
-            "--state-dir"
-        ) from error
+        raise StateError(f"{path}: {error.strerror or error}; {remedy(error)}") from error
