@@ -23,6 +23,8 @@ from commands import Shell, until_said
 from loops import mounted
 from scene import POOL, Scene, edited, run, until
 
+from xmlkit import state
+from xmlkit.observe import host_uuid
 from xmlkit.testing import Libvirtd
 
 TO_POOL = ("--relocate", POOL)
@@ -624,6 +626,55 @@ def test_a_journal_that_cannot_be_begun_leaves_nothing_to_recover(
     scene.boots(domain)
 
 
+def test_wrong_input_makes_no_state(scene: Scene, xmlkit: Shell) -> None:
+    """It is refused before a directory, a lock or a key is made for it."""
+    scene.nova_guest("guest")
+    snapshot = ("snapshot", "guest", "vda")
+    file = ("--to-file", scene.libvirtd.directory / "copy")
+    migrate = ("migrate", "guest", "--to")
+    for arguments, words in (
+        (("apply", "nonesuch"), "no domain 'nonesuch'"),
+        (("apply", "--all", "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        (("apply", "--all", "--schemas", "/nowhere"), "/nowhere"),
+        (("apply", "--all", "--connect", "nonsense"), "cannot connect"),
+        (("migrate", "nonesuch", "--to", xmlkit.uri), "no domain 'nonesuch'"),
+        ((*migrate, xmlkit.uri, "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        ((*migrate, "nonsense"), "cannot connect"),
+        (("plan", "nonesuch"), "no domain 'nonesuch'"),
+        (("plan", "--all", "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        (("plan", "guest", "-o", "/nowhere/plan.json"), "cannot write /nowhere/plan.json"),
+        (("rollback", "20261122-161402-4f2a"), "no transition"),
+        (("snapshot", "nonesuch", "vda", *file), "no domain 'nonesuch'"),
+        (("snapshot", "guest", "vdz", *file), "no disk 'vdz'"),
+        ((*snapshot, "--to-file", "/nowhere/x"), "/nowhere"),
+        ((*snapshot, "--to-volume", "elsewhere/x"), "no pool 'elsewhere'"),
+    ):
+        xmlkit(*arguments).refused(words)
+        assert not xmlkit.state.exists(), arguments
+
+
+def test_two_state_directories_are_one_host(scene: Scene, xmlkit: Shell) -> None:
+    """While one xmlkit works there, another one does not begin, nor recover or prune."""
+    domain = scene.nova_guest("guest")
+    done = xmlkit("apply", *TO_POOL, "guest", "--yes").told(0)
+    (id,) = re.findall(f"rollback ({ID})", done.stderr)
+    before = everything(scene)
+    uuid = host_uuid(scene.connection)
+    other = ("--state-dir", xmlkit.state.parent / "other")
+    with state.host_lock(uuid):
+        for command in (
+            ("apply", "--all", "--yes", *other),
+            ("migrate", "guest", "--to", scene.libvirtd.uri, *other),
+            ("snapshot", "guest", "vda", "--to-file", scene.libvirtd.directory / "copy", *other),
+            ("rollback", id, "--yes"),
+        ):
+            xmlkit(*command).refused(f"process {os.getpid()} ")
+        xmlkit("apply", "--all", "--dry-run", *other).told(0)
+    assert before == everything(scene)
+    xmlkit("rollback", id, "--yes").told(0)
+    scene.boots(domain)
+
+
 # All but what needs Nova is imported first: where this Python is may be closed to others.
 AS_NOBODY = """
 import difflib, importlib, json, os, pkgutil
@@ -640,17 +691,15 @@ main()
 
 
 def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
-    """By the state directory; with one of its own, by libvirt."""
+    """By libvirt; where that lets everybody in, by the state directory."""
     scene.nova_guest("guest")
+    done = xmlkit("apply", "--all", code=AS_NOBODY)
+    done.refused("Permission denied; run as root")
+    assert not xmlkit.state.exists()
     xmlkit.state.mkdir(mode=0o700)
-    own = scene.libvirtd.directory / "own"
-    own.mkdir(mode=0o700)
-    os.chown(own, 65534, 65534)
-
+    (scene.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)
     done = xmlkit("apply", "--all", code=AS_NOBODY)
     done.refused("run as root, or name another directory")
-    done = xmlkit("apply", "--all", "--state-dir", own, code=AS_NOBODY)
-    done.refused("cannot connect to")
 
 
 def test_what_only_reads_makes_no_state(scene: Scene, xmlkit: Shell) -> None:

@@ -179,7 +179,8 @@ class Writer:
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
         head = {"schema": SCHEMA, "id": id, "kind": kind, "of": of, "uri": uri, "at": now()}
         goal = {} if to is None else {"to": to}
-        records = (head | goal, *({"task": task.as_data()} for task in tasks))
+        records: list[dict[str, Any]] = [head | goal]
+        records += ({"task": task.as_data()} for task in tasks)
         try:
             writer._append("".join(map(_line, records)))
             state.fsync_directory(directory)

@@ -177,6 +177,7 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     done: list[Pruned] = []
     with ExitStack() as stack:
         if not dry_run:
+            from xmlkit.observe import host_uuid
             from xmlkit.service import refuse_pending
 
             directory = state.directory(state_dir)
@@ -184,6 +185,8 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
             stack.enter_context(state.lock(directory))
             refuse_pending(directory)
         connection, cache = stack.enter_context(_cache(here=not dry_run, **asked))
+        if not dry_run:
+            stack.enter_context(state.host_lock(host_uuid(connection)))
         removable = cache.removable
         if format_ == "text" or not (dry_run or yes):
             _tell_plan(cache)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a help text needs none of them
 __all__ = [
     "asked",
     "begun",
+    "check",
     "code_of",
     "interruptible",
     "limited",
@@ -307,6 +308,36 @@ def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, 
         "concerns": [concern.as_data() for concern in case.concerns],
         "steps": [] if case.task is None else [str(step) for step in case.task.steps],
     }
+
+
+def check(
+    connection: Any,
+    *,
+    names: Collection[str] | None = (),
+    pools: Collection[str] = (),
+    schemas: str | None = None,
+) -> None:
+    """Refuse wrong input, before a state directory is made or a lock is taken for it.
+
+    names: of domains. pools: to relocate to. schemas: a directory. Raises LibvirtError, PlanError,
+    SchemaError.
+    """
+    from xmlkit.observe import domain_xml, pools_of
+
+    if names:
+        domains = connection.listAllDomains()
+        known = {name for each in domains for name in (each.name(), each.UUIDString())}
+        for name in names:
+            if name not in known:
+                domain_xml(connection, name)
+    if pools:
+        from xmlkit.plan import check_pools
+
+        check_pools(pools, pools_of(connection))
+    if schemas is not None:
+        from xmlkit.validation.schemas import directory
+
+        directory(schemas)
 
 
 def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], connection: Any) -> None:
