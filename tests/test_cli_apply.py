@@ -13,13 +13,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from commands import Shell, until_said
+from commands import WAITING, Shell, hears, until_said
 from loops import mounted
 from scene import POOL, Scene, edited, run, until
 
@@ -407,6 +408,61 @@ def test_a_plan_is_shown_until_it_is_done(scene: Scene, xmlkit: Shell) -> None:
 
     assert "" == done.stdout
     assert "guest: nothing to do any more\n" == done.stderr
+
+
+# A libvirtd that hangs.
+
+HANGS = """
+import os, signal
+from xmlkit import images
+link = images.link
+def hang(*paths):
+    link(*paths)
+    os.kill({pid}, signal.SIGSTOP)
+images.link = hang
+from xmlkit.cli import main
+main()
+"""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("command", ["apply", "status"])
+def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
+    scene: Scene, xmlkit: Shell, command: str
+) -> None:
+    """Ctrl-C says what it waits for, and another one ends it; what was begun is for recover."""
+    domain = scene.nova_guest("guest")
+    daemon = scene.libvirtd.daemon
+    code = HANGS.format(pid=daemon)
+    try:
+        if command == "apply":
+            process = xmlkit.start("apply", *TO_POOL, "--yes", "guest", code=code)
+            until(lambda: is_stopped(daemon))
+        else:
+            os.kill(daemon, signal.SIGSTOP)
+            process = xmlkit.start("status")
+            until(lambda: hears(process.pid, signal.SIGHUP))
+        # one that comes before the call that hangs is heard, and then another call hangs
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        done = xmlkit.end(process).told(130)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert WAITING in done.stderr
+    assert "ended: xmlkit recover brings to an end what was begun\n" in done.stderr
+
+    assert "file" == form(scene, domain)
+    scene.boots(domain)
+    recovered = xmlkit("recover").told(0)
+    assert ("undone" if command == "apply" else "nothing to recover") in recovered.stdout
+    assert [] == list((scene.instances / "disks").iterdir())
+    scene.boots(domain)
 
 
 # At their own leisure.

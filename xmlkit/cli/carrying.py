@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -24,6 +26,7 @@ __all__ = [
     "begun",
     "check",
     "code_of",
+    "drawable",
     "interruptible",
     "limited",
     "line",
@@ -37,6 +40,10 @@ __all__ = [
 ]
 
 SCHEMA = "xmlkit.apply/1"
+
+# What asks for an end, and seconds until it should have been heard.
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 2.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -126,10 +133,15 @@ def asked(question: str, *, yes: bool) -> bool:
     return False
 
 
+def drawable(stream: TextIO) -> bool:
+    """Whether a bar or a table can be drawn there: on a terminal that is not dumb."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    bar = _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None)
+    bar = _bar(cases) if drawable(sys.stderr) else nullcontext(lambda *_: None)
     with begun(), bar as listener:
         yield listener
 
@@ -192,18 +204,64 @@ def code_of(outcomes: Sequence[Outcome]) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone.
+
+    While libvirt or a disk does not answer, Python hears none of them: that is said, and the next
+    one ends the process, which does no more harm than a kill at any other moment.
+    """
+    # nohup wants it to go on
+    before = {each: signal.getsignal(each) for each in _ENDS}
+    numbers = [each for each in _ENDS if before[each] != signal.SIG_IGN]
+    heard = [0.0]
+
+    def hear(*_: object) -> None:
+        heard[0] = time.monotonic()
+        raise KeyboardInterrupt
+
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(told, numbers, heard), daemon=True)
+    watch.start()
     for number in numbers:
-        if before[number] != signal.SIG_IGN:
-            # nohup wants it to go on
-            signal.signal(number, signal.default_int_handler)
+        signal.signal(number, hear)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])
+        signal.set_wakeup_fd(woken)
+        os.close(tell)
+        watch.join()
+        os.close(told)
+
+
+def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
+    """Read the signals as they arrive; end the process by the second one that is not heard."""
+    warned = False
+    while number := os.read(told, 1):
+        if number[0] not in numbers:
+            continue
+        deadline = time.monotonic() + _PATIENCE
+        # it may have been heard just before it was read here
+        while heard[0] < deadline - 1.5 * _PATIENCE and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if heard[0] >= deadline - 1.5 * _PATIENCE:
+            warned = False
+        elif warned:
+            with suppress(OSError):
+                cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+                os.write(
+                    2, f"{cursor}ended: xmlkit recover brings to an end what was begun\n".encode()
+                )
+            os._exit(130)
+        else:
+            warned = True
+            with suppress(OSError):
+                os.write(
+                    2,
+                    b"waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once\n",
+                )
 
 
 def report(

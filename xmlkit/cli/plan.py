@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import files
+from xmlkit.cli import carrying, files
 from xmlkit.cli.hosts import host_options, planner
 from xmlkit.cli.options import ALL, STATE_DIR
 from xmlkit.plan import plans_to_json
@@ -43,7 +43,7 @@ def command(
     if bool(names) == all_:
         raise click.UsageError("say what to plan: FILE..., DOMAIN... or --all, one of them")
     files.check_place(output)
-    with planner(**options) as planned:
+    with carrying.interruptible(), planner(**options) as planned:
         if planned.connection is None and all_:
             raise click.UsageError("--all are the domains of a libvirt: say --connect URI")
         given = planned.domains() if all_ else names

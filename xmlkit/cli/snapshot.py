@@ -108,7 +108,7 @@ def _target(to_file: str | None, to_volume: str | None) -> Any:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not carrying.drawable(sys.stderr):
         yield lambda *_: None
         return
     from rich.console import Console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -77,7 +76,7 @@ def command(
     from xmlkit.observe import opened
     from xmlkit.survey import survey
 
-    with opened(uri) as connection:
+    with carrying.interruptible(), opened(uri) as connection:
         surveyed = survey(connection)
     found = status(surveyed, schemas=place, relocate=pools, accept=accept)
     if warn:
@@ -166,7 +165,7 @@ def _table(head: Sequence[str], rows: Rows, *, text: bool = False) -> None:
     # a name may have a line break, and each row is a line
     clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(head, *clean, strict=True)]
-    if not (sys.stdout.isatty() and os.environ.get("TERM") != "dumb"):
+    if not carrying.drawable(sys.stdout):
         for line in (list(head), *clean):
             padded = (c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True))
             click.echo("  ".join(padded).rstrip())
