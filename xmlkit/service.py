@@ -129,9 +129,13 @@ def stale(made: Plan, document: Document, key: bytes | None) -> Reason | None:
     if made.binding is None:
         message = "it is bound to no host: make it with xmlkit plan --connect URI, on this host"
         return Reason("stale-plan", message)
-    if key is None or not hmac.compare_digest(
-        made.binding, str(bound(made, document, key).binding)
-    ):
+    if key is None:
+        message = (
+            "no plan was ever bound with this state directory, so it was with another host or "
+            "--state-dir, or the key has been lost: plan again"
+        )
+        return Reason("stale-plan", message)
+    if not hmac.compare_digest(made.binding, str(bound(made, document, key).binding)):
         message = "the domain, the host or the plan itself is not as it was: plan again"
         return Reason("stale-plan", message)
     return None
