@@ -192,6 +192,7 @@ def _table(head: Sequence[str], rows: Rows, *, text: bool = False) -> None:
     for name, *facts, end in clean:
         if name:
             click.secho(name, bold=True)
+        if name and facts:
             known = zip(head[1:-1], facts, strict=True)
             click.echo(f"  {', '.join(f'{title.lower()} {fact}' for title, fact in known)}")
         if end != "-":
