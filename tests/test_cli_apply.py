@@ -714,6 +714,8 @@ def test_wrong_input_makes_no_state(scene: Scene, xmlkit: Shell) -> None:
         (("snapshot", "guest", "vdz", *file), "no disk 'vdz'"),
         ((*snapshot, "--to-file", "/nowhere/x"), "/nowhere"),
         ((*snapshot, "--to-volume", "elsewhere/x"), "no pool 'elsewhere'"),
+        (("cache", "prune", "--pool", "elsewhere", "--yes"), "no pool elsewhere"),
+        (("cache", "prune", "--protect", "/nowhere/list", "--yes"), "/nowhere/list"),
     ):
         xmlkit(*arguments).refused(words)
         assert not xmlkit.state.exists(), arguments
