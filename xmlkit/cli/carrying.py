@@ -237,31 +237,32 @@ def interruptible() -> Iterator[None]:
 
 
 def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
-    """Read the signals as they arrive; end the process by the second one that is not heard."""
-    warned = False
+    """Read the signals as they arrive; end the process by the second one that is not heard.
+
+    heard: when the last one was, by the monotonic clock.
+    """
+    warned = 0.0
     while number := os.read(told, 1):
         if number[0] not in numbers:
             continue
-        deadline = time.monotonic() + _PATIENCE
-        # it may have been heard just before it was read here
-        while heard[0] < deadline - 1.5 * _PATIENCE and time.monotonic() < deadline:
+        now = time.monotonic()
+        since = now - _PATIENCE / 2  # it may have been heard before it was read here
+        while heard[0] < since and time.monotonic() < now + _PATIENCE:
             time.sleep(0.05)
-        if heard[0] >= deadline - 1.5 * _PATIENCE:
-            warned = False
-        elif warned:
-            with suppress(OSError):
-                cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-                os.write(
-                    2, f"{cursor}ended: xmlkit recover brings to an end what was begun\n".encode()
-                )
+        if heard[0] >= since:
+            continue
+        if warned > heard[0]:
+            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            _tell(f"{cursor}ended: xmlkit recover brings to an end what was begun")
             os._exit(130)
-        else:
-            warned = True
-            with suppress(OSError):
-                os.write(
-                    2,
-                    b"waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once\n",
-                )
+        warned = time.monotonic()
+        _tell("waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once")
+
+
+def _tell(line: str) -> None:
+    """On stderr, past Python's buffer: the main thread may be in the middle of it."""
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def report(
