@@ -117,6 +117,19 @@ def test_no_dependency_is_compiled(core_metadata: Message) -> None:
     assert "libvirt-python; extra == 'libvirt'" in required
 
 
+def test_pytest_finds_the_plugin(dist: Path, core_metadata: Message) -> None:
+    """Under the name of its module, and what it needs for snapshots is an extra."""
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        points = archive.read(f"{NAME}-{xmlkit.__version__}.dist-info/entry_points.txt").decode()
+
+    assert "[pytest11]\nxmlkit.testing = xmlkit.testing\n" in points
+    required = core_metadata.get_all("Requires-Dist", [])
+    assert {"pytest", "syrupy"} == {
+        re.split(r"[^\w-]", line)[0] for line in required if "extra == 'testing'" in line
+    }
+
+
 def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
     """Tests, fixtures and schemas travel with the source, and so does each build file."""
     expected = {

@@ -177,12 +177,17 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     done: list[Pruned] = []
     with ExitStack() as stack:
         if not dry_run:
-            from xmlkit.service import refuse_pending
-
-            directory = state.directory(state_dir)
             stack.enter_context(carrying.interruptible())
-            stack.enter_context(state.lock(directory))
-            refuse_pending(directory)
+            # what is wrong with what was asked for comes before any state
+            _protected(asked["protect"])
+            there = stack.enter_context(_connected(asked["connect"], here=True))
+            from xmlkit import service
+            from xmlkit.prune import POOL, check
+
+            check(there, asked["pool"] or POOL)
+            directory = state.directory(state_dir)
+            stack.enter_context(service.writing(there, directory))
+            service.refuse_pending(directory)
         connection, cache = stack.enter_context(_cache(here=not dry_run, **asked))
         removable = cache.removable
         if format_ == "text" or not (dry_run or yes):
@@ -249,19 +254,25 @@ def _cache(
     here: bool = False,
 ) -> Iterator[tuple[Any, Cache]]:
     """A connection and the cache that the options say; here: only of this machine's libvirt."""
-    uri = carrying.uri_of(connect)
-    from xmlkit.cache import AGES
-    from xmlkit.observe import is_local, opened
-
     protected = _protected(protect)
-    if here and not is_local(uri):
-        raise click.ClickException("images are removed on the host itself: run prune there")
-    with opened(uri, write=True) as connection:
+    with _connected(connect, here=here) as connection:
+        from xmlkit.cache import AGES
         from xmlkit.prune import POOL, read
 
         ages = {**AGES, **min_ages}
         name = pool or POOL
         yield connection, read(connection, name, protected=protected, ages=ages, accept=accept)
+
+
+@contextmanager
+def _connected(connect: str | None, *, here: bool) -> Iterator[Any]:
+    uri = carrying.uri_of(connect)
+    from xmlkit.observe import is_local, opened
+
+    if here and not is_local(uri):
+        raise click.ClickException("images are removed on the host itself: run prune there")
+    with opened(uri, write=True) as connection:
+        yield connection
 
 
 def _protected(given: Sequence[str]) -> Mapping[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from xmlkit.cli import files, printable
+from xmlkit.cli import files
 from xmlkit.cli.paint import Paint, color_option, painter
-from xmlkit.compare import SCHEMA, Difference, compare
+from xmlkit.compare import SCHEMA, Difference, compare, in_words
 
 _COLOURS = {"added": "green", "removed": "red", "changed": "yellow"}
 
@@ -76,12 +76,5 @@ def command(
 
 
 def _line(difference: Difference, paint: Paint) -> str:
-    values = [_shown(value) for value in difference[2:4] if value is not None]
-    action = paint(f"{difference.action:<7}", fg=_COLOURS[difference.action])
-    where = printable(difference.where).replace("\n", "\\n")
-    return f"{action} {paint(where, bold=True)}: {' -> '.join(values)}"
-
-
-def _shown(value: str) -> str:
-    """A value in one line."""
-    return printable(value).replace("\n", "\\n") if value.strip() else repr(value)
+    action, where, values = in_words(difference)
+    return f"{paint(action, fg=_COLOURS[difference.action])} {paint(where, bold=True)}: {values}"
