@@ -65,12 +65,13 @@ class NameClass:
 class Pattern:
     """One pattern; `number` tells in which order they were made."""
 
-    __slots__ = ("leaves", "nullable", "number", "parts")
+    __slots__ = ("has_attributes", "leaves", "nullable", "number", "parts")
 
     def __init__(self, number: int, nullable: bool, parts: tuple[Pattern, ...] = ()) -> None:
         self.number = number
         self.nullable = nullable
         self.parts = parts
+        self.has_attributes = any(part.has_attributes for part in parts)
         found: set[Leaf] = set()
         for part in parts:
             found |= part.leaves
@@ -165,6 +166,7 @@ class Attribute(Leaf):
 
     def __init__(self, number: int, define: str, names: NameClass, content: Pattern) -> None:
         super().__init__(number, False, define)
+        self.has_attributes = True
         self.names = names
         self.content = content
 
@@ -172,7 +174,7 @@ class Attribute(Leaf):
 class Element(Leaf):
     """An element and its content, which is read when it is first asked for."""
 
-    __slots__ = ("_content", "_index", "_read", "names")
+    __slots__ = ("_content", "_index", "_read", "_wild", "names")
 
     def __init__(
         self, number: int, define: str, names: NameClass, read: Callable[[], Pattern]
@@ -181,7 +183,9 @@ class Element(Leaf):
         self.names = names
         self._read = read
         self._content: Pattern | None = None
-        self._index: dict[str, tuple[frozenset[Any], frozenset[Any]]] = {}
+        self._index: dict[str, _Named] | None = None
+        # those that may have any name
+        self._wild: tuple[Element | Attribute, ...] = ()
 
     @property
     def content(self) -> Pattern:
@@ -197,20 +201,40 @@ class Element(Leaf):
         """The children of this name that it may have."""
         return self._named(name)[0]
 
-    def _named(self, name: str) -> tuple[frozenset[Element], frozenset[Attribute]]:
-        found = self._index.get(name)
-        if found is None:
-            leaves = self.content.leaves
-            found = (
-                frozenset(x for x in leaves if isinstance(x, Element) and name in x.names),
-                frozenset(x for x in leaves if isinstance(x, Attribute) and name in x.names),
-            )
-            if any(found):
-                # what is unknown is of documents, and never ends
-                if len(self._index) > 300:
-                    self._index.clear()
-                self._index[name] = found
-        return found
+    def _named(self, name: str) -> _Named:
+        index = self._index
+        if index is None:
+            index = self._index = self._indexed()
+        found = index.get(name)
+        if found is not None:
+            return found
+        # what is unknown is of documents, and never ends: it is not kept
+        return _of_kinds(x for x in self._wild if name in x.names) if self._wild else _NONE
+
+    def _indexed(self) -> dict[str, _Named]:
+        """What there is by each name that the schema says."""
+        leaves = [x for x in self.content.leaves if isinstance(x, Element | Attribute)]
+        self._wild = wild = tuple(x for x in leaves if x.names.is_wild)
+        named: dict[str, list[Element | Attribute]] = {}
+        for leaf in leaves:
+            for name in leaf.names.known():
+                named.setdefault(name, []).append(leaf)
+        return {
+            name: _of_kinds([*found, *(x for x in wild if name in x.names)])
+            for name, found in named.items()
+        }
+
+
+_Named = tuple[frozenset[Element], frozenset[Attribute]]
+_NONE: _Named = (frozenset(), frozenset())
+
+
+def _of_kinds(leaves: Iterable[Element | Attribute]) -> _Named:
+    found = list(leaves)
+    return (
+        frozenset(x for x in found if isinstance(x, Element)),
+        frozenset(x for x in found if isinstance(x, Attribute)),
+    )
 
 
 Leaves = frozenset[Leaf]
@@ -347,7 +371,7 @@ class Algebra:
 
     def closed(self, pattern: Pattern, *, forced: bool = False) -> Pattern:
         """What is left at the end of the start tag; forced: as if all attributes were there."""
-        if not any(isinstance(leaf, Attribute) for leaf in pattern.leaves):
+        if not pattern.has_attributes:
             return pattern
         key = (pattern, forced)
         found = self._closed.get(key)

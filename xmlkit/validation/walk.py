@@ -779,13 +779,13 @@ class Walk:
         word = local(judge.name(child))
         if not (len(child) or child.attrib or (child.text or "").strip()):
             return None
-        names = [
-            local(name)
+        if not any(
+            isinstance(each, Element)
+            and any(words.distance(word, local(name)) <= 1.1 for name in each.names.known())
+            and judge.valid(child, each)
+            and self._next(left, [each])
             for each in left.leaves
-            if isinstance(each, Element) and judge.valid(child, each) and self._next(left, [each])
-            for name in each.names.known()
-        ]
-        if not any(words.distance(word, each) <= 1.1 for each in names):
+        ):
             return None
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
