@@ -724,13 +724,14 @@ class Walk:
         name = judge.name(child)
         named = leaf.children(name)
         possible = self._next(left, named)
-        if name not in seen or judge.counted(child, leaf):
+        counted = judge.counted(child, leaf)
+        if counted or not (possible or name in seen):
             # it may be what stands in front of it that is missing
             for each in sorted(left.leaves, key=lambda x: x.number):
                 if not isinstance(each, Element):
                     continue
-                rest = algebra.after(left, frozenset((each,)))
-                behind = judge.followed(rest, leaf, child)
+                rest = algebra.after(left, each.leaves)
+                behind = algebra.after(rest, counted)
                 if behind is not algebra.nothing:
                     lacking = self._lacks(node, [frozenset((each,))], child)
                     if not possible or lacking.cost < self.explained(child, possible).cost:
@@ -806,7 +807,7 @@ class Walk:
         return frozenset(
             each
             for each in leaves
-            if algebra.after(left, frozenset((each,))) is not algebra.nothing
+            if algebra.after(left, each.leaves) is not algebra.nothing
         )
 
     def _misspelled_element(
