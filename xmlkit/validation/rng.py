@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from lxml import etree
 
@@ -52,7 +52,7 @@ class Grammar:
     names: frozenset[str] = frozenset()
     _places: dict[str, tuple[tuple[Element, Element], ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def elements(self) -> frozenset[Element]:
         return frozenset(each for each in self.start.leaves if isinstance(each, Element))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from lxml import etree
@@ -204,16 +205,22 @@ def _in_no_namespace(
             yield meant, meant.compiled(), []
 
 
-def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:
+def _grammars(root: etree._Element, directory: str) -> tuple[_Grammar, ...]:
     """Those that the document may be meant for, the likelier first."""
-    tag = str(root.tag)
+    return _grammars_of(str(root.tag), root.get("name") is not None, directory)
+
+
+@lru_cache(maxsize=100)
+def _grammars_of(tag: str, named: bool, directory: str) -> tuple[_Grammar, ...]:
+    found = []
     name = schemas.SCHEMAS.get(tag)
-    if name is not None and (tag != "interface" or root.get("name") is not None):
-        yield _Grammar(directory, name)
+    if name is not None and (tag != "interface" or named):
+        found.append(_Grammar(directory, name))
     if (name is None or tag == "interface") and tag in grammar.devices(directory):
-        yield _Grammar(directory, "domain", grammar.devices(directory)[tag], tag)
-    if tag == "interface" and root.get("name") is None:
-        yield _Grammar(directory, schemas.SCHEMAS[tag])
+        found.append(_Grammar(directory, "domain", grammar.devices(directory)[tag], tag))
+    if tag == "interface" and not named:
+        found.append(_Grammar(directory, schemas.SCHEMAS[tag]))
+    return tuple(found)
 
 
 def _refused(document: Document) -> Iterator[Finding]:
