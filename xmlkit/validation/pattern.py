@@ -10,9 +10,8 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 __all__ = [
     "Algebra",
@@ -41,6 +40,11 @@ class NameClass:
     uri: str | None = None
     but: NameClass | None = None
     others: tuple[NameClass, ...] = ()
+    _known: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        of_others = (name for other in self.others for name in other.known())
+        object.__setattr__(self, "_known", (*sorted(self.names), *of_others))
 
     def __contains__(self, name: str) -> bool:
         if name in self.names or any(name in other for other in self.others):
@@ -55,11 +59,9 @@ class NameClass:
     def is_wild(self) -> bool:
         return self.wild or any(other.is_wild for other in self.others)
 
-    def known(self) -> Iterator[str]:
+    def known(self) -> tuple[str, ...]:
         """The names that are named."""
-        yield from sorted(self.names)
-        for other in self.others:
-            yield from other.known()
+        return self._known
 
 
 class Pattern:
@@ -71,7 +73,7 @@ class Pattern:
         self.number = number
         self.nullable = nullable
         self.parts = parts
-        self.has_attributes = any(part.has_attributes for part in parts)
+        self.has_attributes: bool = any(part.has_attributes for part in parts)
         found: set[Leaf] = set()
         for part in parts:
             found |= part.leaves
@@ -183,7 +185,7 @@ class Element(Leaf):
         self.names = names
         self._read = read
         self._content: Pattern | None = None
-        self._index: dict[str, _Named] | None = None
+        self._index: dict[str, _Named] = {}
         # those that may have any name
         self._wild: tuple[Element | Attribute, ...] = ()
 
@@ -202,10 +204,9 @@ class Element(Leaf):
         return self._named(name)[0]
 
     def _named(self, name: str) -> _Named:
-        index = self._index
-        if index is None:
-            index = self._index = self._indexed()
-        found = index.get(name)
+        if not self._index:
+            self._index = self._indexed()
+        found = self._index.get(name)
         if found is not None:
             return found
         # what is unknown is of documents, and never ends: it is not kept
@@ -249,6 +250,7 @@ class Algebra:
         self._without: dict[tuple[Pattern, Leaves], Pattern] = {}
         self._closed: dict[tuple[Pattern, bool], Pattern] = {}
         self._accepted: dict[tuple[Pattern, str], bool] = {}
+        self._fitting: dict[tuple[frozenset[Attribute], str], frozenset[Attribute]] = {}
         self._number = 0
         self.empty = Pattern(self.next(), True)
         self.nothing = Pattern(self.next(), False)
@@ -409,6 +411,18 @@ class Algebra:
                 if len(self._accepted) > 20_000:
                     self._accepted.clear()
                 self._accepted[key] = found
+        return found
+
+    def fitting(self, attributes: frozenset[Attribute], value: str) -> frozenset[Attribute]:
+        """Those of some attributes that may have a value."""
+        key = (attributes, value)
+        found = self._fitting.get(key)
+        if found is None:
+            found = frozenset([x for x in attributes if self.accepts(x.content, value)])
+            if len(value) < 100:
+                if len(self._fitting) > 20_000:
+                    self._fitting.clear()
+                self._fitting[key] = found
         return found
 
     def _matches(self, leaf: Leaf, text: str) -> bool:

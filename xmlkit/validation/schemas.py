@@ -9,7 +9,7 @@ Laws
 from __future__ import annotations
 
 import os
-from functools import cache, lru_cache
+from functools import cache
 
 from lxml import etree
 
@@ -59,15 +59,10 @@ def directory(given: str | os.PathLike[str] | None = None) -> str:
     numbers ("9.0" for 9.0.0) if only one begins with them.
     Raises SchemaError if there is none, or if more than one could be meant.
     """
-    return _directory(os.fspath(given or ""), os.environ.get("XMLKIT_SCHEMAS", ""), _PLACES)
-
-
-@lru_cache(maxsize=100)
-def _directory(given: str, variable: str, places: tuple[str, ...]) -> str:
-    """As `directory`; what was found once is not looked for again, for each document."""
     if given:
-        return given if _has_schemas(given) else _of_version(given)
-    for place in _listed(variable):
+        path = os.fspath(given)
+        return path if _has_schemas(path) else _of_version(path)
+    for place in _named():
         if _has_schemas(place):
             return place
         if not _versions(place):
@@ -75,7 +70,7 @@ def _directory(given: str, variable: str, places: tuple[str, ...]) -> str:
                 f"no libvirt schemas in {place} ($XMLKIT_SCHEMAS): it has no domain.rng, and no "
                 "directory in it has one"
             )
-    for place in places:
+    for place in _PLACES:
         if _has_schemas(place):
             return place
     raise SchemaError(
@@ -85,16 +80,18 @@ def _directory(given: str, variable: str, places: tuple[str, ...]) -> str:
     )
 
 
+# Directories that have been seen to have schemas: not looked at again for each document.
+_seen: set[str] = set()
+
+
 def _has_schemas(path: str) -> bool:
-    return os.path.isfile(f"{path}/domain.rng")
+    if path not in _seen and os.path.isfile(f"{path}/domain.rng"):
+        _seen.add(path)
+    return path in _seen
 
 
 def _named() -> list[str]:
-    return _listed(os.environ.get("XMLKIT_SCHEMAS", ""))
-
-
-def _listed(variable: str) -> list[str]:
-    return [each for each in variable.split(os.pathsep) if each]
+    return [each for each in os.environ.get("XMLKIT_SCHEMAS", "").split(os.pathsep) if each]
 
 
 def _versions(place: str) -> list[str]:

@@ -323,8 +323,7 @@ class Walk:
         unknown: list[tuple[str, str]] = []
         for name, value in attributes:
             named = leaf.attributes(name)
-            fitting = frozenset(each for each in named if judge.accepts(each, value))
-            rest = algebra.without(left, fitting)
+            rest = algebra.without(left, algebra.fitting(named, value))
             if rest is not algebra.nothing:
                 left = rest
                 continue
@@ -413,7 +412,7 @@ class Walk:
             changes=[Change("rename", node, shown, name=each, says=each) for each in meant[:3]],
         )
         fault.changes.append(Change("delete", node, shown))
-        fitting = frozenset(each for each in taken if judge.accepts(each, value))
+        fitting = self.algebra.fitting(taken, value)
         if fitting:
             return [fault], fitting
         bad = self._bad_value(node, name, value, taken)
@@ -621,7 +620,7 @@ class Walk:
         if len(items) == 1 and isinstance(items[0], str):
             self._value(node, leaf, left, items[0], faults)
             return
-        holds_value = any(isinstance(x, Data | Value | Listing) for x in left.leaves)
+        whole = left
         before: etree._Element | None = None
         strangers: list[tuple[etree._Element, Fault]] = []
         seen: dict[str, etree._Element] = {}
@@ -629,7 +628,7 @@ class Walk:
             if isinstance(item, str):
                 rest = judge.followed(left, leaf, item)
                 if rest is algebra.nothing:
-                    if not holds_value:
+                    if not _holds_value(whole):
                         faults.append(self._stray(node, item, before))
                 else:
                     left = rest
@@ -642,7 +641,7 @@ class Walk:
             left = rest
             seen.setdefault(judge.name(item), item)
             seen.setdefault(name, item)
-        if holds_value and not left.nullable:
+        if not left.nullable and _holds_value(whole):
             # it is the children that should not be there; a text between them was the value
             text = "".join(item for item in items if isinstance(item, str)).strip()
             if text and algebra.accepts(left, text):
@@ -780,13 +779,14 @@ class Walk:
         word = local(judge.name(child))
         if not (len(child) or child.attrib or (child.text or "").strip()):
             return None
-        if not any(
-            isinstance(each, Element)
-            and any(words.distance(word, local(name)) <= 1.1 for name in each.names.known())
-            and judge.valid(child, each)
-            and self._next(left, [each])
+        near = [
+            each
             for each in left.leaves
-        ):
+            if isinstance(each, Element)
+            for name in each.names.known()
+            if words.distance(word, local(name)) <= 1.1
+        ]
+        if not any(judge.valid(child, each) and self._next(left, [each]) for each in near):
             return None
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
@@ -1089,7 +1089,7 @@ class Walk:
         changes = []
         for x in leaves[:4] if len(lacking) == 1 else ():
             if isinstance(x, Element) and (sample := self._sample(x)):
-                says = next(_known(x), "")
+                says = next(iter(_known(x)), "")
                 changes.append(Change("add", node, xml=sample, before=before, says=says))
         return Fault(
             "missing-child",
@@ -1104,7 +1104,7 @@ class Walk:
 
     def _sample(self, leaf: Element) -> str:
         """The smallest element of a definition, if nothing has to be invented for it."""
-        name = next(_known(leaf), "")
+        name = next(iter(_known(leaf)), "")
         if not name or name[0] == "{":
             return ""
         left = leaf.content
@@ -1116,7 +1116,7 @@ class Walk:
             values = words.values([first.content])
             if len(values) != 1:
                 return ""
-            said += f" {next(_known(first), '')}='{values[0]}'"
+            said += f" {next(iter(_known(first)), '')}='{values[0]}'"
             left = self.algebra.without(left, frozenset((first,)))
         left = self.algebra.closed(left)
         bare = left.nullable and not any(isinstance(x, Text | Data) for x in left.leaves)
@@ -1222,9 +1222,12 @@ def _attributes(pattern: Pattern) -> Iterator[Attribute]:
     return (leaf for leaf in pattern.leaves if isinstance(leaf, Attribute))
 
 
-def _known(leaf: Leaf) -> Iterator[str]:
-    if isinstance(leaf, Element | Attribute):
-        yield from leaf.names.known()
+def _holds_value(pattern: Pattern) -> bool:
+    return any(isinstance(x, Data | Value | Listing) for x in pattern.leaves)
+
+
+def _known(leaf: Leaf) -> tuple[str, ...]:
+    return leaf.names.known() if isinstance(leaf, Element | Attribute) else ()
 
 
 def _lacking(pattern: Pattern, kind: type[Leaf]) -> list[frozenset[Leaf]]:
