@@ -50,6 +50,8 @@ class Grammar:
     # definitions that are any of several, made where a document could mean each of them
     unions: dict[frozenset[Element], Element] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    # by definition and name: its children whose names are nearly that one
+    slips: dict[tuple[Element, str], tuple[Element, ...]] = field(default_factory=dict)
     _places: dict[str, tuple[tuple[Element, Element], ...]] = field(default_factory=dict)
 
     @cached_property

@@ -88,12 +88,12 @@ class _Grammar(NamedTuple):
 
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    refused = []
+    refused: list[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]] = []
     for meant in _grammars(root, directory):
         schema = meant.compiled()
         if schema.validate(root):
             return ()
-        refused.append((meant, schema, list(schema.error_log)))
+        refused.append((meant, schema, schema.error_log))
     if not refused:
         refused = list(_in_no_namespace(root, directory))
     if refused:
@@ -196,7 +196,7 @@ def _with_newer(
 
 def _in_no_namespace(
     root: etree._Element, directory: str
-) -> Iterator[tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]]]:
+) -> Iterator[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]]:
     """What the document is meant for if its root's namespace is a mistake."""
     name = etree.QName(root)
     if name.namespace:

@@ -138,8 +138,10 @@ class Walk:
                 self.judge.renamed = names
                 self._told.clear()
                 self._leaves.clear()
-        order = {node: number for number, node in enumerate(self.root.iter())}
         merged = self._merged([*found, *told])
+        if len(merged) < 2:
+            return merged
+        order = {node: number for number, node in enumerate(self.root.iter())}
         return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
 
     def _faults(self) -> tuple[Fault, ...]:
@@ -779,17 +781,28 @@ class Walk:
         word = local(judge.name(child))
         if not (len(child) or child.attrib or (child.text or "").strip()):
             return None
-        near = [
-            each
-            for each in left.leaves
-            if isinstance(each, Element)
-            for name in each.names.known()
-            if words.distance(word, local(name)) <= 1.1
-        ]
-        if not any(judge.valid(child, each) and self._next(left, [each]) for each in near):
+        if not any(
+            each in left.leaves and judge.valid(child, each) and self._next(left, [each])
+            for each in self._slips(leaf, word)
+        ):
             return None
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
+
+    def _slips(self, leaf: Element, word: str) -> tuple[Element, ...]:
+        """The children of a definition whose names are no more than one slip from a word."""
+        found = self.grammar.slips.get((leaf, word))
+        if found is None:
+            found = tuple(
+                each
+                for each in leaf.content.leaves
+                if isinstance(each, Element)
+                and any(words.distance(word, local(name)) <= 1.1 for name in each.names.known())
+            )
+            if word in self.grammar.names:
+                # other words are of documents, and never end
+                self.grammar.slips[leaf, word] = found
+        return found
 
     def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
