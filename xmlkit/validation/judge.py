@@ -61,8 +61,7 @@ class Judge:
         """An element's attributes, by their names as the schema has them."""
         found = self._attributes.get(node)
         if found is None:
-            found = {str(key): str(value) for key, value in node.items()}
-            self._attributes[node] = found
+            found = self._attributes[node] = dict(node.items())
         return found
 
     def content(self, node: etree._Element) -> Content:

@@ -818,9 +818,7 @@ class Walk:
         """Those that may come next."""
         algebra = self.algebra
         return frozenset(
-            each
-            for each in leaves
-            if algebra.after(left, each.leaves) is not algebra.nothing
+            each for each in leaves if algebra.after(left, each.leaves) is not algebra.nothing
         )
 
     def _misspelled_element(
