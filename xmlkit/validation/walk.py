@@ -206,7 +206,9 @@ class Walk:
         chosen = [item for item in attributes if self._chooses(leaf, item[0])]
         others = [item for item in attributes if item not in chosen]
         accounts = [self._in_order(node, leaf, chosen + others)]
-        if accounts[0].cost > 1.05 and chosen and others:
+        # where the start tag is right, it is so in any order
+        own = any(fault.node is node for fault in accounts[0].faults)
+        if accounts[0].cost > 1.05 and own and chosen and others:
             accounts.append(self._in_order(node, leaf, others + chosen))
         if accounts[0].cost > 1.12 and self._may_depend(node, leaf, accounts[0]):
             accounts += self._with_other_values(node, leaf, chosen)
