@@ -27,7 +27,7 @@ from click.testing import CliRunner, Result
 from commands import Shell
 from loops import mounted
 from pair import SIZE, Pair, make_pair
-from scene import POOL, SECURE, run, until
+from scene import POOL, SECURE, Scene, run, until
 
 from xmlkit import migrate, service, state
 from xmlkit.cli import cli
@@ -417,6 +417,21 @@ def test_no_destination_is_not_just_any(tmp_path: Path) -> None:
     Shell(None, tmp_path)("migrate", "--connect", "test:///nowhere", "--to", "", "guest").refused(
         "which host to?"
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "to"), [("QEMU", "test:///default"), ("test:///default", "QEMU")], ids=["to", "from"]
+)
+def test_a_host_of_another_driver_is_refused(
+    libvirtd: Libvirtd, tmp_path: Path, source: str, to: str
+) -> None:
+    """libvirt would say so in the middle of it: a QEMU guest goes from QEMU to QEMU."""
+    scene = Scene(libvirtd)
+    scene.nova_guest("test")
+    uris = [libvirtd.uri if each == "QEMU" else each for each in (source, to)]
+    told = Shell(None, tmp_path)("migrate", "--connect", uris[0], "--to", uris[1], "--yes", "test")
+    told.refused("test:///default: its guests are not QEMU's but of the driver TEST")
+    assert not (tmp_path / "state").exists() or not list((tmp_path / "state").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -496,7 +496,7 @@ RULES: dict[str, Rule] = {
             "there by the names that they have now; and started here it would run twice.",
             "Undefine it here (virsh undefine), and run xmlkit where it runs. If it does not run "
             "there any more, start it here and shut it down once.",
-            "virDomainGetState, VIR_DOMAIN_SHUTOFF_MIGRATED; after a restart of libvirtd, QEMU's log",
+            "virDomainGetState, VIR_DOMAIN_SHUTOFF_MIGRATED; after a restart of it, QEMU's log",
             severity="refuse",
         ),
         Rule(
