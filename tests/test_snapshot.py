@@ -880,7 +880,8 @@ def test_the_command(scene: Scene, directory: Path) -> None:
     assert 2 == process.returncode
 
 
-# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did.
+# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did. As
+# QEMU's own it refuses to freeze what is frozen.
 # No command is started for an answer: libvirt gives an agent five seconds for its first word.
 AGENT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -898,8 +899,12 @@ while true; do
         case $line in
             *sync-delimited*) printf '\377{"return": %s}\n' "$id" >&3 ;;
             *guest-sync*) printf '{"return": %s}\n' "$id" >&3 ;;
-            *fsfreeze-freeze*) echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
-            *fsfreeze-thaw*) echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+            *fsfreeze-freeze*)
+                case $frozen in
+                    yes) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
+                    *) frozen=yes; echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+                esac ;;
+            *fsfreeze-thaw*) frozen=; echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
             *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
         esac
     done
@@ -910,11 +915,9 @@ WITH_AGENT = """\
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
 
 
-@pytest.mark.machine
-def test_the_guest_agent_freezes_for_the_moment(
-    scene: Scene, directory: Path, linux_tree: Path
-) -> None:
-    """Frozen once, thawed once, and the snapshot is said to be consistent."""
+@pytest.fixture
+def agent(scene: Scene, linux_tree: Path) -> Any:
+    """A guest whose agent is connected."""
     files = Files(linux_tree)
     files.add("bin/busybox")
     files.modules(("virtio_pci", "virtio_console"))
@@ -933,16 +936,76 @@ def test_the_guest_agent_freezes_for_the_moment(
     log = scene.log("agent")
     until(lambda: log.exists() and b"XMLKIT-GUEST-UP" in log.read_bytes())
     until(lambda: "state='connected'" in domain.XMLDesc(0))
+    return domain
 
+
+def agent_did(scene: Scene) -> list[bytes]:
+    """What the guest's agent was asked for, in order."""
+    return scene.log("agent").read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
+
+
+@pytest.mark.machine
+@pytest.mark.usefixtures("agent")
+def test_the_guest_agent_freezes_for_the_moment(scene: Scene, directory: Path) -> None:
+    """Frozen once, thawed once, and the snapshot is said to be consistent."""
     for number in range(10):
         taken = shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
         # libvirt gives an agent five seconds for its first word, and a busy machine may need more
         if taken.consistency == "frozen":
             break
 
-    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), log.read_bytes()[-2000:]
-    said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
-    assert [b"FREEZE", b"THAW"] == said[-2:]
+    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), agent_did(scene)
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+class Killed(BaseException):
+    """xmlkit ends, and does nothing more."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+@pytest.mark.machine
+def test_recovery_thaws_what_xmlkit_froze(scene: Scene, directory: Path, agent: Any) -> None:
+    """Nobody else would."""
+    for number in range(10):
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(libvirt.virDomain, "fsThaw", killed)
+            shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+            continue  # the agent did not answer in time
+        break
+    assert [b"FREEZE"] == agent_did(scene)[-1:]
+    assert agent.isActive()
+
+    recovered(scene, directory)
+
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+@pytest.mark.machine
+def test_recovery_leaves_frozen_what_somebody_else_froze(
+    scene: Scene, directory: Path, agent: Any
+) -> None:
+    """A backup of theirs may be under way, and would lose its worth."""
+
+    def froze() -> bool:
+        with contextlib.suppress(libvirt.libvirtError):
+            agent.fsFreeze()
+        return agent_did(scene)[-1:] == [b"FREEZE"]
+
+    until(froze)
+    shot = snapshot.prepare(scene.connection, "agent", "vda", file_in(scene), live=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_is_pushing", killed)
+        with pytest.raises(Killed):
+            snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    ((_, outcomes),) = recovered(scene, directory)
+
+    assert [Outcome("undone")] == list(outcomes.values())
+    assert [] == left(scene)
+    assert b"THAW" not in agent_did(scene)
 
 
 def test_a_block_device(scene: Scene, directory: Path) -> None:
