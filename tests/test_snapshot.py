@@ -53,6 +53,14 @@ VOLUME_DISK = """\
     </disk>"""
 
 
+class Killed(BaseException):
+    """xmlkit ends, and does nothing more."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
 def counting(libvirtd: Libvirtd) -> Scene:
     """Guests that write N to block 8 + N, 18 times a second, for half an hour."""
     scene = Scene(libvirtd, sector=boot_sector(step=1, ticks=1))
@@ -509,6 +517,80 @@ def test_a_full_disk_and_a_running_guest(
         runs_on(scene, domain)
 
 
+IO_ERROR = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+BY_USER = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+
+
+@pytest.mark.parametrize("ended", ["interrupted", "recovered"])
+def test_a_guest_that_an_io_error_has_paused_goes_on(
+    start_libvirtd: Callable[..., Libvirtd], directory: Path, ended: str
+) -> None:
+    """QEMU pauses it where it cannot copy what the guest overwrites; no write is lost by that.
+
+    Which of them meets the end of the room first, the guest or the copy, is chance. So it is the
+    guest's own disk that is full here, to the same end, and has room again.
+    """
+    with mounted("tmpfs", 2 << 20) as place:
+        scene = counting(start_libvirtd())
+        disk = scene.overlay(place / "disk")
+        domain = scene.define("live", [disk_xml(disk)])
+        scene.start(domain)
+
+        def meanwhile(*_: object) -> None:
+            ballast = place / "ballast"
+            until(lambda: filled(ballast) and domain.state() == IO_ERROR)
+            ballast.unlink()
+            assert domain.state() == IO_ERROR
+            raise KeyboardInterrupt if ended == "interrupted" else Killed
+
+        shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(snapshot, "_is_pushing", once(meanwhile, snapshot._is_pushing))
+            taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+            assert ("undone", "interrupted") == taken.outcome[:2], taken
+        if ended == "recovered":
+            assert domain.state() == IO_ERROR
+            ((_, outcomes),) = recovered(scene, directory)
+            assert [Outcome("undone")] == list(outcomes.values())
+
+        assert [] == left(scene)
+        runs_on(scene, domain)
+        scene.stop(domain)
+        is_prefix(blocks(str(disk)))
+
+
+def test_a_guest_that_somebody_has_paused_stays_paused(scene: Scene, directory: Path) -> None:
+    """It was not by the snapshot."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+
+    def meanwhile(*_: object) -> None:
+        domain.suspend()
+        raise KeyboardInterrupt
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_is_pushing", once(meanwhile, snapshot._is_pushing))
+        taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    assert ("undone", "interrupted") == taken.outcome[:2], taken
+    assert BY_USER == domain.state()
+
+
+def filled(path: Path) -> bool:
+    """Write to a file until its file system has no room."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return True
+
+
+def once(act: Callable[..., Any], then: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is the first one when it is called first, and the second one after that."""
+    calls = iter([act])
+    return lambda *given: next(calls, then)(*given)
+
+
 def test_a_place_that_qemu_may_not_enter(scene: Scene, directory: Path, tmp_path: Path) -> None:
     """The guest's QEMU writes the copy by its own user: libvirt's reason is said."""
     domain = scene.nova_guest("live")
@@ -956,14 +1038,6 @@ def test_the_guest_agent_freezes_for_the_moment(scene: Scene, directory: Path) -
 
     assert ("done", "frozen") == (taken.outcome.state, taken.consistency), agent_did(scene)
     assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
-
-
-class Killed(BaseException):
-    """xmlkit ends, and does nothing more."""
-
-
-def killed(*_: object) -> None:
-    raise Killed
 
 
 @pytest.mark.machine
