@@ -412,6 +412,15 @@ def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) ->
     Shell(None, tmp_path)("migrate", *hosts, option, uri, "guest").refused(f"{option} ")
 
 
+@pytest.mark.parametrize("uri", ["unix:///a/b.sock", "tcp://host:49152"])
+def test_memory_and_disks_do_not_share_a_socket(tmp_path: Path, uri: str) -> None:
+    """QEMU listens at each of them."""
+    hosts = ("--connect", "test:///nowhere", "--to", "test:///nowhere", "--storage", "full")
+    both = ("--migrate-uri", uri, "--disks-uri", uri)
+    Shell(None, tmp_path)("migrate", *hosts, *both, "guest").refused(f"--disks-uri {uri!r} is the")
+    assert "tcp://host" == Options(migrate_uri="tcp://host", disks_uri="tcp://host").disks_uri
+
+
 def test_no_destination_is_not_just_any(tmp_path: Path) -> None:
     """libvirt takes an empty URI for a host of its own choice."""
     Shell(None, tmp_path)("migrate", "--connect", "test:///nowhere", "--to", "", "guest").refused(
@@ -439,7 +448,8 @@ def test_a_host_of_another_driver_is_refused(
 )
 def test_a_uri_that_is_one_is_taken(uri: str) -> None:
     """As libvirt takes it."""
-    assert uri == Options(migrate_uri=uri, disks_uri=uri).disks_uri
+    assert uri == Options(migrate_uri=uri).migrate_uri
+    assert uri == Options(disks_uri=uri).disks_uri
 
 
 def fill(directory: Path) -> None:
