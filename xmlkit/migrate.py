@@ -117,12 +117,10 @@ class Options:
     def __post_init__(self) -> None:
         _check_uri("--migrate-uri", self.migrate_uri, ("tcp", "rdma"))
         _check_uri("--disks-uri", self.disks_uri, ("tcp",))
-        if self.disks_uri is not None and self.disks_uri == self.migrate_uri:
-            # without a port libvirt chooses two
-            if urlsplit(self.disks_uri).scheme == "unix" or urlsplit(self.disks_uri).port:
-                raise UriError(
-                    f"--disks-uri {self.disks_uri!r} is the memory's: choose another one"
-                )
+        uri = urlsplit(self.disks_uri or "")
+        # without a port libvirt chooses two
+        if self.disks_uri == self.migrate_uri and (uri.scheme == "unix" or uri.port):
+            raise UriError(f"--disks-uri {self.disks_uri!r} is the memory's: choose another one")
 
 
 def _check_uri(option: str, uri: str | None, by_host: Collection[str]) -> None:
