@@ -13,11 +13,21 @@ from typing import Any
 
 import libvirt
 import pytest
+from chroots import Release
 from lxml import etree
+from scene import Scene, until
 
 from xmlkit import Host, parse_host
-from xmlkit.observe import LibvirtError, domain_xml, domains_of, observe, opened, without_password
-from xmlkit.testing import Libvirtd
+from xmlkit.observe import (
+    LibvirtError,
+    domain_xml,
+    domains_of,
+    observe,
+    opened,
+    why_off,
+    without_password,
+)
+from xmlkit.testing import Libvirtd, boot_sector
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NODE = f"test://{FIXTURES}/every-pool-type.xml"
@@ -367,3 +377,32 @@ def test_a_host_without_anything_reads_back() -> None:
 def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
     """But with all that is needed to connect again."""
     assert shown == without_password(uri)
+
+
+def test_why_a_guest_is_off_is_known_after_a_restart_of_libvirtd(release: Release) -> None:
+    """Then libvirt says "unknown", on each version, and QEMU's log says it in libvirt's words."""
+    scene = Scene(release(), sector=boot_sector(hears_button=True))
+    domain = scene.nova_guest("a")
+    uuid = domain.UUIDString()
+    assert "unknown" == why_off(domain)
+    log = scene.libvirtd.directory / "var/log/libvirt/qemu/a.log"
+    for end, word in (
+        (libvirt.virDomain.shutdown, "shutdown"),
+        (libvirt.virDomain.destroy, "destroyed"),
+        (libvirt.virDomain.managedSave, "saved"),
+    ):
+        scene.start(domain)
+        end(domain)
+        until(lambda: not domain.isActive())  # noqa: B023
+        assert word == why_off(domain)
+        scene.libvirtd.restart()
+        scene.reopen()
+        domain = scene.connection.lookupByUUIDString(uuid)
+        assert [libvirt.VIR_DOMAIN_SHUTOFF, 0] == domain.state()
+        assert word == why_off(domain)
+    text = log.read_bytes()
+    # as a loss of power leaves it
+    log.write_bytes(text[: text.rindex(b"shutting down, reason=")])
+    assert "lost" == why_off(domain)
+    log.write_bytes(text + bytes(1 << 20))
+    assert "unknown" == why_off(domain)
