@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 import pytest
@@ -406,3 +407,39 @@ def test_why_a_guest_is_off_is_known_after_a_restart_of_libvirtd(release: Releas
     assert "lost" == why_off(domain)
     log.write_bytes(text + bytes(1 << 20))
     assert "unknown" == why_off(domain)
+
+
+def test_the_log_of_this_machine_is_not_that_of_another_one(
+    libvirtd: Libvirtd, tmp_path: Path
+) -> None:
+    """What a tunnel leads to may be anywhere, though its end here is a socket."""
+    scene = Scene(libvirtd)
+    domain = scene.nova_guest("a")
+    scene.start(domain)
+    domain.destroy()
+    libvirtd.restart()
+    uri = urlsplit(libvirtd.uri)
+    (path,) = parse_qs(uri.query)["socket"]
+    tunnel = str(tmp_path / "tunnel")
+    code = (
+        "import os, socket, subprocess, sys\n"
+        "here = socket.socket(socket.AF_UNIX); here.bind(sys.argv[1]); here.listen()\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    near, far = here.accept()[0], socket.socket(socket.AF_UNIX)\n"
+        "    far.connect(sys.argv[2])\n"
+        "    for a, b in ((near, far), (far, near)):\n"
+        "        subprocess.Popen(['cat'], stdin=a, stdout=b)\n"
+    )
+    # it sees a log of that name, which may be of any guest
+    inside = ["nsenter", "--mount", f"--target={libvirtd.pid}"]
+    words = [*inside, sys.executable, "-c", code, tunnel, path]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            with opened(libvirtd.uri) as straight, opened(libvirtd.uri.replace(path, tunnel)) as by:
+                assert "destroyed" == why_off(straight.lookupByName("a"))
+                assert "unknown" == why_off(by.lookupByName("a"))
+        finally:
+            process.kill()

@@ -200,12 +200,19 @@ def _logged(name: str, uri: str) -> str:
 
 
 def _listener(path: str) -> int:
-    """The process that listens at a socket. Raises OSError."""
+    """The libvirt daemon that listens at a socket, or who started it. Raises OSError, ValueError.
+
+    Another process may pass all on to another machine, whose log is not here.
+    """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(path)
         peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", peer)[0])
+    pid = int(struct.unpack("3i", peer)[0])
+    with open(f"/proc/{pid}/comm") as name:
+        if pid != 1 and name.read().rstrip("\n") not in ("libvirtd", "virtqemud"):
+            raise ValueError(f"{path} is no libvirt daemon's")
+    return pid
 
 
 def _pools(connection: Any) -> list[Any]:
