@@ -83,6 +83,8 @@ class _Repairs:
         """Whether a change takes its fault away, and makes no other."""
         if len(self.faults) == 1:
             return self._valid([change])
+        if self._only_moves_it(change):
+            return False
         tree = self._changed([change])
         if tree is None:
             return False
@@ -90,6 +92,15 @@ class _Repairs:
         own = (self.faults[number].id, self.faults[number].name)
         left = Counter((fault.id, fault.name) for fault in Walk(self.grammar, tree).faults())
         return left == old - Counter((own,))
+
+    def _only_moves_it(self, change: Change) -> bool:
+        """Whether an element would go where it is not right, into what is right without it."""
+        to = change.to
+        if change.kind != "move" or to is None or change.name or change.attribute or change.text:
+            return False
+        if change.fits or change.before is not None or to in change.node.iterancestors():
+            return False
+        return not any(to in (fault.node, *fault.node.iterancestors()) for fault in self.faults)
 
     def _valid(self, changes: list[Change]) -> bool:
         tree = self._changed(changes)

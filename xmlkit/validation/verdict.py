@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from lxml import etree
@@ -87,12 +88,12 @@ class _Grammar(NamedTuple):
 
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    refused = []
+    refused: list[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]] = []
     for meant in _grammars(root, directory):
         schema = meant.compiled()
         if schema.validate(root):
             return ()
-        refused.append((meant, schema, list(schema.error_log)))
+        refused.append((meant, schema, schema.error_log))
     if not refused:
         refused = list(_in_no_namespace(root, directory))
     if refused:
@@ -195,7 +196,7 @@ def _with_newer(
 
 def _in_no_namespace(
     root: etree._Element, directory: str
-) -> Iterator[tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]]]:
+) -> Iterator[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]]:
     """What the document is meant for if its root's namespace is a mistake."""
     name = etree.QName(root)
     if name.namespace:
@@ -204,16 +205,22 @@ def _in_no_namespace(
             yield meant, meant.compiled(), []
 
 
-def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:
+def _grammars(root: etree._Element, directory: str) -> tuple[_Grammar, ...]:
     """Those that the document may be meant for, the likelier first."""
-    tag = str(root.tag)
+    return _grammars_of(str(root.tag), root.get("name") is not None, directory)
+
+
+@lru_cache(maxsize=100)
+def _grammars_of(tag: str, named: bool, directory: str) -> tuple[_Grammar, ...]:
+    found = []
     name = schemas.SCHEMAS.get(tag)
-    if name is not None and (tag != "interface" or root.get("name") is not None):
-        yield _Grammar(directory, name)
+    if name is not None and (tag != "interface" or named):
+        found.append(_Grammar(directory, name))
     if (name is None or tag == "interface") and tag in grammar.devices(directory):
-        yield _Grammar(directory, "domain", grammar.devices(directory)[tag], tag)
-    if tag == "interface" and root.get("name") is None:
-        yield _Grammar(directory, schemas.SCHEMAS[tag])
+        found.append(_Grammar(directory, "domain", grammar.devices(directory)[tag], tag))
+    if tag == "interface" and not named:
+        found.append(_Grammar(directory, schemas.SCHEMAS[tag]))
+    return tuple(found)
 
 
 def _refused(document: Document) -> Iterator[Finding]:

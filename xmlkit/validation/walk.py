@@ -138,8 +138,10 @@ class Walk:
                 self.judge.renamed = names
                 self._told.clear()
                 self._leaves.clear()
-        order = {node: number for number, node in enumerate(self.root.iter())}
         merged = self._merged([*found, *told])
+        if len(merged) < 2:
+            return merged
+        order = {node: number for number, node in enumerate(self.root.iter())}
         return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
 
     def _faults(self) -> tuple[Fault, ...]:
@@ -204,7 +206,9 @@ class Walk:
         chosen = [item for item in attributes if self._chooses(leaf, item[0])]
         others = [item for item in attributes if item not in chosen]
         accounts = [self._in_order(node, leaf, chosen + others)]
-        if accounts[0].cost > 1.05 and chosen and others:
+        # where the start tag is right, it is so in any order
+        own = any(fault.node is node for fault in accounts[0].faults)
+        if accounts[0].cost > 1.05 and own and chosen and others:
             accounts.append(self._in_order(node, leaf, others + chosen))
         if accounts[0].cost > 1.12 and self._may_depend(node, leaf, accounts[0]):
             accounts += self._with_other_values(node, leaf, chosen)
@@ -323,8 +327,7 @@ class Walk:
         unknown: list[tuple[str, str]] = []
         for name, value in attributes:
             named = leaf.attributes(name)
-            fitting = frozenset(each for each in named if judge.accepts(each, value))
-            rest = algebra.without(left, fitting)
+            rest = algebra.without(left, algebra.fitting(named, value))
             if rest is not algebra.nothing:
                 left = rest
                 continue
@@ -413,7 +416,7 @@ class Walk:
             changes=[Change("rename", node, shown, name=each, says=each) for each in meant[:3]],
         )
         fault.changes.append(Change("delete", node, shown))
-        fitting = frozenset(each for each in taken if judge.accepts(each, value))
+        fitting = self.algebra.fitting(taken, value)
         if fitting:
             return [fault], fitting
         bad = self._bad_value(node, name, value, taken)
@@ -621,7 +624,7 @@ class Walk:
         if len(items) == 1 and isinstance(items[0], str):
             self._value(node, leaf, left, items[0], faults)
             return
-        holds_value = any(isinstance(x, Data | Value | Listing) for x in left.leaves)
+        whole = left
         before: etree._Element | None = None
         strangers: list[tuple[etree._Element, Fault]] = []
         seen: dict[str, etree._Element] = {}
@@ -629,7 +632,7 @@ class Walk:
             if isinstance(item, str):
                 rest = judge.followed(left, leaf, item)
                 if rest is algebra.nothing:
-                    if not holds_value:
+                    if not _holds_value(whole):
                         faults.append(self._stray(node, item, before))
                 else:
                     left = rest
@@ -642,7 +645,7 @@ class Walk:
             left = rest
             seen.setdefault(judge.name(item), item)
             seen.setdefault(name, item)
-        if holds_value and not left.nullable:
+        if not left.nullable and _holds_value(whole):
             # it is the children that should not be there; a text between them was the value
             text = "".join(item for item in items if isinstance(item, str)).strip()
             if text and algebra.accepts(left, text):
@@ -724,13 +727,14 @@ class Walk:
         name = judge.name(child)
         named = leaf.children(name)
         possible = self._next(left, named)
-        if name not in seen or judge.counted(child, leaf):
+        counted = judge.counted(child, leaf)
+        if counted or not (possible or name in seen):
             # it may be what stands in front of it that is missing
             for each in sorted(left.leaves, key=lambda x: x.number):
                 if not isinstance(each, Element):
                     continue
-                rest = algebra.after(left, frozenset((each,)))
-                behind = judge.followed(rest, leaf, child)
+                rest = algebra.after(left, each.leaves)
+                behind = algebra.after(rest, counted)
                 if behind is not algebra.nothing:
                     lacking = self._lacks(node, [frozenset((each,))], child)
                     if not possible or lacking.cost < self.explained(child, possible).cost:
@@ -779,16 +783,28 @@ class Walk:
         word = local(judge.name(child))
         if not (len(child) or child.attrib or (child.text or "").strip()):
             return None
-        names = [
-            local(name)
-            for each in left.leaves
-            if isinstance(each, Element) and judge.valid(child, each) and self._next(left, [each])
-            for name in each.names.known()
-        ]
-        if not any(words.distance(word, each) <= 1.1 for each in names):
+        if not any(
+            each in left.leaves and judge.valid(child, each) and self._next(left, [each])
+            for each in self._slips(leaf, word)
+        ):
             return None
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
+
+    def _slips(self, leaf: Element, word: str) -> tuple[Element, ...]:
+        """The children of a definition whose names are no more than one slip from a word."""
+        found = self.grammar.slips.get((leaf, word))
+        if found is None:
+            found = tuple(
+                each
+                for each in leaf.content.leaves
+                if isinstance(each, Element)
+                and any(words.distance(word, local(name)) <= 1.1 for name in each.names.known())
+            )
+            if word in self.grammar.names:
+                # other words are of documents, and never end
+                self.grammar.slips[leaf, word] = found
+        return found
 
     def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
@@ -804,9 +820,7 @@ class Walk:
         """Those that may come next."""
         algebra = self.algebra
         return frozenset(
-            each
-            for each in leaves
-            if algebra.after(left, frozenset((each,))) is not algebra.nothing
+            each for each in leaves if algebra.after(left, each.leaves) is not algebra.nothing
         )
 
     def _misspelled_element(
@@ -1088,7 +1102,7 @@ class Walk:
         changes = []
         for x in leaves[:4] if len(lacking) == 1 else ():
             if isinstance(x, Element) and (sample := self._sample(x)):
-                says = next(_known(x), "")
+                says = next(iter(_known(x)), "")
                 changes.append(Change("add", node, xml=sample, before=before, says=says))
         return Fault(
             "missing-child",
@@ -1103,7 +1117,7 @@ class Walk:
 
     def _sample(self, leaf: Element) -> str:
         """The smallest element of a definition, if nothing has to be invented for it."""
-        name = next(_known(leaf), "")
+        name = next(iter(_known(leaf)), "")
         if not name or name[0] == "{":
             return ""
         left = leaf.content
@@ -1115,7 +1129,7 @@ class Walk:
             values = words.values([first.content])
             if len(values) != 1:
                 return ""
-            said += f" {next(_known(first), '')}='{values[0]}'"
+            said += f" {next(iter(_known(first)), '')}='{values[0]}'"
             left = self.algebra.without(left, frozenset((first,)))
         left = self.algebra.closed(left)
         bare = left.nullable and not any(isinstance(x, Text | Data) for x in left.leaves)
@@ -1221,9 +1235,12 @@ def _attributes(pattern: Pattern) -> Iterator[Attribute]:
     return (leaf for leaf in pattern.leaves if isinstance(leaf, Attribute))
 
 
-def _known(leaf: Leaf) -> Iterator[str]:
-    if isinstance(leaf, Element | Attribute):
-        yield from leaf.names.known()
+def _holds_value(pattern: Pattern) -> bool:
+    return any(isinstance(x, Data | Value | Listing) for x in pattern.leaves)
+
+
+def _known(leaf: Leaf) -> tuple[str, ...]:
+    return leaf.names.known() if isinstance(leaf, Element | Attribute) else ()
 
 
 def _lacking(pattern: Pattern, kind: type[Leaf]) -> list[frozenset[Leaf]]:
