@@ -125,7 +125,7 @@ class Mover:
             directory = state.directory(self.state_dir, make=False)
             if not directory.is_dir():
                 return
-            with state.lock(directory, 60.0):
+            with service.writing(connection, directory, 60.0):
                 journals, _ = journal.read_all(str(directory))
                 pending = [each for each in journals if each.pending]
                 if not all(_is_of(connection, each) for each in pending):
