@@ -29,6 +29,8 @@ from xmlkit.validation.walk import Change, Fault, Walk
 __all__ = ["diagnosed"]
 
 _TRIALS = 24
+# How many faults are told of one document, which may hold any number.
+_MOST = 200
 
 
 def diagnosed(document: Document, grammar: Grammar, schema: etree.RelaxNG) -> tuple[Finding, ...]:
@@ -37,8 +39,9 @@ def diagnosed(document: Document, grammar: Grammar, schema: etree.RelaxNG) -> tu
     grammar: the same schema, read by `rng.grammar`. Empty if nothing wrong is found, in which
     case the two disagree.
     """
-    faults = Walk(grammar, document.root).faults()
-    repairs = _Repairs(document, grammar, schema, faults)
+    every = Walk(grammar, document.root).faults()
+    faults = every[:_MOST]
+    repairs = _Repairs(document, grammar, schema, faults, len(every))
     repairs.run()
     return tuple(
         _finding(document, fault, repairs.chosen[number]) for number, fault in enumerate(faults)
@@ -49,12 +52,19 @@ class _Repairs:
     """Tries the changes that may mend each fault."""
 
     def __init__(
-        self, document: Document, grammar: Grammar, schema: etree.RelaxNG, faults: list[Fault]
+        self,
+        document: Document,
+        grammar: Grammar,
+        schema: etree.RelaxNG,
+        faults: list[Fault],
+        number: int,
     ) -> None:
+        """number: of all faults, of which some may not be told."""
         self.root = document.root
         self.grammar = grammar
         self.schema = schema
         self.faults = faults
+        self.number = number
         # for each fault the change that was chosen, and whether it is verified
         self.chosen: list[tuple[Change, bool] | None] = [
             (fault.changes[0], False) if fault.changes else None for fault in faults
@@ -70,6 +80,13 @@ class _Repairs:
             self.chosen = [(change, True) for change in every if change]
             return
         if len(self.faults) > _TRIALS:
+            # too many to try each
+            changes = [change for change in every if change]
+            tree = self._changed(changes)
+            if tree is not None:
+                left = len(Walk(self.grammar, tree).faults())
+                if left == self.number - len(changes):
+                    self.chosen = [pair and (pair[0], True) for pair in self.chosen]
             return
         for number, fault in enumerate(self.faults):
             for change in fault.changes[:_TRIALS]:

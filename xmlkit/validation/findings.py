@@ -8,16 +8,16 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from lxml import etree
 
-from xmlkit.document import Document, Replace, SetAttributes
-from xmlkit.markup import ATTRIBUTE, tag_at
+from xmlkit.document import Document, RenameAttribute, SetAttributes
 
-__all__ = ["Edit", "Finding", "Fix", "apply_fix", "apply_to", "xpath_of"]
+__all__ = ["Edit", "Finding", "Fix", "apply_fix", "apply_fixes", "apply_to", "xpath_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +125,41 @@ def apply_fix(document: Document, edit: Edit) -> Document:
     Raises ValueError if the edit does not fit the document: its XPath finds nothing, or an
     attribute that is to be renamed is not there.
     """
+    return apply_fixes(document, (edit,))
+
+
+def apply_fixes(document: Document, edits: Iterable[Edit]) -> Document:
+    """The document after edits, each of which is about the document after those before it.
+
+    Those of a kind that follow one another are laid over it at once. Raises ValueError as
+    `apply_fix` does.
+    """
+    for way, group in groupby(edits, _way):
+        if way == "tree":
+            tree = document.tree()
+            for edit in group:
+                apply_to(tree, edit)
+            document = document.lay(tree)
+        else:
+            document = document.edited([_in_tag(document, edit) for edit in group])
+    return document
+
+
+def _way(edit: Edit) -> str:
+    """How an edit is made."""
     if edit.attribute.partition(":")[0] == "xmlns":
-        # declarations are no attributes of the tree
-        element = _element_at(document.root, edit.xpath)
-        value = None if edit.kind == "delete" else edit.value
-        return document.edited([SetAttributes(element, {edit.attribute: value})])
-    if edit.kind == "rename" and edit.attribute:
+        return "declaration"
+    return "name" if edit.kind == "rename" and edit.attribute else "tree"
+
+
+def _in_tag(document: Document, edit: Edit) -> SetAttributes | RenameAttribute:
+    element = _element_at(document.root, edit.xpath)
+    if edit.kind == "rename":
         # the value keeps its quotes
-        element = _element_at(document.root, edit.xpath)
-        written = document.text_of(element)
-        for each in ATTRIBUTE.finditer(written, 0, len(tag_at(written, 0))):
-            if each.group(2) == edit.attribute:
-                renamed = written[: each.start(2)] + edit.name + written[each.end(2) :]
-                return document.edited([Replace(element, renamed)])
-    tree = document.tree()
-    apply_to(tree, edit)
-    return document.lay(tree)
+        return RenameAttribute(element, edit.attribute, edit.name)
+    # declarations are no attributes of the tree
+    value = None if edit.kind == "delete" else edit.value
+    return SetAttributes(element, {edit.attribute: value})
 
 
 def apply_to(root: etree._Element, edit: Edit) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lxml import etree
 
@@ -21,7 +21,10 @@ from xmlkit.validation import grammar, schemas
 from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
-__all__ = ["EXPLAINED", "Finding", "homes", "unreadable", "validate"]
+if TYPE_CHECKING:
+    from xmlkit.validation.walk import Fault
+
+__all__ = ["EXPLAINED", "Finding", "faults", "homes", "unreadable", "valid", "validate"]
 
 # Bytes of the largest document that is explained: libvirt's own are hundreds of times smaller, and
 # whoever sends a larger one shall not cost more than libxml2 does.
@@ -47,6 +50,33 @@ def validate(
     if profile is not None:
         found += tuple(_refused(document))
     return found
+
+
+def faults(
+    root: etree._Element, directory: str | os.PathLike[str] | None = None
+) -> tuple[Fault, ...]:
+    """All that is wrong with a tree by libvirt's schema for its root, with no repair tried.
+
+    Empty if libxml2 finds it valid, or if that is all that finds something. directory, raises:
+    as for `validate`.
+    """
+    from xmlkit.validation import rng
+    from xmlkit.validation.walk import Walk
+
+    if valid(root, directory):
+        return ()
+    grammars = _grammars(root, schemas.directory(directory))
+    told = (
+        Walk(rng.grammar(meant.directory, meant.schema, meant.references), root).faults()
+        for meant in grammars
+    )
+    return tuple(min(told, key=len, default=[]))
+
+
+def valid(root: etree._Element, directory: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a tree is valid by libvirt's schema for its root. Raises as `validate` does."""
+    found = schemas.directory(directory)
+    return any(meant.compiled().validate(root) for meant in _grammars(root, found))
 
 
 def homes(

@@ -35,8 +35,6 @@ from xmlkit.validation.rng import Grammar
 
 __all__ = ["Change", "Fault", "Walk"]
 
-# How many faults are told of one document, which may hold any number.
-_MOST = 200
 # How many elements are looked at for what may be meant: some of what is looked for grows with the
 # square of what an element holds.
 _LOOKS = 50_000
@@ -124,7 +122,7 @@ class Walk:
         return self._looks > 0
 
     def faults(self) -> list[Fault]:
-        """What is wrong, in the document's order; empty if nothing is found."""
+        """All that is wrong, in the document's order; empty if nothing is found."""
         found: list[Fault] = []
         told: tuple[Fault, ...] = ()
         while len(found) < 20:
@@ -140,7 +138,7 @@ class Walk:
                 self._leaves.clear()
         order = {node: number for number, node in enumerate(self.root.iter())}
         merged = self._merged([*found, *told])
-        return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
+        return sorted(merged, key=lambda fault: order[fault.node])
 
     def _faults(self) -> tuple[Fault, ...]:
         possible = self._of_root()
