@@ -132,7 +132,7 @@ def _together(
 
 
 def _in_order(document: Document, edits: Iterable[Edit]) -> list[Edit]:
-    """The edits of a document so that each fits it after those before: from behind, in a tag first."""
+    """The edits so that each fits the document after those before: from behind, in tags first."""
     root = document.root
     order = {node: number for number, node in enumerate(root.iter())}
 
@@ -205,9 +205,9 @@ class _Trials:
         if tree is None or self.left < 0:
             return ()
         for fault in faults(tree, self.directory):
-            if fault.id == "bad-value" and fault.name == edit.attribute:
-                if xpath_of(fault.node) == edit.xpath:
-                    return tuple(fault.expected)
+            of_it = (fault.id, fault.name) == ("bad-value", edit.attribute)
+            if of_it and xpath_of(fault.node) == edit.xpath:
+                return tuple(fault.expected)
         return ()
 
     def _others(self, edit: Edit) -> list[Edit]:
