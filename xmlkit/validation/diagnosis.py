@@ -10,18 +10,16 @@ Laws
 from __future__ import annotations
 
 import copy
-import re
 from collections import Counter
-from html import unescape
 
 from lxml import etree
 
 from xmlkit.document import Document
 from xmlkit.markup import ATTRIBUTE, MARKUP, tag_at
 from xmlkit.parsing import place
-from xmlkit.redaction import HIDDEN, redact
+from xmlkit.redaction import HIDDEN
 from xmlkit.validation import words
-from xmlkit.validation.findings import Edit, Finding, Fix, apply_to, xpath_of
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_to, secrets_of, xpath_of
 from xmlkit.validation.judge import written
 from xmlkit.validation.rng import Grammar
 from xmlkit.validation.walk import Change, Fault, Walk
@@ -182,7 +180,7 @@ def _finding(document: Document, fault: Fault, chosen: tuple[Change, bool] | Non
         message += f"; the first is in line {document.place_of(fault.after)[0]}"
     xpath = xpath_of(node)
     if fault.text:
-        line, column = _place_of_text(document, fault)
+        line, column = place(document.text, _start_of_text(document, fault))
     elif fault.attribute:
         name = written(node, fault.attribute)
         line, column = _place_of_attribute(document, node, name)
@@ -214,7 +212,7 @@ def _place_of_attribute(document: Document, node: etree._Element, name: str) -> 
     return document.place_of(node)
 
 
-def _place_of_text(document: Document, fault: Fault) -> tuple[int, int]:
+def _start_of_text(document: Document, fault: Fault) -> int:
     """Where the text behind a child, or at the beginning, has its first character."""
     text = document.text
     if fault.after is None:
@@ -229,22 +227,19 @@ def _place_of_text(document: Document, fault: Fault) -> tuple[int, int]:
             assert match is not None
             at = match.end()
             continue
-        return place(text, at)
+        return at
 
 
 def _is_secret(document: Document, fault: Fault) -> bool:
     """Whether redaction would hide the value."""
+    text = document.text
     if fault.attribute:
-        text = document.text
-        tag = tag_at(text, document.span_of(fault.node)[0])
         name = written(fault.node, fault.attribute)
         if "pass" in name.lower():
             return True
-        values = {found[1]: found[3][1:-1] for found in ATTRIBUTE.findall(redact(tag))}
-        return values.get(name) == HIDDEN
-    near = [fault.node, *fault.node.iterancestors()][:3]
-    return any(
-        re.sub(r"\s+", " ", fault.value.strip())
-        not in re.sub(r"\s+", " ", unescape(redact(document.text_of(each))))
-        for each in near
-    )
+        start = document.span_of(fault.node)[0]
+        tag = ATTRIBUTE.finditer(text, start, start + len(tag_at(text, start)))
+        at = next((match.start(4) + 1 for match in tag if match[2] == name), -1)
+    else:
+        at = _start_of_text(document, fault)
+    return any(start <= at < end for start, end in secrets_of(document))

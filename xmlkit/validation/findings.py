@@ -16,8 +16,18 @@ from typing import Literal
 from lxml import etree
 
 from xmlkit.document import Document, RenameAttribute, SetAttributes
+from xmlkit.redaction import secrets
 
-__all__ = ["Edit", "Finding", "Fix", "apply_fix", "apply_fixes", "apply_to", "xpath_of"]
+__all__ = [
+    "Edit",
+    "Finding",
+    "Fix",
+    "apply_fix",
+    "apply_fixes",
+    "apply_to",
+    "secrets_of",
+    "xpath_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,8 @@ class Edit:
     is not added.
     move: the element, its attribute or the text goes into the element at `to`: as its last child,
     or in front of the child at `before`. With `name` the value alone goes: as the attribute `name`
-    ("@name"), or as the text of a new child `name`.
+    ("@name"), as the element's text ("text()"), as the text of a new child `name`, or as the
+    attribute of one ("name/@attribute").
     delete: the element, its attribute (a declaration too: "xmlns", "xmlns:x") or the text goes.
     add: the element gets the attribute with `value`; without attribute the child `xml`, as its
     last or in front of the child at `before`.
@@ -117,6 +128,14 @@ def _step(node: etree._Element, parent: etree._Element | None) -> str:
     else:
         same = list(parent.iterchildren(tag))
     return step if len(same) == 1 else f"{step}[{same.index(node) + 1}]"
+
+
+def secrets_of(document: Document) -> tuple[tuple[int, int], ...]:
+    """Where in a document's text its secrets stand, be it invalid; looked for once."""
+    found: tuple[tuple[int, int], ...] | None = document.memo.get("secrets")
+    if found is None:
+        found = document.memo["secrets"] = secrets(document.text)
+    return found
 
 
 def apply_fix(document: Document, edit: Edit) -> Document:
@@ -258,8 +277,15 @@ def _put_value(to: etree._Element, name: str, value: str, before: etree._Element
     if name.startswith("@"):
         to.set(_clark(to, name[1:], attribute=True), value)
         return
+    if name == "text()":
+        to.text = value
+        return
+    name, _, attribute = name.partition("/@")
     child = to.makeelement(_clark(to, name))
-    child.text = value
+    if attribute:
+        child.set(attribute, value)
+    else:
+        child.text = value
     if before is None:
         to.append(child)
     else:

@@ -250,7 +250,7 @@ def _is_nearest(document: Document, finding: Finding, edit: Edit) -> bool | None
         old, new = finding.name.rpartition(":")[2], edit.name.rpartition(":")[2]
     else:
         old, new = _said(document, edit), edit.value
-    if old and words.near(old, [new]):
+    if old and words.near(old, [new], called=False):
         far = words.distance(old, new)
         return all(words.distance(old, each) > far for each in finding.expected if each != new)
     # what is not near is no slip: what it stands beside may be as wrong

@@ -66,11 +66,11 @@ def faults(
     if valid(root, directory):
         return ()
     grammars = _grammars(root, schemas.directory(directory))
-    told: list[list[Fault]] = [
-        Walk(rng.grammar(meant.directory, meant.schema, meant.references), root).faults()
+    told = [
+        tuple(Walk(rng.grammar(meant.directory, meant.schema, meant.references), root).faults())
         for meant in grammars
     ]
-    return tuple(min(told, key=len)) if told else ()
+    return min(told, key=len) if told else ()
 
 
 def valid(root: etree._Element, directory: str | os.PathLike[str] | None = None) -> bool:
