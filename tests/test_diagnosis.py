@@ -533,7 +533,7 @@ def told(findings: tuple[Finding, ...]) -> list[Told]:
 def test_the_first_finding_is_right(
     libvirt_source: Path, names: tuple[str, ...], each: int
 ) -> None:
-    """Line, name, what was meant, XPath: each in 98 of 100 at the least; few follow-ons."""
+    """The line in 99 of 100, name, what was meant and XPath in 98; few follow-ons."""
     scores = []
     found = 0
     by_kind: dict[str, list[bool]] = defaultdict(list)
@@ -546,13 +546,14 @@ def test_the_first_finding_is_right(
 
     assert 12 * each * 0.9 <= len(scores)
     for number, name in enumerate(faults.Score._fields):
-        assert 0.98 <= sum(score[number] for score in scores) / len(scores), name
+        least = 0.99 if name == "line" else 0.98
+        assert least <= sum(score[number] for score in scores) / len(scores), name
     assert all(0.9 <= sum(hits) / len(hits) for hits in by_kind.values()), by_kind
     assert found / len(scores) <= 1.05
 
 
 def test_two_faults_are_both_found(libvirt_source: Path) -> None:
-    """In 98 of 100 documents at the least, and little else."""
+    """In 99 of 100 documents at the least, and little else."""
     both = []
     found = 0
     for case in faults.cases(libvirt_source, seed=8, each=8, names=MAIN, together=2):
@@ -561,7 +562,7 @@ def test_two_faults_are_both_found(libvirt_source: Path) -> None:
         found += len(said)
 
     assert 80 <= len(both)
-    assert 0.98 <= sum(both) / len(both)
+    assert 0.99 <= sum(both) / len(both)
     assert found / len(both) <= 2.1
 
 

@@ -38,6 +38,8 @@ _CALLED = re.compile(r"pass(?!thr|wdvalid)|pwd|token|credential", re.IGNORECASE)
 # All that a document <secret> holds; what it is worth is told to libvirt otherwise.
 _OF_SECRET = frozenset(("secret", "description", "uuid", "usage", "volume", "name", "target"))
 _UUID = re.compile(r"[0-9A-Fa-f-]{32,36}")
+# One with a slip in it.
+_NEARLY_UUID = re.compile(r"[0-9A-Fa-f-]{30,40}|\w{7,9}(?:-\w{3,5}){3}-\w{11,13}")
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
@@ -109,7 +111,7 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
         if began:
             inside = text[began : match.start()]
             # a UUID is that of a secret, anything else in its place may be one
-            if not inside.isspace() and not (of_uuid and _UUID.fullmatch(inside.strip())):
+            if not inside.isspace() and not (of_uuid and _NEARLY_UUID.fullmatch(inside.strip())):
                 yield began, match.start()
             began = 0
         if tag[1] == "/":
@@ -123,9 +125,11 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
             if (
                 name == "key"
                 or _is_nearly(name)
+                or (name == "secret" and not _UUID.fullmatch(text, start, end))
                 or (
-                    (name == "secret" or (name == "uuid" and written == "secret"))
-                    and not _UUID.fullmatch(text, start, end)
+                    name == "uuid"
+                    and written == "secret"
+                    and not _NEARLY_UUID.fullmatch(text, start, end)
                 )
             ):
                 yield start, end

@@ -22,7 +22,7 @@ from xmlkit.validation import words
 from xmlkit.validation.findings import Edit, Finding, Fix, apply_to, secrets_of, xpath_of
 from xmlkit.validation.judge import written
 from xmlkit.validation.rng import Grammar
-from xmlkit.validation.walk import Change, Fault, Walk
+from xmlkit.validation.walk import MOST, Change, Fault, Walk
 
 __all__ = ["diagnosed"]
 
@@ -80,7 +80,7 @@ class _Repairs:
         if len(self.faults) > _TRIALS:
             # too many to try each
             changes = [change for change in every if change]
-            tree = self._changed(changes)
+            tree = self._changed(changes) if self.number < MOST else None
             if tree is not None:
                 left = len(Walk(self.grammar, tree).faults())
                 if left == self.number - len(changes):

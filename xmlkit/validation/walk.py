@@ -11,7 +11,7 @@ Laws
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -34,8 +34,10 @@ from xmlkit.validation.pattern import (
 )
 from xmlkit.validation.rng import Grammar
 
-__all__ = ["Change", "Fault", "Walk"]
+__all__ = ["MOST", "Change", "Fault", "Walk"]
 
+# So many faults of the children of one element are told; who has more has written something else.
+MOST = 500
 # How many elements are looked at for what may be meant: some of what is looked for grows with the
 # square of what an element holds.
 _LOOKS = 50_000
@@ -121,9 +123,11 @@ class Walk:
         self._leaves: dict[etree._Element, frozenset[Element]] = {}
         self._looks = _LOOKS
 
-    def _may_look(self, elements: int) -> bool:
-        """Whether so many elements more may be looked at."""
-        self._looks -= elements
+    def _may_look(self, *elements: Sized) -> bool:
+        """Whether these elements may be looked at, too."""
+        if self._looks > 0:
+            # to count children takes its time, too
+            self._looks -= sum(map(len, elements))
         return self._looks > 0
 
     def faults(self) -> list[Fault]:
@@ -223,7 +227,7 @@ class Walk:
         for number, child in enumerate(content[:100]):
             if isinstance(child, str):
                 continue
-            if not self._may_look(len(content)):
+            if not self._may_look(content):
                 break
             counted = judge.counted(child, leaf)
             others = leaf.children(judge.name(child)) - counted
@@ -277,7 +281,7 @@ class Walk:
                 value
                 for value in possible
                 if value != now
-                and self._may_look(len(content))
+                and self._may_look(content)
                 and judge.fits(leaf, {**present, name: value}, content)
             ]
             if not fitting:
@@ -520,7 +524,7 @@ class Walk:
     def _nearby(self, node: etree._Element) -> Iterator[etree._Element]:
         """Children, then siblings, then the parent."""
         parent = node.getparent()
-        if not self._may_look(len(node) + (0 if parent is None else len(parent))):
+        if not self._may_look(node, () if parent is None else parent):
             return
         yield from node.iterchildren(etree.Element)
         if parent is not None:
@@ -666,6 +670,8 @@ class Walk:
         strangers: list[tuple[etree._Element, Fault]] = []
         seen: dict[str, etree._Element] = {}
         for item in items:
+            if len(faults) >= MOST:
+                return
             if isinstance(item, str):
                 rest = judge.followed(left, leaf, item)
                 if rest is algebra.nothing:
@@ -854,7 +860,7 @@ class Walk:
             first = self._original(child) if name in seen else None
             if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
-                if self._may_look(len(others)) and judge.fits(leaf, judge.attributes(node), others):
+                if self._may_look(others) and judge.fits(leaf, judge.attributes(node), others):
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
             if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
@@ -901,7 +907,7 @@ class Walk:
 
     def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
-        if not self._may_look(len(_parent(child))):
+        if not self._may_look(_parent(child)):
             return None
         text = etree.tostring(child, with_tail=False)
         for each in child.itersiblings(str(child.tag), preceding=True):
@@ -970,7 +976,7 @@ class Walk:
         """Elements of the document that may have such a child: ancestors, siblings, then others."""
         name = self.judge.name(child)
         ancestors = list(node.iterancestors())
-        if not self._may_look(len(node)):
+        if not self._may_look(node):
             return []
         siblings = list(node.iterchildren(etree.Element))
         at = siblings.index(child)
@@ -985,7 +991,7 @@ class Walk:
         for number, place in enumerate((*ancestors, *siblings, *others)):
             if place is child or child in place.iterancestors():
                 continue
-            if not self._may_look(1):
+            if not self._may_look((place,)):
                 break
             leaves = [
                 leaf
@@ -1006,7 +1012,7 @@ class Walk:
     def _has_room(self, place: etree._Element, leaf: Element, child: etree._Element) -> bool:
         """Whether a child could be the last of an element, as far as that is right already."""
         judge = self.judge
-        if not self._may_look(len(place)):
+        if not self._may_look(place):
             return False
         content = [each for each in judge.content(place) if each is not child]
         return judge.fits(leaf, judge.attributes(place), [*content, child])
@@ -1096,7 +1102,7 @@ class Walk:
         self, node: etree._Element, child: etree._Element, name: str, text: str
     ) -> list[etree._Element]:
         """The siblings that could have a child's text as their attribute."""
-        if not self._may_look(len(node)):
+        if not self._may_look(node):
             return []
         return [
             each
@@ -1131,7 +1137,7 @@ class Walk:
         rest = items[:at] + items[at + 1 :]
         attributes = judge.attributes(node)
         for place in range(at - 1, -1, -1):
-            if self._may_look(len(items)) and judge.fits(
+            if self._may_look(items) and judge.fits(
                 leaf, attributes, [*rest[:place], child, *rest[place:]]
             ):
                 behind = rest[place]
@@ -1151,7 +1157,7 @@ class Walk:
         others = [
             each
             for each in rest
-            if self._may_look(len(items))
+            if self._may_look(items)
             and judge.fits(leaf, attributes, [x for x in items if x is not each])
         ]
         beside = f" beside <{written(others[0])}>" if others else " with what else it has"
