@@ -17,9 +17,11 @@ import copy
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
@@ -31,6 +33,9 @@ from xmlkit.validation.profiles import Profile
 from xmlkit.validation.shown import hider
 from xmlkit.validation.verdict import faults, homes, valid, validate
 
+if TYPE_CHECKING:
+    from xmlkit.validation.walk import Fault
+
 __all__ = ["Mended", "mended", "unified"]
 
 # More values than these are not tried in the place of one.
@@ -39,7 +44,7 @@ _OTHERS = 24
 _MOST = 1000
 # Elements of all documents that are tried: those of a document for each trial by libxml2, and
 # more for one by the walk.
-_TRIED = 400_000
+_TRIED = 1_000_000
 _WALK = 20
 
 
@@ -162,6 +167,8 @@ class _Trials:
         self.left = left
         # the repair of each finding; those that lose something are as good for this
         self.repairs = [fix.edit for finding in findings for fix in finding.fixes[:1]]
+        # where in the tree after all repairs an attribute is that one is about
+        self.places: dict[int, etree._Element] = {}
         self.complete = len(self.repairs) == len(findings)
 
     @cached_property
@@ -170,24 +177,35 @@ class _Trials:
         return len(faults(self.document.root, self.directory))
 
     @cached_property
-    def whole(self) -> bool:
-        """Whether the repairs make the document valid, all together."""
+    def whole(self) -> etree._Element | None:
+        """The tree after all repairs together; None if that is not valid."""
+        tree = copy.deepcopy(self.document.root)
+        places = dict(zip(self.document.root.iter(), tree.iter(), strict=True))
         try:
-            tree = self._tree(_in_order(self.document, self.repairs)) if self.complete else None
+            for edit in self.repairs:
+                if edit.kind in ("add", "value") and edit.attribute and ":" not in edit.attribute:
+                    self.places[id(edit)] = places[_element(self.document, edit.xpath)]
+            for edit in _in_order(self.document, self.repairs):
+                apply_to(tree, edit)
         except ValueError:
-            return False
-        return tree is not None and valid(tree, self.directory)
+            return None
+        return tree if self.complete and valid(tree, self.directory) else None
 
     def fits(self, edit: Edit, other: Edit) -> bool:
         """Whether another edit leaves as little to be found as `edit` does.
 
         Also if that cannot be told any more, so that nothing is chosen.
         """
-        if self.whole:
-            self.left -= self.size
+        if self.whole is not None:
+            if other == replace(edit, value=other.value) and id(edit) in self.places:
+                self.left -= self.size
+                with self._set(edit, other.value):
+                    return self.left < 0 or valid(self.whole, self.directory)
+            self.left -= self.size * (1 + len(self.repairs) // 8)
             if self.left < 0:
                 return True
-            tree = self._tree([other, *_in_order(self.document, self._others(edit))])
+            rest = [each for each in self.repairs if each is not edit]
+            tree = self._tree([other, *_in_order(self.document, rest)])
             if tree is not None:
                 return valid(tree, self.directory)
         tree = self._tree([other])
@@ -198,21 +216,27 @@ class _Trials:
 
     def wanted(self, edit: Edit) -> tuple[str, ...]:
         """The values that an attribute can have which an edit adds."""
-        # with nothing else wrong there is little to walk through
-        rest = _in_order(self.document, self._others(edit)) if self.whole else ()
-        tree = self._tree([replace(edit, value="?"), *rest])
         self.left -= self.size * _WALK
-        if tree is None or self.left < 0:
+        if self.left < 0:
             return ()
-        for fault in faults(tree, self.directory):
-            of_it = (fault.id, fault.name) == ("bad-value", edit.attribute)
-            if of_it and xpath_of(fault.node) == edit.xpath:
-                return tuple(fault.expected)
-        return ()
+        if self.whole is not None and id(edit) in self.places:
+            with self._set(edit, "?"):
+                found = faults(self.whole, self.directory)
+                return next((tuple(x.expected) for x in found if _is_of(x, edit)), ())
+        tree = self._tree([replace(edit, value="?")])
+        found = () if tree is None else faults(tree, self.directory)
+        of_it = (x for x in found if _is_of(x, edit) and xpath_of(x.node) == edit.xpath)
+        return next((tuple(x.expected) for x in of_it), ())
 
-    def _others(self, edit: Edit) -> list[Edit]:
-        """The repairs of all else."""
-        return [each for each in self.repairs if each is not edit]
+    @contextmanager
+    def _set(self, edit: Edit, value: str) -> Iterator[None]:
+        """With another value in the tree after all repairs."""
+        element = self.places[id(edit)]
+        element.set(edit.attribute, value)
+        try:
+            yield
+        finally:
+            element.set(edit.attribute, edit.value)
 
     def _tree(self, edits: Iterable[Edit]) -> etree._Element | None:
         tree = copy.deepcopy(self.document.root)
@@ -222,6 +246,10 @@ class _Trials:
         except ValueError:
             return None
         return tree
+
+
+def _is_of(fault: Fault, edit: Edit) -> bool:
+    return (fault.id, fault.name) == ("bad-value", edit.attribute)
 
 
 def _is_loss(edit: Edit) -> bool:
