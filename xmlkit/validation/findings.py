@@ -16,7 +16,6 @@ from typing import Literal
 from lxml import etree
 
 from xmlkit.document import Document, RenameAttribute, SetAttributes
-from xmlkit.redaction import secrets
 
 __all__ = [
     "Edit",
@@ -134,6 +133,9 @@ def secrets_of(document: Document) -> tuple[tuple[int, int], ...]:
     """Where in a document's text its secrets stand, be it invalid; looked for once."""
     found: tuple[tuple[int, int], ...] | None = document.memo.get("secrets")
     if found is None:
+        # a valid document needs it not
+        from xmlkit.redaction import secrets
+
         found = document.memo["secrets"] = secrets(document.text)
     return found
 
