@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lxml import etree
 
@@ -22,11 +22,14 @@ from xmlkit.validation import grammar, schemas
 from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
-__all__ = ["EXPLAINED", "Finding", "homes", "unreadable", "validate"]
+if TYPE_CHECKING:
+    from xmlkit.validation.walk import Fault
 
-# Bytes of the largest document that is explained: libvirt's own are hundreds of times smaller, and
-# whoever sends a larger one shall not cost more than libxml2 does.
-EXPLAINED = 4 << 20
+__all__ = ["EXPLAINED", "Finding", "faults", "homes", "unreadable", "valid", "validate"]
+
+# Bytes of the largest document that is explained, in some 2 s at most: libvirt's own are thousands
+# of times smaller. What an explanation costs beside grows with tags, which `Limits` bounds.
+EXPLAINED = 16 << 20
 
 
 def validate(
@@ -48,6 +51,33 @@ def validate(
     if profile is not None:
         found += tuple(_refused(document))
     return found
+
+
+def faults(
+    root: etree._Element, directory: str | os.PathLike[str] | None = None
+) -> tuple[Fault, ...]:
+    """All that is wrong with a tree by libvirt's schema for its root, with no repair tried.
+
+    Empty if libxml2 finds it valid, or if that is all that finds something. directory, raises:
+    as for `validate`.
+    """
+    from xmlkit.validation import rng
+    from xmlkit.validation.walk import Walk
+
+    if valid(root, directory):
+        return ()
+    grammars = _grammars(root, schemas.directory(directory))
+    told = [
+        tuple(Walk(rng.grammar(meant.directory, meant.schema, meant.references), root).faults())
+        for meant in grammars
+    ]
+    return min(told, key=len) if told else ()
+
+
+def valid(root: etree._Element, directory: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a tree is valid by libvirt's schema for its root. Raises as `validate` does."""
+    found = schemas.directory(directory)
+    return any(meant.compiled().validate(root) for meant in _grammars(root, found))
 
 
 def homes(
@@ -141,7 +171,7 @@ def _told(
 ) -> tuple[tuple[Finding, ...], str]:
     """The findings of the walk; if there are none, why not."""
     if len(document.source) > EXPLAINED:
-        return (), "it is too large to tell why"
+        return (), "it is too large to tell why: of more than 16 MiB only its words are told"
     from xmlkit.validation import rng
     from xmlkit.validation.diagnosis import diagnosed
 
