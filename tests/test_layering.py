@@ -57,7 +57,7 @@ nova.compute
 .
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
-cli.carrying cli.hosts cli.report
+cli.carrying cli.git cli.hosts cli.report
 """
 TIERS = (
     *(

@@ -18,11 +18,14 @@ class Paint(Protocol):
     def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
 
 
-def painter(color: str) -> Paint:
-    """What colours if `color` (auto, always, never) and the terminal say so."""
+def painter(color: str, *, paged: bool = False) -> Paint:
+    """What colours if `color` (auto, always, never) and the terminal say so.
+
+    paged: also where git has put its pager between, which it says by GIT_PAGER_IN_USE.
+    """
     on = color == "always" or (
         color == "auto"
-        and sys.stdout.isatty()
+        and (sys.stdout.isatty() or (paged and bool(os.environ.get("GIT_PAGER_IN_USE"))))
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
     )
