@@ -15,14 +15,17 @@ import os
 import re
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit import __version__
 from xmlkit.errors import XmlkitError
 
-__all__ = ["SECONDS", "TROUBLE", "drop_output", "main", "printable"]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = ["COMPLETE", "SECONDS", "TROUBLE", "drop_output", "main", "printable"]
 
 # What a terminal would obey: C0 and C1 controls, marks that turn the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -31,6 +34,7 @@ COMMANDS = {
     "apply": "Carry a transition out.",
     "cache": "List, show and prune Nova's image cache.",
     "compare": "Compare two documents by what libvirt reads in them.",
+    "completion": "Print the script that makes a shell complete xmlkit's words.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",
     "hook": "Rewrite the XML of a domain that migrates to this host.",
@@ -49,6 +53,9 @@ COMMANDS = {
 }
 
 TROUBLE = 2
+
+# The variable by which click is asked for words by a shell's script.
+COMPLETE = "_XMLKIT_COMPLETE"
 
 
 class _Seconds(click.FloatRange):
@@ -72,7 +79,17 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"xmlkit.cli.{name}").command
+        if COMPLETE in os.environ:
+            command = import_module("xmlkit.cli.completion").taught(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # without importing the commands
+        from click.shell_completion import CompletionItem
+
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        commands = ((name, text) for name, text in COMMANDS.items() if name.startswith(incomplete))
+        return [*(CompletionItem(name, help=text) for name, text in commands), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # without importing the commands
@@ -100,7 +117,7 @@ def main(args: list[str] | None = None) -> None:
     _open_streams()
     try:
         # a command returns its exit code, None for 0
-        code = cli.main(args, prog_name="xmlkit", standalone_mode=False) or 0
+        code = cli.main(args, "xmlkit", COMPLETE, standalone_mode=False) or 0
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
