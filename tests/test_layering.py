@@ -55,6 +55,7 @@ nova.imagecache nova.instances
 nova
 nova.compute
 .
+about
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
 cli.carrying cli.git cli.hosts cli.report
@@ -74,6 +75,7 @@ OTHERS = {
     "jinja2": {"xmlkit.templates"},
     "libvirt": {
         *(
+            "xmlkit.about",
             "xmlkit.actions",
             "xmlkit.executor",
             "xmlkit.leisure",

@@ -97,15 +97,41 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _tell_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print it and exit, if it is asked for."""
+    if not asked or context.resilient_parsing:
+        return
+    if context.params.get("verbose"):
+        for name, what in import_module("xmlkit.about").about():
+            click.echo(f"{name:<14} {printable(what)}")
+    else:
+        click.echo(f"xmlkit {__version__}")
+    context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="xmlkit %(version)s")
-def cli() -> None:
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version and exit.",
+)
+@click.option(
+    "--verbose",
+    is_flag=True,
+    is_eager=True,
+    help="With --version: also what xmlkit runs on, for reports of faults.",
+)
+def cli(verbose: bool) -> None:
     """Move virtual machines onto libvirt storage pools, and check libvirt XML.
 
     \b
     Example: what would change if the disks of a guest became volumes?
         xmlkit diff --connect qemu:///system DOMAIN
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(args: list[str] | None = None) -> None:
