@@ -59,6 +59,7 @@ about
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
 cli.carrying cli.git cli.hosts cli.report
+cli.table
 """
 TIERS = (
     *(
@@ -97,7 +98,7 @@ OTHERS = {
     "pytest": {"xmlkit.testing"},
     "rich": {
         *("xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.counting"),
-        *("xmlkit.cli.snapshot", "xmlkit.cli.status"),
+        *("xmlkit.cli.snapshot", "xmlkit.cli.table"),
     },
     "xmlschema": {"xmlkit.validation.policy"},
 }

@@ -197,7 +197,7 @@ def test_a_fresh_environment_has_it_all(fresh: Path, dist: Path, tmp_path: Path)
 
 def _install(programs: Path, what: str) -> None:
     """Without an index it cannot be: then this is skipped, but never in continuous integration."""
-    command = [programs / "python", "-m", "pip", "install", "--quiet", what]
+    command: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", what]
     done = subprocess.run(command, capture_output=True, text=True)
     if "No matching distribution found" in done.stderr and not os.environ.get("CI"):
         pytest.skip("no package index can be reached")

@@ -10,6 +10,7 @@ Laws
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -152,7 +153,7 @@ class Writer:
         try:
             self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         except OSError as error:
-            raise JournalError(f"cannot write {path}: {_why(error)}") from None
+            raise _unwritten(path, error, state.remedy(error)) from None
         try:
             if not new:
                 # a torn line stays none, though all of it but its end may be there
@@ -161,7 +162,7 @@ class Writer:
                 self._append(("" if whole else " (torn)\n") + _line({"resume": now()}))
         except OSError as error:
             self.close()
-            raise JournalError(f"cannot write {path}: {_why(error)}") from None
+            raise _unwritten(path, error, state.remedy(error)) from None
 
     @classmethod
     def create(
@@ -179,12 +180,18 @@ class Writer:
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
         head = {"schema": SCHEMA, "id": id, "kind": kind, "of": of, "uri": uri, "at": now()}
         goal = {} if to is None else {"to": to}
+        records: list[dict[str, Any]] = [head | goal]
+        records += ({"task": task.as_data()} for task in tasks)
         try:
-            writer.write(head | goal, *({"task": task.as_data()} for task in tasks))
+            writer._append("".join(map(_line, records)))
             state.fsync_directory(directory)
-        except BaseException:
+        except BaseException as error:
             writer.close()
-            os.unlink(writer.path)
+            # on a file system that is read-only by now it stays, and recover finds nothing begun
+            with contextlib.suppress(OSError):
+                os.unlink(writer.path)
+            if isinstance(error, OSError):
+                raise _unwritten(writer.path, error, state.remedy(error)) from None
             raise
         return writer
 
@@ -195,10 +202,8 @@ class Writer:
         try:
             self._append("".join(map(_line, records)))
         except OSError as error:
-            raise JournalError(
-                f"cannot write {self.path}: {_why(error)}; nothing more was done: when it can be "
-                "written again, xmlkit recover"
-            ) from None
+            then = "nothing more was done: when it can be written again, xmlkit recover"
+            raise _unwritten(self.path, error, then) from None
 
     def _append(self, lines: str) -> None:
         data = lines.encode()
@@ -349,6 +354,10 @@ def _line(record: dict[str, Any]) -> str:
 def _opener(path: str, flags: int) -> int:
     # not blocking: it may be a pipe
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _unwritten(path: str, error: OSError, then: str) -> JournalError:
+    return JournalError(f"cannot write {path}: {_why(error)}; {then}")
 
 
 def _why(error: OSError) -> str:

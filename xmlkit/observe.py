@@ -10,6 +10,7 @@ Laws
 
 from __future__ import annotations
 
+import errno
 import html
 import os
 import re
@@ -27,9 +28,11 @@ __all__ = [
     "LibvirtError",
     "domain_xml",
     "domains_of",
+    "host_uuid",
     "is_local",
     "observe",
     "opened",
+    "pools_of",
     "said",
     "secure_document",
     "without_password",
@@ -71,7 +74,7 @@ def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
         raise LibvirtError(f"not a URI: {uri!r}") from None
     except libvirt.libvirtError as error:
         raise LibvirtError(
-            f"cannot connect to {without_password(uri)}: {_message(error, uri)}"
+            f"cannot connect to {without_password(uri)}: {_message(error, uri)}{_way_in(error)}"
         ) from None
     try:
         yield connection
@@ -108,9 +111,21 @@ def observe(connection: Any, progress: Callable[[str], None] | None = None) -> b
     return "".join(pieces).encode()
 
 
+def host_uuid(connection: Any) -> str | None:
+    """The UUID of the host, None if it has none. Source: virConnectGetCapabilities."""
+    from lxml import etree
+
+    return etree.fromstring(connection.getCapabilities().encode()).findtext("host/uuid")
+
+
 def domains_of(connection: Any) -> list[str]:
     """The names of all domains, running or not."""
     return sorted(domain.name() for domain in connection.listAllDomains())
+
+
+def pools_of(connection: Any) -> list[str]:
+    """The names of all pools."""
+    return [pool.name() for pool in _pools(connection)]
 
 
 def domain_xml(connection: Any, name: str) -> str:
@@ -228,6 +243,17 @@ def without_password(uri: str) -> str:
     return re.sub(
         r"(?i)([?&][^=&]*(?:pass|secret|token|key(?!file))[^=&]*)=[^&]*", r"\1=(redacted)", uri
     )
+
+
+def _way_in(error: Any) -> str:
+    """What to do where libvirt lets this user not in."""
+    import libvirt
+
+    refused = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
+    # virReportSystemError, libvirt 9.0: int1 is errno
+    closed = (libvirt.VIR_ERR_SYSTEM_ERROR, errno.EACCES)
+    here = error.get_error_code() in refused or (error.get_error_code(), error.get_int1()) == closed
+    return "; run as root" if here else ""
 
 
 def _message(error: Any, uri: str) -> str:

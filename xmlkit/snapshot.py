@@ -169,7 +169,7 @@ def take(
     uri: str,
     listener: Listener = lambda *_: None,
 ) -> Taken:
-    """Make the snapshot. To be called with the lock of the state directory held.
+    """Make the snapshot. To be called within service.writing().
 
     directory: the state directory. uri: for the journal, so that recover knows where.
     However it ends, the result is complete or not there, unless the outcome is "pending": then

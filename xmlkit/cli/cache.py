@@ -177,6 +177,7 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     done: list[Pruned] = []
     with ExitStack() as stack:
         if not dry_run:
+            from xmlkit.observe import host_uuid
             from xmlkit.service import refuse_pending
 
             directory = state.directory(state_dir)
@@ -184,6 +185,8 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
             stack.enter_context(state.lock(directory))
             refuse_pending(directory)
         connection, cache = stack.enter_context(_cache(here=not dry_run, **asked))
+        if not dry_run:
+            stack.enter_context(state.host_lock(host_uuid(connection)))
         removable = cache.removable
         if format_ == "text" or not (dry_run or yes):
             _tell_plan(cache)
@@ -343,6 +346,7 @@ def _print_json(
 
 def _table(bases: Sequence[Base]) -> None:
     from xmlkit.cache import time_of
+    from xmlkit.cli.table import table
 
     head = ("IMAGE", "KIND", "SIZE", "AGE", "USES", "VERDICT", "WHY")
     rows = [
@@ -357,11 +361,7 @@ def _table(bases: Sequence[Base]) -> None:
         )
         for base in bases
     ]
-    clean = [tuple(map(carrying.line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *clean, strict=True)]
-    for row in (head, *clean):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    table(head, rows, text=True)
 
 
 def _tell_plan(cache: Cache) -> None:
