@@ -183,7 +183,7 @@ def test_a_fresh_environment_has_it_all(fresh: Path, dist: Path, tmp_path: Path)
     assert f"xmlkit {xmlkit.__version__}\n" == run(xmlkit_, "--version", cwd=tmp_path)
     assert "not installed" in run(xmlkit_, "--version", "--verbose", cwd=tmp_path)
     run(xmlkit_, "validate", "--policy", "nova", guest, cwd=tmp_path)
-    made = run(xmlkit_, "pool", "create", "--target", "/p", "p", cwd=tmp_path)
+    made = run(xmlkit_, "pool", "create", "--type", "dir", "--target", "/p", "p", cwd=tmp_path)
     assert "<name>p</name>" in made
     refused = subprocess.run(observe, capture_output=True, text=True)
     assert 2 == refused.returncode

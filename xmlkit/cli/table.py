@@ -15,15 +15,15 @@ __all__ = ["table"]
 
 Rows = Sequence[Sequence[str]]
 
-_NAME = 36  # columns of a terminal for a name: a UUID
 _READABLE = 24  # and for a column of words, at least
 
 
-def table(head: Sequence[str], rows: Rows, *, text: bool = False) -> None:
+def table(head: Sequence[str], rows: Rows, *, text: bool = False, name: int = 36) -> None:
     """Columns: by rich on a terminal, plain ones elsewhere, that can be cut.
 
     text: the last column is words, which may be wrapped; a path is to be copied as a whole. Where
     the terminal is too narrow, each row is a paragraph.
+    name: columns of a terminal for the first column; 36 has a UUID.
     """
     # a name may have a line break, and each row is a line
     clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
@@ -39,25 +39,25 @@ def table(head: Sequence[str], rows: Rows, *, text: bool = False) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    gaps = 3 * (len(head) - 1)
-    last = min(widths[-1], _READABLE) if text else widths[-1]
-    if min(widths[0], _NAME) + sum(widths[1:-1]) + gaps + last <= console.width:
+    first = min(widths[0], name)
+    # what the others and the gaps leave
+    left = console.width - first - sum(widths[1:-1]) - 3 * (len(head) - 1)
+    if left >= (min(widths[-1], _READABLE) if text else widths[-1]):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in head[:1]:
-            table.add_column(title, overflow="fold", max_width=_NAME)
+        table.add_column(head[0], overflow="fold", width=first)
         for title in head[1:-1]:
             table.add_column(title, no_wrap=True)
-        table.add_column(head[-1], overflow="fold")
+        table.add_column(head[-1], overflow="fold", max_width=left)
         for row in clean:
             table.add_row(*map(Text, row))
         console.print(table)
         return
-    for name, *facts, end in clean:
-        if name:
-            click.secho(name, bold=True)
-        if name and facts:
+    for title, *facts, end in clean:
+        if title:
+            click.secho(title, bold=True)
+        if title and facts:
             known = zip(head[1:-1], facts, strict=True)
-            click.echo(f"  {', '.join(f'{title.lower()} {fact}' for title, fact in known)}")
+            click.echo(f"  {', '.join(f'{what.lower()} {fact}' for what, fact in known)}")
         if end != "-":
             click.echo(f"  {end}")
 
