@@ -58,8 +58,7 @@ nova.compute
 about
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
-cli.carrying cli.git cli.hosts cli.report
-cli.table
+cli.carrying cli.git cli.hosts cli.report cli.table
 """
 TIERS = (
     *(

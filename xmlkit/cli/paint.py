@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import click
 
-__all__ = ["Paint", "color_option", "painter"]
+__all__ = ["Paint", "color_option", "drawable", "painter"]
 
 
 class Paint(Protocol):
@@ -45,3 +45,8 @@ def color_option(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="auto: on a terminal, unless NO_COLOR is set.",
     )(function)
+
+
+def drawable(stream: TextIO) -> bool:
+    """Whether a bar or a table can be drawn there: on a terminal that is not dumb."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from xmlkit.cli import printable
-from xmlkit.cli.carrying import drawable
+from xmlkit.cli.paint import drawable
 
 __all__ = ["table"]
 
