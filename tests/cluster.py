@@ -118,7 +118,7 @@ def one_node_ceph() -> Iterator[Ceph]:
         conf.write_text(CONF.format(fsid=fsid, address=address, port=PORT, directory=directory))
         ceph = Ceph(address, conf)
 
-        def daemon(*command: str) -> None:
+        def daemon(*command: str) -> subprocess.Popen[bytes]:
             log = stack.enter_context((directory / f"{command[0]}.out").open("wb"))
             process = subprocess.Popen(
                 ("setpriv", "--pdeathsig=KILL", *command, "--foreground"),
@@ -128,6 +128,7 @@ def one_node_ceph() -> Iterator[Ceph]:
             )
             stack.callback(process.wait)
             stack.callback(process.kill)
+            return process
 
         monmap = str(directory / "monmap")
         create = ("--create", "--fsid", fsid, "--addv", "a", f"[v1:{address}:{PORT}]", monmap)
@@ -136,13 +137,16 @@ def one_node_ceph() -> Iterator[Ceph]:
         daemon("ceph-mon", "--conf", str(conf), "--id", "a")
         ceph.run("ceph", "osd", "new", osd)
         _tool("ceph-osd", "--conf", str(conf), "--id", "0", "--mkfs", "--osd-uuid", osd)
-        daemon("ceph-osd", "--conf", str(conf), "--id", "0")
+        node = daemon("ceph-osd", "--conf", str(conf), "--id", "0")
         ceph.run("ceph", "osd", "pool", "create", "rbd", "8")
         deadline = time.monotonic() + TIMEOUT
         while not _is_up(ceph):
             if time.monotonic() > deadline:
                 log = (directory / "ceph-osd.out").read_text(errors="replace")[-4000:]
                 raise CephError(f"the OSD did not come up:\n{log}")
+            if node.poll() is not None:
+                # It asked its monitor before that had told it the cluster's id, and gave up
+                node = daemon("ceph-osd", "--conf", str(conf), "--id", "0")
             time.sleep(0.1)
         ceph.run("rbd", "pool", "init", "rbd")
         yield ceph

@@ -13,6 +13,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from lxml import html as lxml_html
+from scene import Scene
 
 from xmlkit.testing import Libvirtd
 
@@ -62,7 +64,7 @@ def without_volumes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+@pytest.mark.parametrize("format_", ["text", "unified", "json", "html"])
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -86,7 +88,7 @@ def test_the_exit_code_says_what_would_change(
     assert (b"" == done.stderr) is (expected != 2)
 
 
-@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+@pytest.mark.parametrize("format_", ["text", "unified", "json", "html"])
 def test_valid_before_and_invalid_after_is_trouble(without_volumes: Path, format_: str) -> None:
     """Exit code 2, though all could be read and planned."""
     options = ("--schemas", without_volumes, "--format", format_)
@@ -269,6 +271,93 @@ def actions(done: subprocess.CompletedProcess[bytes]) -> list[list[str]]:
     return [[each["action"] for each in entry["disks"]] for entry in data(done)["domains"]]
 
 
+# The page.
+
+
+@pytest.mark.parametrize("format_", ["text", "unified", "json"])
+def test_output_goes_to_a_file(format_: str, tmp_path: Path) -> None:
+    """All that stdout would get, and stdout nothing."""
+    file = tmp_path / "out"
+    options = (*IMAGES, "--format", format_, ADOPTED, OUTSIDE)
+    done = xmlkit("diff", "-o", file, *options)
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert xmlkit("diff", *options).stdout == file.read_bytes()
+
+
+def test_a_page_has_each_domain_and_what_could_not_be_read(tmp_path: Path) -> None:
+    """And nobody has to ask for a file."""
+    file = tmp_path / "review.html"
+    options = (*IMAGES, "--format", "html", ADOPTED, "missing.xml", OUTSIDE)
+    done = xmlkit("diff", "-o", file, *options)
+    root = lxml_html.document_fromstring(file.read_bytes())
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert "1 of 2 domains would change" == root.findtext(".//h1")
+    assert 2 == len(root.find_class("domain"))
+    (alert,) = root.find_class("alert")
+    assert "cannot read missing.xml" in alert.text_content()
+    assert xmlkit("diff", *options).stdout.startswith(b"<!DOCTYPE html>")
+
+
+def test_a_page_that_cannot_be_written_is_trouble(tmp_path: Path) -> None:
+    """In one line, and what is there stays."""
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for place in ("link", "no/where"):
+        done = xmlkit("diff", *IMAGES, "--format", "html", "-o", tmp_path / place, ADOPTED)
+        assert 2 == done.returncode
+        assert 1 == done.stderr.count(b"\n")
+    assert "mine" == (tmp_path / "there").read_text()
+
+
+def test_a_page_shows_no_secrets_to_anybody() -> None:
+    """Who asks for them is told so."""
+    done = xmlkit("diff", *IMAGES, "--format", "html", "--show-secrets", SECRETS)
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert b"--format html shows no secrets" in done.stderr
+
+
+def test_all_are_those_of_a_libvirt() -> None:
+    """And beside them no domain is named."""
+    for options in ((*IMAGES, "--all"), (*IMAGES, "--all", ADOPTED), IMAGES):
+        done = xmlkit("diff", *options)
+        assert (2, b"") == (done.returncode, done.stdout)
+    done = xmlkit("diff", "--connect", NODE, "--all", "--format", "json")
+    assert 1 == len(data(done)["domains"])
+
+
+def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: Path) -> None:
+    """A guest that runs is refused by its rule; the images below are those on the disk."""
+    scene = Scene(libvirtd)
+    scene.nova_guest("off")
+    runs = scene.nova_guest("runs")
+    runs.create()
+    file = tmp_path / "review.html"
+    options = ("--connect", libvirtd.uri, "--all", "--relocate", "nova-disks-pool")
+    done = xmlkit("diff", *options, "--format", "html", "-o", file)
+    assert 1 == done.returncode, done.stderr
+    off, on = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+
+    assert ("changes", "refused") == (off.get("data-state"), on.get("data-state"))
+    assert " running " in f" {on.get('data-ids')} "
+    assert " running " not in f" {off.get('data-ids')} "
+    for domain in (off, on):
+        (svg,) = domain.iter("svg")
+        assert str(scene.base) in (svg.get("aria-label") or "")
+    assert "the host itself was not looked at" not in file.read_text()
+
+    state = ("--connect", libvirtd.uri, "--state-dir", libvirtd.directory / "state")
+    planned = tmp_path / "plan.json"
+    done = xmlkit("plan", *state, *options[2:], "-o", planned)
+    assert 0 == done.returncode, done.stderr
+    done = xmlkit("diff", *state, "--plan", planned, "--format", "html", "-o", file)
+    assert 1 == done.returncode, done.stderr
+    domains = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+    assert ["changes", "refused"] == [each.get("data-state") for each in domains]
+
+
 # Secrets.
 
 SHOWN = {
@@ -276,6 +365,7 @@ SHOWN = {
     "unified": ("diff", "--format", "unified"),
     "json": ("diff", "--format", "json"),
     "coloured": ("diff", "--color", "always"),
+    "html": ("diff", "--format", "html"),
     "plan": ("plan",),
 }
 
@@ -302,7 +392,7 @@ def test_secrets_are_shown_to_those_who_ask(format_: str) -> None:
 def test_a_secret_on_the_line_that_changes_is_not_shown() -> None:
     """A document in one line: the whole of it is the difference."""
     line = b"".join(each.strip() + b" " for each in SECRETS.read_bytes().split(b"\n"))
-    for format_ in ("text", "unified", "json"):
+    for format_ in ("text", "unified", "json", "html"):
         done = xmlkit("diff", *IMAGES, "--format", format_, "-", stdin=line)
 
         assert 1 == done.returncode

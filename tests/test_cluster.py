@@ -80,6 +80,13 @@ def started(ceph: Ceph, connection: libvirt.virConnect) -> libvirt.virStoragePoo
 
 
 @on_ceph
+def test_one_worker_runs_them_all(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist knows the group by the end of a test's name, where its version can say it."""
+    several = "PYTEST_XDIST_WORKER" in os.environ and request.config.getoption("loadgroup")
+    assert request.node.nodeid.endswith("@ceph" if several else request.node.name)
+
+
+@on_ceph
 def test_an_rbd_pool_starts_and_lists_images(ceph: Ceph, node: Libvirtd, image: str) -> None:
     """Its volumes are network volumes, whose path is POOL/IMAGE and no file."""
     connection = libvirt.open(node.uri)

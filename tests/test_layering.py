@@ -22,7 +22,7 @@ PACKAGE = Path(xmlkit.__file__).parent
 # From the ground up; a module imports from the lines above it only, never from its own line. "." is
 # the package itself, and last come the commands.
 _LINES = """
-errors shipped
+errors shipped printable
 parsing
 markup
 laying
@@ -46,7 +46,7 @@ diff hook observe script testing nova.builder
 leisure survey validation.through
 actions cache executor
 preflight prune snapshot
-migrate
+migrate review
 service status
 nova.seams nova.store
 nova.rbd

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from xmlkit.validation.findings import Finding
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.verdict import validate
 
-__all__ = ["SCHEMA", "Preview", "as_data", "preview", "unified"]
+__all__ = ["SCHEMA", "Hunk", "Piece", "Preview", "as_data", "hunks", "preview", "unified"]
 
 SCHEMA = "xmlkit.diff/1"
 
@@ -51,6 +51,25 @@ class Preview(NamedTuple):
         return not self.findings_before and bool(self.findings_after)
 
 
+class Piece(NamedTuple):
+    """Lines that are equal in both documents, or that stand in each other's place."""
+
+    equal: bool
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+class Hunk(NamedTuple):
+    """A part of the difference, three equal lines around it.
+
+    before, after: the numbers of its first line, from 1, in either document.
+    """
+
+    before: int
+    after: int
+    pieces: tuple[Piece, ...]
+
+
 def preview(
     file: str,
     domain: Document,
@@ -73,18 +92,30 @@ def preview(
     )
 
 
-def unified(made: Preview, *, show_secrets: bool = False) -> str:
-    """The unified diff of the document's bytes, secrets redacted; "" if nothing changes."""
+def hunks(made: Preview, *, show_secrets: bool = False) -> Iterator[Hunk]:
+    """The difference of the documents' bytes, secrets redacted; none if nothing changes."""
     if made.after is made.before:
-        return ""
+        return
     old, new = _lines(made.before.text), _lines(made.after.text)
     groups = _Known(_opcodes(made, old, new)).get_grouped_opcodes()
     if not show_secrets:
         before, after = redact_pair(made.before.text, made.after.text)
         old, new = _lines(before), _lines(after)
-    pieces = [f"--- {made.file} (before)\n+++ {made.file} (after)\n"]
     for group in groups:
-        pieces += _hunk(group, old, new)
+        pieces = (
+            Piece(tag == "equal", tuple(old[i1:i2]), tuple(new[j1:j2]))
+            for tag, i1, i2, j1, j2 in group
+        )
+        yield Hunk(group[0][1] + 1, group[0][3] + 1, tuple(pieces))
+
+
+def unified(made: Preview, *, show_secrets: bool = False) -> str:
+    """The unified diff of the document's bytes, secrets redacted; "" if nothing changes."""
+    if made.after is made.before:
+        return ""
+    pieces = [f"--- {made.file} (before)\n+++ {made.file} (after)\n"]
+    for hunk in hunks(made, show_secrets=show_secrets):
+        pieces += _hunk(hunk)
     return "".join(pieces)
 
 
@@ -168,22 +199,20 @@ def _places(document: Document, lines: list[str]) -> Iterator[tuple[int, int]]:
         yield bisect_right(starts, start) - 1, bisect_left(starts, end)
 
 
-def _hunk(
-    group: Sequence[tuple[str, int, int, int, int]], old: list[str], new: list[str]
-) -> Iterator[str]:
-    i1, i2, j1, j2 = group[0][1], group[-1][2], group[0][3], group[-1][4]
-    yield f"@@ -{_range(i1, i2)} +{_range(j1, j2)} @@\n"
-    for tag, a1, a2, b1, b2 in group:
-        if tag == "equal":
-            yield from (_shown(" ", line) for line in old[a1:a2])
+def _hunk(hunk: Hunk) -> Iterator[str]:
+    before = sum(len(piece.before) for piece in hunk.pieces)
+    after = sum(len(piece.after) for piece in hunk.pieces)
+    yield f"@@ -{_range(hunk.before, before)} +{_range(hunk.after, after)} @@\n"
+    for piece in hunk.pieces:
+        if piece.equal:
+            yield from (_shown(" ", line) for line in piece.before)
             continue
-        yield from (_shown("-", line) for line in old[a1:a2])
-        yield from (_shown("+", line) for line in new[b1:b2])
+        yield from (_shown("-", line) for line in piece.before)
+        yield from (_shown("+", line) for line in piece.after)
 
 
-def _range(start: int, end: int) -> str:
-    length = end - start
-    return f"{start + 1}" if length == 1 else f"{start + bool(length)},{length}"
+def _range(first: int, length: int) -> str:
+    return f"{first}" if length == 1 else f"{first - (not length)},{length}"
 
 
 def _shown(mark: str, line: str) -> str:

@@ -24,8 +24,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "true"
+from threads import environment
 
 from xmlkit.testing import Libvirtd
 
@@ -70,6 +69,7 @@ class Host:
             self._process = subprocess.Popen(
                 [*inside, sys.executable, "-W", "ignore", __file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
+                env=environment(),
                 start_new_session=True,
             )
         self._ours.send(settings)

@@ -1,7 +1,7 @@
 """Nova's own unit tests of its libvirt driver, with xmlkit in it and nothing on volumes.
 
 Rules
-- They run as Nova runs them, by unittest, in processes of their own (own.py).
+- They run as Nova runs them, by unittest, in processes of their own (own.py), in its threads.
 - All pass that pass without xmlkit; those of the image cache, which look into Nova's manager, run
   without ours (tests/nova/test_imagecache.py has them).
 """
@@ -9,13 +9,13 @@ Rules
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from threads import environment
 
 TESTS = "nova.tests.unit.virt.libvirt"
 # The long one is cut: its classes beside the one that has two thirds of them.
@@ -36,7 +36,7 @@ MODULES = (
 def own(module: str, *options: str) -> dict[str, Any]:
     """What own.py says of a module."""
     run = [sys.executable, str(Path(__file__).with_name("own.py")), *options, module]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment())
     assert 0 == done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

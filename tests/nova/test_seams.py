@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from guests import GUESTS, UUID
 from lookups import Seen
 from nova import objects
 from nova.virt.libvirt import driver, guest, imagebackend, imagecache, migration, utils
+from threads import environment
 
 import xmlkit.nova
 from xmlkit.host import Host
@@ -210,10 +210,9 @@ def test_nova_compute_starts(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     script = Path(sys.executable).with_name("xmlkit-nova-compute")
-    environment = {**os.environ, "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true"}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [script, "--config-file", config], stdout=file, stderr=file, env=environment
+            [script, "--config-file", config], stdout=file, stderr=file, env=environment()
         )
     try:
         deadline = time.monotonic() + 180

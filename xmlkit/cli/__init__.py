@@ -12,7 +12,6 @@ import contextlib
 import gc
 import math
 import os
-import re
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,12 @@ import click
 
 from xmlkit import __version__
 from xmlkit.errors import XmlkitError
+from xmlkit.printable import printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 __all__ = ["COMPLETE", "SECONDS", "TROUBLE", "drop_output", "main", "printable"]
-
-# What a terminal would obey: C0 and C1 controls, marks that turn the direction of writing.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 COMMANDS = {
     "apply": "Carry a transition out.",
@@ -176,11 +173,6 @@ def main(args: list[str] | None = None) -> None:
         # nor at exit, which would take as long as a tenth of a cold command
         gc.freeze()
     sys.exit(code)
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey escaped; names in documents may be anybody's."""
-    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 def _complain(message: str) -> None:

@@ -6,31 +6,39 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from xmlkit import __version__
 from xmlkit.cli import TROUBLE, printable
-from xmlkit.cli.files import read_plans
-from xmlkit.cli.hosts import PLANNING, host_options, planner
+from xmlkit.cli.files import read_plans, write
+from xmlkit.cli.hosts import PLANNING, Planner, host_options, planner
+from xmlkit.cli.options import ALL
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Plan, PlanError, Skip, Transition, no_volume_disks
+from xmlkit.plan import Form, Plan, PlanError, Skip, Transition, no_volume_disks
 from xmlkit.validation.profiles import NO_VOLUME_DISKS
+
+if TYPE_CHECKING:  # no other format needs them
+    from xmlkit.review import Review
+    from xmlkit.survey import Guest, Survey
 
 
 @click.command(name="diff")
 @host_options
+@ALL
 @click.option("--schemas", metavar="DIR|VERSION", help="libvirt's schemas; else $XMLKIT_SCHEMAS.")
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["text", "unified", "json"]),
+    type=click.Choice(["text", "unified", "json", "html"]),
     default="text",
     show_default=True,
 )
+@click.option("-o", "--output", metavar="OUT", help="Write there instead of stdout, atomically.")
 @color_option
 @click.option("--show-secrets", is_flag=True, help="Do not redact passwords and cookies.")
 @click.option(
@@ -45,8 +53,10 @@ from xmlkit.validation.profiles import NO_VOLUME_DISKS
 @click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1)
 def command(
     files: tuple[str, ...],
+    all_: bool,
     schemas: str | None,
     format_: str,
+    output: str | None,
     color: str,
     show_secrets: bool,
     plan_file: str | None,
@@ -64,17 +74,31 @@ def command(
     and invalid after.
 
     \b
-    Example:
+    Examples:
         xmlkit diff --pool nova-disks-pool=/var/lib/nova/instances/disks \\
             --relocate nova-disks-pool instance.xml
+        xmlkit diff --connect qemu:///system --all --format html -o review.html
     """
-    if (plan_file is None) != bool(files):
-        raise click.UsageError("say what to show: FILE..., DOMAIN... or --plan PLAN, one of them")
+    if sum((plan_file is not None, all_, bool(files))) != 1:
+        raise click.UsageError(
+            "say what to show: FILE..., DOMAIN..., --all or --plan PLAN, one of them"
+        )
     if plan_file is not None:
         _refuse_decided()
+    if format_ == "html" and show_secrets:
+        raise click.UsageError("a page goes from hand to hand: --format html shows no secrets")
     code = changed = 0
     entries = []
     paint = painter(color)
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        if output is None:
+            # paint has decided on colours; click would take them out of a pipe
+            click.echo(text, nl=False, color=True)
+        else:
+            told.append(text)
+
     with planner(**options) as planned, ExitStack() as stack:
         plans = {}
         if plan_file is not None:
@@ -86,7 +110,10 @@ def command(
             plans = {plan.uuid: plan for plan in read_plans(plan_file)}
             uri = options["connect"] or os.environ["LIBVIRT_DEFAULT_URI"]
             refuse_stale = stack.enter_context(_binding(uri, state_dir))
-        files = files or tuple(plans)
+        if all_ and planned.connection is None:
+            raise click.UsageError("--all are the domains of a libvirt: say --connect URI")
+        files = tuple(planned.domains()) if all_ else files or tuple(plans)
+        page = _Page(planned, files, options["accept"]) if format_ == "html" else None
         for file, document in planned.documents(files):
             try:
                 if isinstance(document, XmlkitError):
@@ -101,27 +128,85 @@ def command(
                     refuse_stale(plan)
             except XmlkitError as error:
                 click.echo(f"xmlkit: {printable(str(error))}", err=True)
+                if page is not None:
+                    page.troubles.append(str(error))
                 code = TROUBLE
                 continue
             bare = no_volume_disks(document, planned.host) is not None
             made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
+            if page is not None:
+                page.add(made)
+                continue
             if format_ == "json":
                 entries.append(as_data(made, show_secrets=show_secrets))
                 continue
             if format_ == "text":
-                click.echo(_show(made, paint), color=True)
-            text = unified(made, show_secrets=show_secrets)
-            # paint has decided on colours; click would take them out of a pipe
-            click.echo(_painted(text, paint), nl=False, color=True)
+                tell(_show(made, paint) + "\n")
+            tell(_painted(unified(made, show_secrets=show_secrets), paint))
     if format_ == "json":
         import json
 
-        click.echo(json.dumps({"schema": SCHEMA, "domains": entries}, indent=2))
+        tell(json.dumps({"schema": SCHEMA, "domains": entries}, indent=2) + "\n")
+    if page is not None:
+        tell(page.html(options["to"] if plan_file is None else None))
     if format_ == "text" and len(files) > 1:
-        click.echo(f"{changed} of {len(files)} domains would change")
+        tell(f"{changed} of {len(files)} domains would change\n")
+    if output is not None:
+        write("".join(told).encode("utf-8", "backslashreplace"), output)
     return code
+
+
+class _Page:
+    """The reviews of a page, and what the host said besides if it could be asked."""
+
+    def __init__(self, planned: Planner, names: tuple[str, ...], accept: tuple[str, ...]) -> None:
+        self.host = planned.host
+        self.accept = accept
+        self.troubles: list[str] = []
+        self.reviews: list[Review] = []
+        self.to: Form = "volume"
+        self.survey: Survey | None = None
+        self.guests: dict[str, Guest] = {}
+        if planned.connection is not None:
+            from xmlkit.survey import survey
+
+            domains = tuple(name for name in names if not planned.is_file(name))
+            self.survey = survey(planned.connection, domains)
+            self.guests = {guest.uuid: guest for guest in self.survey.guests}
+
+    def add(self, made: Preview) -> None:
+        """One domain more."""
+        from xmlkit.review import layers_of, review
+
+        self.to = made.plan.to
+        guest = self.guests.get(made.plan.uuid)
+        if self.survey is None or guest is None or guest.document.source != made.before.source:
+            # a file, of which the host says nothing
+            self.reviews.append(review(made))
+            return
+        from xmlkit.preflight import judge
+
+        concerns = judge(made.plan, guest, self.survey, accept=self.accept)
+        layers = layers_of(guest.document, self.survey)
+        self.reviews.append(review(made, concerns=concerns, layers=layers))
+
+    def html(self, to: Form | None = None) -> str:
+        """The whole page."""
+        from datetime import UTC, datetime
+
+        from xmlkit.review import html
+
+        return html(
+            self.reviews,
+            to=to or self.to,
+            host=self.host,
+            version=__version__,
+            at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            surveyed=self.survey is not None,
+            troubles=self.troubles,
+        )
 
 
 def _refuse_decided() -> None:
