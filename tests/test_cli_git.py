@@ -146,7 +146,8 @@ def test_a_conflict_is_one_line(git: Git, work: Path) -> None:
     git("checkout", "--quiet", "main")
     guest.write_bytes(OLD.replace(b"vda", b"vdc"))
     commit(git)
-    merged = subprocess.run(["git", "merge", "other"], cwd=work, capture_output=True)
+    named = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    merged = subprocess.run(["git", *named, "merge", "other"], cwd=work, capture_output=True)
     assert 1 == merged.returncode
 
     assert "* Unmerged path guest.xml\n" == git("diff", "--cached")
