@@ -34,6 +34,7 @@ __all__ = [
     "Writer",
     "as_data",
     "find",
+    "ids",
     "read",
     "read_all",
 ]
@@ -264,7 +265,7 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
     directory nothing was ever done. Raises JournalError for a directory that cannot be read.
     """
     journals, errors = [], []
-    for id in _ids(directory):
+    for id in ids(directory):
         try:
             journals.append(read(os.path.join(directory, f"{id}.jsonl")))
         except _NothingSaidError:
@@ -279,14 +280,14 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
 def find(directory: str, id: str) -> Journal:
     """The journal of this id, or of the only one that begins with it. Raises JournalError."""
     # an id is as long as any other, so a whole one begins no other
-    found = [each for each in _ids(directory) if id and each.startswith(id)]
+    found = [each for each in ids(directory) if id and each.startswith(id)]
     if len(found) != 1:
         what = "no transition" if not found else f"{len(found)} transitions begin with"
         raise JournalError(f"{what} {id!r} in {directory}: xmlkit journal lists them")
     return read(os.path.join(directory, f"{found[0]}.jsonl"))
 
 
-def _ids(directory: str) -> list[str]:
+def ids(directory: str) -> list[str]:
     """The ids of the journals in a directory, none if it is not there. Raises JournalError."""
     try:
         names = sorted(os.listdir(directory))
@@ -297,8 +298,8 @@ def _ids(directory: str) -> list[str]:
             f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
             "with --state-dir"
         ) from None
-    ids = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
-    return [id for id in ids if ID.fullmatch(id)]
+    found = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+    return [id for id in found if ID.fullmatch(id)]
 
 
 def as_data(journal: Journal) -> dict[str, Any]:

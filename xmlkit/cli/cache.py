@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from xmlkit.prune import Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NAME = 46  # columns of a terminal for an image: a SHA-1, and _ with a size in GiB
 _LISTED = 16 << 20  # bytes of a list for --protect
 
 
@@ -354,6 +356,7 @@ def _print_json(
 
 def _table(bases: Sequence[Base]) -> None:
     from xmlkit.cache import time_of
+    from xmlkit.cli.table import table
 
     head = ("IMAGE", "KIND", "SIZE", "AGE", "USES", "VERDICT", "WHY")
     rows = [
@@ -368,11 +371,7 @@ def _table(bases: Sequence[Base]) -> None:
         )
         for base in bases
     ]
-    clean = [tuple(map(carrying.line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *clean, strict=True)]
-    for row in (head, *clean):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    table(head, rows, text=True, name=_NAME)
 
 
 def _tell_plan(cache: Cache) -> None:
@@ -398,7 +397,9 @@ def _tree(cache: Cache) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    console = Console(highlight=False, soft_wrap=False)
+    # where nobody looks at it a line is never broken: names are searched for
+    width = None if sys.stdout.isatty() else 1 << 16
+    console = Console(highlight=False, width=width)
     root = Tree(Text(carrying.line(f"{cache.pool}  {cache.path}"), overflow="fold"))
     for base in cache.bases:
         size = "" if base.size is None else f"{carrying.size(base.size)}, "

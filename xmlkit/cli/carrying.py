@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xmlkit.cli import drop_output, printable
+from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -131,11 +132,6 @@ def asked(question: str, *, yes: bool) -> bool:
         return True
     click.echo("nothing was changed", err=True)
     return False
-
-
-def drawable(stream: TextIO) -> bool:
-    """Whether a bar or a table can be drawn there: on a terminal that is not dumb."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import click
 
 from xmlkit.cli import carrying, options, printable
 from xmlkit.cli.hosts import relocations
+from xmlkit.cli.table import table
 from xmlkit.status import DomainStatus, Status, status
 from xmlkit.validation import schemas as installed
-
-Rows = Sequence[Sequence[str]]
-
-_NAME = 36  # columns of a terminal for a name: a UUID
-_READABLE = 24  # and for a column of words, at least
 
 _WORDS = {
     "volumes": "on volumes",
@@ -105,7 +99,7 @@ def _warn(found: Status) -> None:
 def _show(found: Status) -> None:
     models = ", ".join(found.security_models) or "none"
     version = found.libvirt or "unknown"
-    _table(
+    table(
         ("HOST", ""),
         (
             ("libvirt", f"{version}, driver {found.driver or 'unknown'}"),
@@ -119,7 +113,7 @@ def _show(found: Status) -> None:
         click.echo(printable(f"  {concern.severity}: {concern.id}: {concern.message}"))
     if found.pools:
         click.echo()
-        _table(
+        table(
             ("POOL", "TYPE", "STATE", "AUTOSTART", "FILE SYSTEM", "FREE", "PATH"),
             [
                 (
@@ -135,7 +129,7 @@ def _show(found: Status) -> None:
             ],
         )
     click.echo()
-    _table(("DOMAIN", "STATE", "DISKS", "WHY"), list(_domain_rows(found.domains)), text=True)
+    table(("DOMAIN", "STATE", "DISKS", "WHY"), list(_domain_rows(found.domains)), text=True)
     counts = [
         f"{sum(each.form == form for each in found.domains)} {word}"
         for form, word in _WORDS.items()
@@ -154,54 +148,3 @@ def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:
         ] or ["-"]
         yield each.name, each.state, word, first
         yield from (("", "", "", why) for why in rest)
-
-
-def _table(head: Sequence[str], rows: Rows, *, text: bool = False) -> None:
-    """Columns: by rich on a terminal, plain ones elsewhere, that can be cut.
-
-    text: the last column is words, which may be wrapped; a path is to be copied as a whole. Where
-    the terminal is too narrow, each row is a paragraph.
-    """
-    # a name may have a line break, and each row is a line
-    clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(head, *clean, strict=True)]
-    if not carrying.drawable(sys.stdout):
-        for line in (list(head), *clean):
-            padded = (c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True))
-            click.echo("  ".join(padded).rstrip())
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    gaps = 3 * (len(head) - 1)
-    last = min(widths[-1], _READABLE) if text else widths[-1]
-    if min(widths[0], _NAME) + sum(widths[1:-1]) + gaps + last <= console.width:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in head[:1]:
-            table.add_column(title, overflow="fold", max_width=_NAME)
-        for title in head[1:-1]:
-            table.add_column(title, no_wrap=True)
-        table.add_column(head[-1], overflow="fold")
-        for row in clean:
-            table.add_row(*map(Text, row))
-        console.print(table)
-        return
-    for name, *facts, end in clean:
-        if name:
-            click.secho(name, bold=True)
-        if name and facts:
-            known = zip(head[1:-1], facts, strict=True)
-            click.echo(f"  {', '.join(f'{title.lower()} {fact}' for title, fact in known)}")
-        if end != "-":
-            click.echo(f"  {end}")
-
-
-def _width(text: str) -> int:
-    """Of a text on a terminal: some letters take two places, and marks above them none."""
-    return sum(
-        2 if unicodedata.east_asian_width(letter) in "WF" else not unicodedata.combining(letter)
-        for letter in text
-    )
