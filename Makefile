@@ -28,7 +28,7 @@ TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
 QEMU := iproute2 qemu-system-x86 qemu-utils
 TOOLS := libvirt-clients dpkg-dev acl e2fsprogs xfsprogs \
-	systemd shellcheck chromium chromium-driver fonts-dejavu-core
+	systemd shellcheck git zsh fish chromium chromium-driver fonts-dejavu-core
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -49,7 +49,8 @@ esac
 exec {qemu_img} "$@"
 """
 
-pytest_plugins = ["xmlkit.testing"]  # a libvirtd of one's own
+# pytest finds the first by itself, unless the checkout was installed before it could
+pytest_plugins = ["xmlkit.testing", "pytester"]
 
 
 def _source(package: str, suite: str) -> Path:
@@ -70,6 +71,12 @@ def _tree(name: str) -> Path:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"tree {name}: {error}")
+
+
+@pytest.fixture
+def libvirtd(libvirt_host: Libvirtd) -> Libvirtd:
+    """A private libvirtd that ends with the test."""
+    return libvirt_host
 
 
 @pytest.fixture

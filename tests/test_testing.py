@@ -21,6 +21,7 @@ from lxml import etree
 
 from xmlkit import testing
 from xmlkit.testing import Libvirtd, LibvirtdError, LibvirtdMissingError, private_libvirtd
+from xmlkit.testing.libvirtd import _BOOT_SECTOR
 
 Start = Callable[..., Libvirtd]
 
@@ -290,7 +291,7 @@ def test_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "1 error"), ("", "1 skipped")])
 def test_missing_libvirtd_is_skipped_but_not_in_ci(tmp_path: Path, ci: str, outcome: str) -> None:
     """Where libvirtd is missing the fixture skips, with the reason; in CI it fails."""
-    (tmp_path / "test_it.py").write_text("def test_it(libvirtd): pass\n")
+    (tmp_path / "test_it.py").write_text("def test_it(libvirt_host): pass\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xmlkit.testing", "-rs", "test_it.py"],
         cwd=tmp_path,
@@ -316,7 +317,7 @@ def test_boot_sector_is_what_its_assembly_says(
     hears_button: bool, step: int, ticks: int, tmp_path: Path
 ) -> None:
     """The bytes and the assembly beside them are the same program."""
-    text = testing._BOOT_SECTOR.format(button=int(hears_button), step=step, ticks=ticks)
+    text = _BOOT_SECTOR.format(button=int(hears_button), step=step, ticks=ticks)
     lines = [line.partition("|")[2] for line in text.splitlines()]
     source = "\n".join([".code16", ".intel_syntax noprefix", *lines, ""])
     subprocess.run(

@@ -22,9 +22,10 @@ from xmlkit import meaning
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.markup import quoted
+from xmlkit.printable import printable
 from xmlkit.redaction import CHANGED, HIDDEN, redact
 
-__all__ = ["SCHEMA", "CompareError", "Difference", "compare", "lost", "lost_at"]
+__all__ = ["SCHEMA", "CompareError", "Difference", "compare", "in_words", "lost", "lost_at"]
 
 SCHEMA = "xmlkit.compare/1"
 
@@ -105,6 +106,16 @@ def lost_at(
     comparison = _Comparison(asked, got, True, show_secrets)
     found = comparison.differences(additions=False)
     return tuple(zip(found, comparison.places, strict=True))
+
+
+def in_words(difference: Difference) -> tuple[str, str, str]:
+    """What stands in the line of a difference: its action, its place and its values.
+
+    Each is one line and safe on a terminal; the first is filled up to one width for all.
+    """
+    values = [_in_line(value) for value in difference[2:4] if value is not None]
+    where = printable(difference.where).replace("\n", "\\n")
+    return f"{difference.action:<7}", where, " -> ".join(values)
 
 
 class _Effort:
@@ -619,6 +630,10 @@ def _written(node: _Node, name: str | None) -> str | None:
         return value
     unit = node.element.get(node.unit)
     return f"{value} {unit}" if unit else value
+
+
+def _in_line(value: str) -> str:
+    return printable(value).replace("\n", "\\n") if value.strip() else repr(value)
 
 
 def _escaped(text: str) -> str:

@@ -58,6 +58,12 @@ def nova_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield case
 
 
+@pytest.fixture
+def libvirtd(libvirt_host: Libvirtd) -> Libvirtd:
+    """A private libvirtd that ends with the test."""
+    return libvirt_host
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
     """One for the module: each test has pools of its own, and takes them away."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,10 +214,16 @@ class _Apply:
         from xmlkit import service, state
         from xmlkit.observe import opened
 
-        directory = state.directory(self.state_dir, make=not dry_run)
-        locked = nullcontext() if dry_run else state.lock(directory)
-        with locked, opened(self.uri, write=True) as connection:
+        with opened(self.uri, write=True) as connection, ExitStack() as stack:
+            carrying.check(
+                connection,
+                names=names if self.plans is None else (),
+                pools=self.options.relocate.values(),
+                schemas=self.options.schemas,
+            )
+            directory = state.directory(self.state_dir, make=not dry_run)
             if not dry_run:
+                stack.enter_context(service.writing(connection, directory))
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)
             cases = self._judged(connection, names, directory)
@@ -301,7 +307,10 @@ class _Apply:
         from xmlkit.observe import opened
 
         directory = state.directory(self.state_dir)
-        with state.lock(directory, LOCK_SECONDS), opened(self.uri, write=True) as connection:
+        with (
+            opened(self.uri, write=True) as connection,
+            service.writing(connection, directory, LOCK_SECONDS),
+        ):
             service.refuse_pending(directory)
             cases = [c for c in self._judged(connection, (uuid,), directory) if c.uuid == uuid]
             if not cases:

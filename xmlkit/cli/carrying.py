@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmlkit.cli import drop_output, printable
+from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -22,8 +25,10 @@ if TYPE_CHECKING:  # a help text needs none of them
 __all__ = [
     "asked",
     "begun",
+    "check",
     "code_of",
     "differences",
+    "drawable",
     "interruptible",
     "limited",
     "line",
@@ -37,6 +42,10 @@ __all__ = [
 ]
 
 SCHEMA = "xmlkit.apply/1"
+
+# What asks for an end, and seconds until it should have been heard.
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 2.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -148,7 +157,7 @@ def asked(question: str, *, yes: bool) -> bool:
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    bar = _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None)
+    bar = _bar(cases) if drawable(sys.stderr) else nullcontext(lambda *_: None)
     with begun(), bar as listener:
         yield listener
 
@@ -211,18 +220,65 @@ def code_of(outcomes: Sequence[Outcome]) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone.
+
+    While libvirt or a disk does not answer, Python hears none of them: that is said, and the next
+    one ends the process, which does no more harm than a kill at any other moment.
+    """
+    # nohup wants it to go on
+    before = {each: signal.getsignal(each) for each in _ENDS}
+    numbers = [each for each in _ENDS if before[each] != signal.SIG_IGN]
+    heard = [0.0]
+
+    def hear(*_: object) -> None:
+        heard[0] = time.monotonic()
+        raise KeyboardInterrupt
+
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(told, numbers, heard), daemon=True)
+    watch.start()
     for number in numbers:
-        if before[number] != signal.SIG_IGN:
-            # nohup wants it to go on
-            signal.signal(number, signal.default_int_handler)
+        signal.signal(number, hear)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])
+        signal.set_wakeup_fd(woken)
+        os.close(tell)
+        watch.join()
+        os.close(told)
+
+
+def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
+    """Read the signals as they arrive; end the process by the second one that is not heard.
+
+    heard: when the last one was, by the monotonic clock.
+    """
+    warned = 0.0
+    while number := os.read(told, 1):
+        if number[0] not in numbers:
+            continue
+        now = time.monotonic()
+        since = now - _PATIENCE / 2  # it may have been heard before it was read here
+        while heard[0] < since and time.monotonic() < now + _PATIENCE:
+            time.sleep(0.05)
+        if heard[0] >= since:
+            continue
+        if warned > heard[0]:
+            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            _tell(f"{cursor}ended: xmlkit recover brings to an end what was begun")
+            os._exit(130)
+        warned = time.monotonic()
+        _tell("waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once")
+
+
+def _tell(line: str) -> None:
+    """On stderr, past Python's buffer: the main thread may be in the middle of it."""
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def report(
@@ -339,6 +395,36 @@ def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, 
         "concerns": [concern.as_data() for concern in case.concerns],
         "steps": [] if case.task is None else [str(step) for step in case.task.steps],
     }
+
+
+def check(
+    connection: Any,
+    *,
+    names: Collection[str] | None = (),
+    pools: Collection[str] = (),
+    schemas: str | None = None,
+) -> None:
+    """Refuse wrong input, before a state directory is made or a lock is taken for it.
+
+    names: of domains. pools: to relocate to. schemas: a directory. Raises LibvirtError, PlanError,
+    SchemaError.
+    """
+    from xmlkit.observe import domain_xml, pools_of
+
+    if names:
+        domains = connection.listAllDomains()
+        known = {name for each in domains for name in (each.name(), each.UUIDString())}
+        for name in names:
+            if name not in known:
+                domain_xml(connection, name)
+    if pools:
+        from xmlkit.plan import check_pools
+
+        check_pools(pools, pools_of(connection))
+    if schemas is not None:
+        from xmlkit.validation.schemas import directory
+
+        directory(schemas)
 
 
 def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], connection: Any) -> None:

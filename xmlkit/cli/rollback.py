@@ -61,21 +61,23 @@ def command(
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
     directory = state.directory(state_dir, make=False)
-    reads = dry_run or not directory.exists()
-    with carrying.interruptible(), nullcontext() if reads else state.lock(directory):
-        done = journal.find(str(directory), id)
-        uri = connect or done.uri
-        journals, _ = journal.read_all(str(directory))
-        service.refuse_pending(directory)
-        tasks = done.tasks.values()
-        chosen = [
-            task for task in tasks if not domains or {task.uuid, task.plan.name} & set(domains)
-        ]
-        known = {name for task in tasks for name in (task.uuid, task.plan.name)}
-        for name in domains:
-            if name not in known:
-                raise click.UsageError(f"transition {done.id} has no domain {name!r}")
-        with opened(uri, write=True) as connection:
+    done = journal.find(str(directory), id)
+    uri = connect or done.uri
+    known = {name for task in done.tasks.values() for name in (task.uuid, task.plan.name)}
+    for name in domains:
+        if name not in known:
+            raise click.UsageError(f"transition {done.id} has no domain {name!r}")
+    with carrying.interruptible(), opened(uri, write=True) as connection:
+        carrying.check(connection, schemas=schemas)
+        with nullcontext() if dry_run else service.writing(connection, directory):
+            service.refuse_pending(directory)
+            # nobody writes on them any more
+            done = journal.find(str(directory), id)
+            journals, _ = journal.read_all(str(directory))
+            tasks = done.tasks.values()
+            chosen = [
+                task for task in tasks if not domains or {task.uuid, task.plan.name} & set(domains)
+            ]
             uuids = tuple(task.uuid for task in chosen)
             wanted = service.Options(
                 to="path",

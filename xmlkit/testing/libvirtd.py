@@ -1,4 +1,4 @@
-"""A libvirtd of one's own for tests, fixtures of pytest that start it, a guest without a system.
+"""A libvirtd of one's own for tests, and a guest without a system.
 
 Laws
 - Private: each libvirtd runs in its own namespaces (mounts, PIDs, IPC, host name, network) with its
@@ -6,11 +6,7 @@ Laws
   the programs and changes nothing; at most the empty /var/{lib,log,cache}/libvirt are made.
 - Gone: when `Libvirtd.stop` returns, so is its last process and mount. When the thread that started
   it ends, however that ends, the kernel ends them too; then only the temporary directory stays.
-- Never skipped in CI: where it cannot run, the fixtures skip, with the reason; with CI=true they
-  fail.
-
-To pytest this is a plugin: `pytest_plugins = ["xmlkit.testing"]`. The fixtures exist only under
-pytest, so that the module can be used without it.
+- Needs no libvirt-python: it has the programs, and the caller opens `Libvirtd.uri` as he likes.
 """
 
 from __future__ import annotations
@@ -23,14 +19,12 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 TIMEOUT = 30.0  # seconds to start or to end, on the busiest machine
 
@@ -317,34 +311,3 @@ def _missing(root: Path) -> list[str]:
     missing += [tool for tool in ("setpriv", "unshare", "ip") if not shutil.which(tool)]
     programs = ("libvirtd", "qemu-system-x86_64", "qemu-img")
     return missing + [program for program in programs if not shutil.which(program, path=inside)]
-
-
-if "pytest" in sys.modules:
-    import pytest
-
-    @pytest.fixture
-    def start_libvirtd(request: pytest.FixtureRequest) -> Iterator[Callable[..., Libvirtd]]:
-        """`private_libvirtd` as a function, for a test with several; they end with the test.
-
-        What libvirt learns from QEMU is kept in pytest's cache.
-        """
-        cache = getattr(request.config, "cache", None)
-        with contextlib.ExitStack() as stack:
-
-            def start(**parameters: Any) -> Libvirtd:
-                if cache:
-                    tree = str(parameters.get("root", "/")).replace("/", "-")
-                    parameters.setdefault("cache", cache.mkdir(f"libvirt{tree}"))
-                try:
-                    return stack.enter_context(private_libvirtd(**parameters))
-                except LibvirtdMissingError as error:
-                    if os.environ.get("CI") == "true":
-                        pytest.fail(str(error))
-                    pytest.skip(str(error))
-
-            yield start
-
-    @pytest.fixture
-    def libvirtd(start_libvirtd: Callable[..., Libvirtd]) -> Libvirtd:
-        """A private libvirtd that ends with the test."""
-        return start_libvirtd()
