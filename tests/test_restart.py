@@ -439,24 +439,12 @@ def test_what_somebody_else_did_with_a_guest_that_was_given_up_counts(
     stays_off(domain)
 
 
-def test_a_guest_that_was_saved_stays_off_though_libvirtd_was_restarted(scene: Scene) -> None:
-    """libvirt does not know any more why it is off, but it has the save."""
+@pytest.mark.parametrize("end", ["managedSave", "destroy"])
+def test_why_a_guest_is_off_is_found_though_libvirtd_was_restarted(scene: Scene, end: str) -> None:
+    """libvirt has forgotten it: it still has the save, and the log that the plug was pulled."""
     domain = given_up(scene)
     scene.start(domain)
-    domain.managedSave()
-    scene.libvirtd.restart()
-    scene.reopen()
-
-    assert [] == recover_all(scene)
-
-    stays_off(scene.connection.lookupByUUIDString(domain.UUIDString()))
-
-
-def test_what_libvirtd_has_forgotten_is_read_in_the_log(scene: Scene) -> None:
-    """A guest whose plug somebody pulled stays off though libvirtd was restarted since."""
-    domain = given_up(scene)
-    scene.start(domain)
-    domain.destroy()
+    getattr(domain, end)()
     scene.libvirtd.restart()
     scene.reopen()
 
