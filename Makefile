@@ -28,7 +28,7 @@ TREES := mmdebstrap debian-archive-keyring parted e2fsprogs
 CEPH := ceph-mon ceph-osd ceph-common qemu-block-extra libvirt-daemon-driver-storage-rbd
 QEMU := iproute2 qemu-system-x86 qemu-utils
 TOOLS := libvirt-clients dpkg-dev acl e2fsprogs xfsprogs \
-	systemd shellcheck strace chromium chromium-driver fonts-dejavu-core
+	systemd shellcheck strace git zsh fish chromium chromium-driver fonts-dejavu-core
 COMPILER := gcc libc6-dev libvirt-dev pkg-config
 # Two parts of Python that Debian ships apart; empty where the interpreter has them.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -99,6 +99,7 @@ bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapp
 	.venv/bin/python tests/bench_cache.py $(ARGS) || code=1; \
 	.venv/bin/tox run -q -e nova,py --notest && \
 	{ .tox/py/bin/python tests/bench_review.py $(ARGS) || code=1; } && \
+	{ .tox/py/bin/python tests/bench_ansible.py $(ARGS) || code=1; } && \
 	.tox/nova/bin/python -W ignore tests/bench_nova.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind

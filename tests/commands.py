@@ -25,6 +25,7 @@ CODE = "from xmlkit.cli import main; main()"
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 SECONDS = 120.0
 CTRL_C = "\x03"
+WAITING = "waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once\n"
 
 
 class Done(subprocess.CompletedProcess[str]):
@@ -173,3 +174,10 @@ def until_said(process: subprocess.Popen[str], words: str) -> None:
         line = read()
         assert line, f"it ended: {said}"
         said += line
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)

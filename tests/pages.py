@@ -16,6 +16,7 @@ import re
 import select
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ WORDS = {
 SECONDS = 300.0
 
 _FENCE = re.compile(
-    r"((?:^<!-- (?:first|not run): (?:(?!-->).)* -->\n+)*)^```(\S*)\n(.*?)^```$", re.M | re.S
+    r"((?:^ *<!-- (?:first|not run): (?:(?!-->).)* -->\n+)*)^( *)```(\S*)\n(.*?)^\2```$",
+    re.M | re.S,
 )
 _NOTE = re.compile(r"<!-- (first|not run): (.*?) -->", re.S)
 _PROMPT = re.compile(r"^[$#] ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?![$#] )[^\n]*\n)*)", re.M)
@@ -115,7 +117,8 @@ def blocks(page: Path) -> list[Block]:
         reasons = [said for kind, said in notes if kind == "not run"]
         found.append(
             Block(
-                *(page.name, text.count("\n", 0, match.start(2)) + 1, match[2], match[3]),
+                *(page.name, text.count("\n", 0, match.start(3)) + 1, match[3]),
+                textwrap.dedent(match[4]),
                 tuple(said for kind, said in notes if kind == "first"),
                 reasons[0] if reasons else None,
             )
@@ -152,7 +155,12 @@ class PageHost:
         program.chmod(0o755)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
         own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
-        self.environment = kept | {"PATH": own_path, "TERM": "dumb", "NO_COLOR": "1"}
+        self.environment = kept | {
+            "HOME": str(self.work),
+            "PATH": own_path,
+            "TERM": "dumb",
+            "NO_COLOR": "1",
+        }
         for name in ("fixtures", "schemas", "templates", "systemd", "xmlkit"):
             (self.work / name).symlink_to(ROOT / name)
         for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -13,16 +13,19 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from commands import Shell, until_said
+from commands import WAITING, Shell, until_said
 from loops import mounted
-from scene import POOL, Scene, edited, until
+from scene import POOL, Scene, edited, run, until
 
+from xmlkit import state
+from xmlkit.observe import host_uuid
 from xmlkit.testing import Libvirtd
 
 TO_POOL = ("--relocate", POOL)
@@ -86,6 +89,23 @@ def test_a_host_without_domains_has_nothing_to_do(xmlkit: Shell) -> None:
     assert "apply: no domains\n" == xmlkit("apply", "--all").told(0).stdout
     assert [] == xmlkit.json("apply", 0, "apply", "--all")["domains"]
     assert [] == json.loads(xmlkit("plan", "--all").told(0).stdout)["plans"]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--yes"])
+def test_the_difference_is_shown(scene: Scene, xmlkit: Shell, option: str) -> None:
+    """With --diff, on stderr and in the JSON: of the domains that change."""
+    domain = scene.nova_guest("guest")
+    scene.define("without", [])
+    source = f"<source file='{scene.instances}/{domain.UUIDString()}/disk'/>"
+    shown = xmlkit("apply", *TO_POOL, "--all", "--diff", "--dry-run").told(0).stderr
+    found = xmlkit.json("apply", 0, "apply", *TO_POOL, "--all", "--diff", option)
+    guest, without = found["domains"]
+
+    assert guest["unified"].startswith("--- guest (before)\n+++ guest (after)\n@@ -")
+    assert f"\n-      {source}\n" in guest["unified"]
+    assert f"\n+      <source pool='{POOL}' volume='" in guest["unified"]
+    assert guest["unified"] in shown
+    assert without["unified"] is None
 
 
 def test_what_is_done_as_json(scene: Scene, xmlkit: Shell) -> None:
@@ -407,6 +427,71 @@ def test_a_plan_is_shown_until_it_is_done(scene: Scene, xmlkit: Shell) -> None:
     assert "guest: nothing to do any more\n" == done.stderr
 
 
+# A libvirtd that hangs.
+
+HANGS = """
+import os, signal
+from xmlkit import images
+link = images.link
+def hang(*paths):
+    link(*paths)
+    os.kill({pid}, signal.SIGSTOP)
+images.link = hang
+from xmlkit.cli import main
+main()
+"""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def has_socket(pid: int) -> bool:
+    """Whether a process has a socket open."""
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(handle).startswith("socket:"):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("command", ["apply", "status"])
+def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
+    scene: Scene, xmlkit: Shell, command: str
+) -> None:
+    """Ctrl-C says what it waits for, and another one ends it; what was begun is for recover."""
+    domain = scene.nova_guest("guest")
+    daemon = scene.libvirtd.daemon
+    code = HANGS.format(pid=daemon)
+    try:
+        if command == "apply":
+            process = xmlkit.start("apply", *TO_POOL, "--yes", "guest", code=code)
+            until(lambda: is_stopped(daemon))
+        else:
+            os.kill(daemon, signal.SIGSTOP)
+            process = xmlkit.start("status")
+            # libvirt has made its socket, and does not come back to Python
+            until(lambda: has_socket(process.pid))
+        # one that comes before the call that hangs is heard, and then another call hangs
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        done = xmlkit.end(process).told(130)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert WAITING in done.stderr
+    assert "ended: xmlkit recover brings to an end what was begun\n" in done.stderr
+
+    assert "file" == form(scene, domain)
+    scene.boots(domain)
+    recovered = xmlkit("recover").told(0)
+    assert ("undone" if command == "apply" else "nothing to recover") in recovered.stdout
+    assert [] == list((scene.instances / "disks").iterdir())
+    scene.boots(domain)
+
+
 # At their own leisure.
 
 
@@ -597,6 +682,84 @@ def test_a_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         xmlkit("apply", "--all").refused("belongs to user 12345")
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"), [("size=8k", "make room there"), ("ro", "mount it for writing")]
+)
+def test_a_journal_that_cannot_be_begun_leaves_nothing_to_recover(
+    scene: Scene, options: str, remedy: str
+) -> None:
+    """It is said so, and there is nothing that recover would have to do."""
+    domain = scene.nova_guest("guest")
+    before = everything(scene)
+    with mounted("tmpfs", 1 << 20) as place:
+        xmlkit = Shell(scene.libvirtd.uri, place / "state")
+        xmlkit.state.mkdir(mode=0o700)
+        run("mount", "-o", f"remount,{options}", place)
+        with contextlib.suppress(OSError):
+            (place / "filling").write_bytes(bytes(1 << 20))
+        for command in (
+            ("apply", *TO_POOL, "guest", "--yes"),
+            ("snapshot", "guest", "vda", "--to-file", scene.instances / "copy"),
+        ):
+            done = xmlkit(*command)
+            done.refused(remedy)
+            assert "recover" not in done.stderr
+        assert [] == xmlkit.transitions()
+    assert before == everything(scene)
+    scene.boots(domain)
+
+
+def test_wrong_input_makes_no_state(scene: Scene, xmlkit: Shell) -> None:
+    """It is refused before a directory, a lock or a key is made for it."""
+    scene.nova_guest("guest")
+    snapshot = ("snapshot", "guest", "vda")
+    file = ("--to-file", scene.libvirtd.directory / "copy")
+    migrate = ("migrate", "guest", "--to")
+    for arguments, words in (
+        (("apply", "nonesuch"), "no domain 'nonesuch'"),
+        (("apply", "--all", "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        (("apply", "--all", "--schemas", "/nowhere"), "/nowhere"),
+        (("apply", "--all", "--connect", "nonsense"), "cannot connect"),
+        (("migrate", "nonesuch", "--to", xmlkit.uri), "no domain 'nonesuch'"),
+        ((*migrate, xmlkit.uri, "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        ((*migrate, "nonsense"), "cannot connect"),
+        (("plan", "nonesuch"), "no domain 'nonesuch'"),
+        (("plan", "--all", "--relocate", "elsewhere"), "no pool 'elsewhere'"),
+        (("plan", "guest", "-o", "/nowhere/plan.json"), "cannot write /nowhere/plan.json"),
+        (("rollback", "20261122-161402-4f2a"), "no transition"),
+        (("snapshot", "nonesuch", "vda", *file), "no domain 'nonesuch'"),
+        (("snapshot", "guest", "vdz", *file), "no disk 'vdz'"),
+        ((*snapshot, "--to-file", "/nowhere/x"), "/nowhere"),
+        ((*snapshot, "--to-volume", "elsewhere/x"), "no pool 'elsewhere'"),
+        (("cache", "prune", "--pool", "elsewhere", "--yes"), "no pool elsewhere"),
+        (("cache", "prune", "--protect", "/nowhere/list", "--yes"), "/nowhere/list"),
+    ):
+        xmlkit(*arguments).refused(words)
+        assert not xmlkit.state.exists(), arguments
+
+
+def test_two_state_directories_are_one_host(scene: Scene, xmlkit: Shell) -> None:
+    """While one xmlkit works there, another one does not begin, nor recover or prune."""
+    domain = scene.nova_guest("guest")
+    done = xmlkit("apply", *TO_POOL, "guest", "--yes").told(0)
+    (id,) = re.findall(f"rollback ({ID})", done.stderr)
+    before = everything(scene)
+    uuid = host_uuid(scene.connection)
+    other = ("--state-dir", xmlkit.state.parent / "other")
+    with state.host_lock(uuid):
+        for command in (
+            ("apply", "--all", "--yes", *other),
+            ("migrate", "guest", "--to", scene.libvirtd.uri, *other),
+            ("snapshot", "guest", "vda", "--to-file", scene.libvirtd.directory / "copy", *other),
+            ("rollback", id, "--yes"),
+        ):
+            xmlkit(*command).refused(f"process {os.getpid()} ")
+        xmlkit("apply", "--all", "--dry-run", *other).told(0)
+    assert before == everything(scene)
+    xmlkit("rollback", id, "--yes").told(0)
+    scene.boots(domain)
+
+
 # All but what needs Nova is imported first: where this Python is may be closed to others.
 AS_NOBODY = """
 import difflib, importlib, json, os, pkgutil
@@ -613,17 +776,15 @@ main()
 
 
 def test_who_is_not_root_is_refused(scene: Scene, xmlkit: Shell) -> None:
-    """By the state directory; with one of its own, by libvirt."""
+    """By libvirt; where that lets everybody in, by the state directory."""
     scene.nova_guest("guest")
+    done = xmlkit("apply", "--all", code=AS_NOBODY)
+    done.refused("Permission denied; run as root")
+    assert not xmlkit.state.exists()
     xmlkit.state.mkdir(mode=0o700)
-    own = scene.libvirtd.directory / "own"
-    own.mkdir(mode=0o700)
-    os.chown(own, 65534, 65534)
-
+    (scene.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)
     done = xmlkit("apply", "--all", code=AS_NOBODY)
     done.refused("run as root, or name another directory")
-    done = xmlkit("apply", "--all", "--state-dir", own, code=AS_NOBODY)
-    done.refused("cannot connect to")
 
 
 def test_what_only_reads_makes_no_state(scene: Scene, xmlkit: Shell) -> None:

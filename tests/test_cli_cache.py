@@ -6,14 +6,19 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cached import CachedHost
-from commands import Shell
+from commands import CODE, SECONDS, Shell
 from scene import POOL as DISKS
 from scene import disk_xml
 
@@ -44,6 +49,23 @@ def names(host: CachedHost) -> set[str]:
 
 def bases(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {each["name"]: (each["verdict"], each["id"]) for each in found["bases"]}
+
+
+def seen(xmlkit: Shell, *words: str, columns: int) -> str:
+    """What a command shows on a terminal of so many columns, without its colours."""
+    ours, theirs = pty.openpty()
+    size = {"COLUMNS": str(columns), "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE, *words], stdout=theirs, env=xmlkit.environment | size
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal's other end says that it is over
+            while piece := os.read(ours, 65536):
+                shown += piece
+        assert 0 == process.wait(SECONDS)
+    os.close(ours)
+    return re.sub("\x1b[^m]*m", "", shown.decode().replace("\r\n", "\n"))
 
 
 # list, unused, tree.
@@ -83,6 +105,25 @@ def test_unused_prints_what_prune_would_remove(host: CachedHost, xmlkit: Shell) 
     assert {A} == bases(xmlkit.json("cache", 1, "cache", "unused")).keys()
 
 
+def test_the_list_fits_any_terminal(host: CachedHost, xmlkit: Shell) -> None:
+    """In columns, or each image a paragraph; its name is whole either way."""
+    host.old(A)
+    wide, narrow = (seen(xmlkit, "cache", "list", columns=columns) for columns in (140, 80))
+
+    assert 1 == sum(line.startswith(f"{A}   original   ") for line in wide.split("\n"))
+    assert f"{A}\n  kind original, size 4 KiB" in narrow
+
+
+def test_a_pipe_gets_a_line_for_each_disk(host: CachedHost, xmlkit: Shell) -> None:
+    """Whatever its length: names are searched for there."""
+    base = host.old(A)
+    host.define("n" * 90, [disk_xml(host.over(host.libvirtd.directory / "top.qcow2", base))])
+
+    assert f"└── {'n' * 90} vda  top.qcow2\n" in xmlkit("cache", "tree").told(0).stdout
+    shown = seen(xmlkit, "cache", "tree", columns=80)
+    assert max(map(len, shown.split("\n"))) <= 80
+
+
 def test_the_tree_fits_80_columns(host: CachedHost, xmlkit: Shell) -> None:
     """Images, what lies between once, and the disks above it; an UUID is not broken."""
     base = host.old(A)
@@ -95,10 +136,10 @@ def test_the_tree_fits_80_columns(host: CachedHost, xmlkit: Shell) -> None:
     volume = host.volume_guest("instance-00000002", base).UUIDString()
 
     done = xmlkit("cache", "tree").told(0)
-    shown = xmlkit.on_terminal("cache", "tree", variables={"COLUMNS": "80"}).told(0)
+    shown = seen(xmlkit, "cache", "tree", columns=80)
 
-    assert done.stdout == shown.stdout
-    assert max(map(len, done.stdout.split("\n"))) <= 80
+    assert done.stdout == shown
+    assert max(map(len, shown.split("\n"))) <= 80
     assert done.stdout.endswith(f"""\
 └── {A}  original, 4 KiB, keep
     ├── middle.qcow2

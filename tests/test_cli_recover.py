@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
-from commands import Shell
+from commands import WAITING, Shell, hears
 from scene import POOL, Scene, until
 
 from xmlkit.journal import read_all
@@ -132,13 +131,6 @@ def test_what_cannot_be_told_stays_pending(scene: Scene, xmlkit: Shell) -> None:
     scene.boots(domain)
 
 
-def hears(pid: int, number: int) -> bool:
-    """Whether a process has a handler of its own for a signal."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught, 16) >> (number - 1) & 1)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_interrupted_before_anything_is_begun(
     scene: Scene, xmlkit: Shell, number: signal.Signals
@@ -161,7 +153,8 @@ def test_who_is_interrupted_before_anything_is_begun(
             os.kill(daemon, signal.SIGCONT)
         done = xmlkit.end(process).told(130)
         assert "" == done.stdout
-        return done.stderr.strip()
+        # on a busy machine it may take its time to hear
+        return done.stderr.replace(WAITING, "").strip()
 
     image = str(scene.instances / "image")
     assert "" == interrupted("apply", "--all", "--to", "path", "--yes")

@@ -80,6 +80,24 @@ def test_a_dry_run_changes_nothing(scene: Scene, xmlkit: Shell) -> None:
     assert [id] == xmlkit.transitions()
 
 
+def test_the_difference_back_is_shown(scene: Scene, xmlkit: Shell) -> None:
+    """With --diff: what was taken out comes back, and the other way round."""
+    scene.nova_guest("guest")
+    (there,) = xmlkit.json("apply", 0, "apply", *TO_POOL, "guest", "--diff", "--yes")["domains"]
+    rollback = ("rollback", there["transition"], "--diff")
+    (planned,) = xmlkit.json("apply", 0, *rollback, "--dry-run")["domains"]
+    (done,) = xmlkit.json("apply", 0, *rollback, "--yes")["domains"]
+
+    def lines(unified: str, sign: str) -> list[str]:
+        found = unified.split("\n")[3:]
+        return [each[1:] for each in found if each.startswith(sign)]
+
+    assert 2 == len(lines(there["unified"], "+")) == len(lines(there["unified"], "-"))
+    assert lines(there["unified"], "-") == lines(done["unified"], "+")
+    assert lines(there["unified"], "+") == lines(done["unified"], "-")
+    assert planned["unified"] == done["unified"]
+
+
 def test_it_asks(scene: Scene, xmlkit: Shell) -> None:
     """On a terminal; elsewhere it wants --yes."""
     domain = scene.nova_guest("guest")

@@ -372,6 +372,27 @@ def test_a_connection_that_fails_is_trouble_for_each_file(slight: Path) -> None:
     assert 2 == done.stderr.count("cannot connect to test:///nowhere.xml")
 
 
+def seen(program: str, term: str) -> str:
+    """What a program shows on a terminal, on both of its outputs."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": term},
+    )
+    os.close(theirs)
+    pieces: list[Any] = []
+    try:
+        while piece := os.read(ours, 4096):
+            pieces.append(piece)
+    except OSError:
+        pass
+    os.close(ours)
+    assert 0 == process.wait(SECONDS)
+    return b"".join(pieces).decode()
+
+
 def test_a_count_is_shown_on_a_terminal() -> None:
     """After a while, on stderr, out of the way of what is printed, and gone at the end."""
     program = (
@@ -384,25 +405,24 @@ def test_a_count_is_shown_on_a_terminal() -> None:
         "        with counting.aside():\n"
         "            print(f'line {number}', flush=True)\n"
     )
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm"},
-    )
-    os.close(theirs)
-    pieces: list[Any] = []
-    try:
-        while piece := os.read(ours, 4096):
-            pieces.append(piece)
-    except OSError:
-        pass
-    os.close(ours)
-    text = b"".join(pieces).decode()
+    text = seen(program, "xterm")
 
-    assert 0 == process.wait(SECONDS)
     assert "files checked" in text
     assert all(f"line {number}\r\n" in text for number in range(5))
     # the last thing is to take the count away
     assert "files checked" not in text.rpartition("\x1b[2K")[2]
+
+
+def test_a_dumb_terminal_gets_no_count() -> None:
+    """It could not take it away again."""
+    program = (
+        "import time\n"
+        "from xmlkit.cli import validate\n"
+        "validate._PATIENCE = 0.0\n"
+        "with validate._progress() as progress:\n"
+        "    for number in range(5):\n"
+        "        time.sleep(0.15)\n"
+        "        progress.advance()\n"
+    )
+    assert "files checked" in seen(program, "xterm")
+    assert "" == seen(program, "dumb")

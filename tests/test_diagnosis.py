@@ -34,9 +34,14 @@ def disk(inner: str, attributes: str = " type='file'") -> str:
     return domain(f"<disk{attributes}>{inner}</disk>")
 
 
+def nic(inner: str = "", attributes: str = "") -> str:
+    return domain(f"<interface type='network'{attributes}><source network='n'/>{inner}</interface>")
+
+
 SOURCE = "<source file='/x'/>"
 TARGET = "<target dev='vda'/>"
 VDA = SOURCE + TARGET
+
 
 # A document, and of each of its findings the id, the end of the XPath, and words of the message.
 MISTAKES = {
@@ -60,7 +65,7 @@ MISTAKES = {
     ),
     "by-value": (
         disk("<driver name='qemu' format='qcow2'/>" + VDA),
-        [("unknown-attribute", "driver/@format", "did you mean type?")],
+        [("misspelled-attribute", "driver/@format", "did you mean type?")],
     ),
     "child-for-attribute": (
         disk(VDA + "<bus>virtio</bus>"),
@@ -153,6 +158,170 @@ MISTAKES = {
             attributes="type='kvm' xmlns:q='http://libvirt.org/schemas/domain/qemu/1'",
         ),
         [("wrong-namespace", "'q:commandline']", '"http://libvirt.org/schemas/domain/qemu/1.0"')],
+    ),
+    # What people write who know other tools, or libvirt from memory.
+    "password-as-child": (
+        domain("<graphics type='vnc'><password>hunter2</password></graphics>"),
+        [("unknown-element", "graphics/password", "no child element but the attribute passwd")],
+    ),
+    "password-as-attribute": (
+        domain("<graphics type='vnc' password='hunter2'/>"),
+        [("misspelled-attribute", "graphics/@password", "did you mean passwd?")],
+    ),
+    "vlan-id": (
+        nic("<vlan id='5'/>"),
+        [("unknown-attribute", "vlan/@id", "; its child <tag> has one")],
+    ),
+    "vlan-tag": (
+        nic("<vlan tag='5'/>"),
+        [("unknown-attribute", "vlan/@tag", "no attribute but a child element, <tag id='...'/>")],
+    ),
+    "vlan-text": (
+        nic("<vlan>5</vlan>"),
+        [("text-not-allowed", "/vlan", "it belongs into a child, <tag id=...>")],
+    ),
+    "mac-attribute": (
+        nic("", " mac='52:54:00:12:34:56'"),
+        [("unknown-attribute", "interface/@mac", "a child element, <mac address='...'/>")],
+    ),
+    "mac-addr": (
+        nic("<mac addr='52:54:00:12:34:56'/>"),
+        [("misspelled-attribute", "mac/@addr", "did you mean address?")],
+    ),
+    "mac-with-dashes": (
+        nic("<mac address='52-54-00-12-34-56'/>"),
+        [("bad-value", "mac/@address", "its bytes are not separated by :")],
+    ),
+    "nat": (
+        domain("<interface type='nat'><source network='default'/></interface>"),
+        [("bad-value", "interface/@type", 'did you mean "network"?')],
+    ),
+    "vcpu-count": (
+        domain(extra="<vcpu count='2'/>"),
+        [("unknown-attribute", "vcpu/@count", "no attribute but its text, <vcpu>...</vcpu>")],
+    ),
+    "cpus": (
+        domain(extra="<cpus>2</cpus>"),
+        [("misspelled-element", "/cpus", "did you mean <vcpu>?")],
+    ),
+    "cpu-cores": (
+        domain(extra="<cpu cores='2'/>"),
+        [("unknown-attribute", "cpu/@cores", "; its child <topology> has one")],
+    ),
+    "cpu-host": (
+        domain(extra="<cpu mode='host'/>"),
+        [("bad-value", "cpu/@mode", 'did you mean "host-passthrough"?')],
+    ),
+    "memory-4GB": (
+        domain(extra="<currentMemory>4GB</currentMemory>"),
+        [("bad-value", "/currentMemory", "the unit is an attribute: unit='GB'")],
+    ),
+    "memory-fraction": (
+        domain(extra="<currentMemory unit='GiB'>1.5</currentMemory>"),
+        [("bad-value", "/currentMemory", "it has a fraction: say it in a smaller unit")],
+    ),
+    "ram": (
+        "<domain type='kvm'><name>g</name><ram>1</ram><os><type>hvm</type></os></domain>",
+        [("misspelled-element", "/ram", "did you mean <memory>?")],
+    ),
+    "format-as-type": (
+        disk(VDA, " type='qcow2'"),
+        [("bad-value", "disk/@type", "the format of an image is the attribute type of <driver>")],
+    ),
+    "format-of-disk": (
+        disk(VDA, " type='file' format='qcow2'"),
+        [("unknown-attribute", "@format", "the format of an image is the attribute type of")],
+    ),
+    "format-as-child": (
+        disk("<format type='qcow2'/>" + VDA),
+        [("unknown-element", "disk/format", "the format of an image is the attribute type of")],
+    ),
+    "source-path": (
+        disk("<source path='/x'/>" + TARGET),
+        [("misspelled-attribute", "source/@path", "did you mean file?")],
+    ),
+    "bus-of-qemu": (
+        disk(SOURCE + "<target dev='vda' bus='virtio-blk'/>"),
+        [("bad-value", "target/@bus", 'did you mean "virtio"?')],
+    ),
+    "target-path": (
+        disk(SOURCE + "<target dev='/dev/vda'/>"),
+        [("bad-value", "target/@dev", 'a name without /dev/: "vda"')],
+    ),
+    "cdrom": (
+        domain("<cdrom><source file='/x'/></cdrom>"),
+        [("unknown-element", "/cdrom", "a CD-ROM is a <disk> with device='cdrom'")],
+    ),
+    "capital": (
+        domain(f"<Disk type='file'>{VDA}</Disk>"),
+        [("misspelled-element", "/Disk", "did you mean <disk>?")],
+    ),
+    "boot-disk": (
+        domain().replace("</type>", "</type><boot dev='disk'/>"),
+        [("bad-value", "boot/@dev", 'did you mean "hd"?')],
+    ),
+    "boot-vda": (
+        domain().replace("</type>", "</type><boot dev='vda'/>"),
+        [("bad-value", "boot/@dev", "to boot from one device write <boot order='1'/> in that")],
+    ),
+    "features-text": (
+        domain(extra="<features>acpi</features>"),
+        [("text-not-allowed", "/features", "it should be a child, <acpi/>")],
+    ),
+    "feature-of-the-domain": (
+        domain(extra="<acpi/>"),
+        [("unknown-element", "/acpi", "it is a child of <features>")],
+    ),
+    "domain-type": (
+        domain(attributes="type='qemu-kvm'"),
+        [("bad-value", "/domain/@type", 'did you mean "kvm"?')],
+    ),
+    "commandline": (
+        domain(extra="<commandline/>"),
+        [("wrong-namespace", "/commandline", '"http://libvirt.org/schemas/domain/qemu/1.0"')],
+    ),
+    "pci": (
+        domain(
+            "<hostdev mode='subsystem' type='pci'><source><address>0000:03:00.0</address></source>"
+            "</hostdev>"
+        ),
+        [("text-not-allowed", "/address", "a PCI address is domain='0x0000'")],
+    ),
+    "emulator-path": (
+        domain("<emulator path='/usr/bin/kvm'/>"),
+        [("unknown-attribute", "emulator/@path", "no attribute but its text")],
+    ),
+    "video-model": (
+        domain("<video model='qxl'/>"),
+        [("unknown-attribute", "video/@model", "a child element, <model type='...'/>")],
+    ),
+    "pool-target": (
+        "<pool type='dir'><name>p</name><target>/a</target></pool>",
+        [("text-not-allowed", "/target", "it belongs into a child, <path>")],
+    ),
+    "pool-of-lvm": (
+        "<pool type='lvm'><name>p</name><source/><target><path>/dev/p</path></target></pool>",
+        [("bad-value", "pool/@type", 'did you mean "logical"?')],
+    ),
+    "volume-size": (
+        "<volume><name>v</name><size>10</size><target/></volume>",
+        [("misspelled-element", "/size", "did you mean <capacity>?")],
+    ),
+    "forward-text": (
+        "<network><name>n</name><forward>nat</forward></network>",
+        [("text-not-allowed", "/forward", "it should be the attribute mode")],
+    ),
+    "bridge-text": (
+        "<network><name>n</name><bridge>virbr0</bridge></network>",
+        [("text-not-allowed", "/bridge", "it should be the attribute name")],
+    ),
+    "prefix-in-address": (
+        "<network><name>n</name><ip address='10.0.0.1/24'/></network>",
+        [("bad-value", "ip/@address", "behind the / is an attribute of its own, prefix")],
+    ),
+    "secret-value": (
+        "<secret ephemeral='no' private='yes'><value>hunter2</value></secret>",
+        [("unknown-element", "/value", "virsh secret-set-value")],
     ),
     "two": (
         disk("<source fil='/x'/><target dev='vda' bus='virtoi'/>"),
@@ -364,7 +533,7 @@ def told(findings: tuple[Finding, ...]) -> list[Told]:
 def test_the_first_finding_is_right(
     libvirt_source: Path, names: tuple[str, ...], each: int
 ) -> None:
-    """Line, name, what was meant, XPath: each in 98 of 100 at the least; few follow-ons."""
+    """The line in 99 of 100, name, what was meant and XPath in 98; few follow-ons."""
     scores = []
     found = 0
     by_kind: dict[str, list[bool]] = defaultdict(list)
@@ -377,13 +546,14 @@ def test_the_first_finding_is_right(
 
     assert 12 * each * 0.9 <= len(scores)
     for number, name in enumerate(faults.Score._fields):
-        assert 0.98 <= sum(score[number] for score in scores) / len(scores), name
+        least = 0.99 if name == "line" else 0.98
+        assert least <= sum(score[number] for score in scores) / len(scores), name
     assert all(0.9 <= sum(hits) / len(hits) for hits in by_kind.values()), by_kind
     assert found / len(scores) <= 1.05
 
 
 def test_two_faults_are_both_found(libvirt_source: Path) -> None:
-    """In 98 of 100 documents at the least, and little else."""
+    """In 99 of 100 documents at the least, and little else."""
     both = []
     found = 0
     for case in faults.cases(libvirt_source, seed=8, each=8, names=MAIN, together=2):
@@ -392,7 +562,7 @@ def test_two_faults_are_both_found(libvirt_source: Path) -> None:
         found += len(said)
 
     assert 80 <= len(both)
-    assert 0.98 <= sum(both) / len(both)
+    assert 0.99 <= sum(both) / len(both)
     assert found / len(both) <= 2.1
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmlkit import Document, Host, Pool, transform
-from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
+from xmlkit.diff import SCHEMA, Preview, as_data, difference, preview, unified
 from xmlkit.plan import plan
 from xmlkit.redaction import redact_pair
 
@@ -287,3 +287,14 @@ def test_no_secret_is_in_the_data(to: str) -> None:
     assert made.plan.changes
     assert "HIDE-ME" not in json.dumps(as_data(made))
     assert "HIDE-ME" in json.dumps(as_data(made, show_secrets=True))
+
+
+def test_the_difference_alone_is_that_of_the_preview() -> None:
+    """Under the domain's name, without a look at schemas, and without secrets."""
+    beside = "    <graphics type='vnc' passwd='HIDE-ME'/>"
+    made = made_of(domain(f"{beside}\n{disk()}"))
+    found = difference("guest", made.before, made.plan)
+
+    assert unified(made).replace("a.xml", "guest") == found
+    assert "HIDE-ME" in unified(made, show_secrets=True)
+    assert "HIDE-ME" not in found

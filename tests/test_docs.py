@@ -30,12 +30,23 @@ PAGES = [README, *BESIDE, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = {page.name: blocks(page) for page in PAGES}
 NOT_RUN = 25  # blocks that say why they are not run; let it grow for a good reason only
 ELSEWHERE = {"testing.md": "test_snapshots.py"}  # carries the whole page out
-LANGUAGES = {"sh", "console", "python", "xml", "yaml", "ini", "text", "{toctree}", "{eval-rst}"}
+LANGUAGES = {
+    "sh",
+    "console",
+    "python",
+    "xml",
+    "yaml",
+    "ini",
+    "diff",
+    "text",
+    "{toctree}",
+    "{eval-rst}",
+}
 # Pages about no command.
 GUIDES = {
     *("index", "tutorial", "commands", "ids", "formats", "exit-codes", "api", "compatibility"),
     *("howto-ci", "howto-fallback", "howto-move", "howto-trouble", "laws", "faults"),
-    *("nova", "nova-storage", "testing"),
+    *("ansible", "nova", "nova-storage", "testing"),
 }
 
 
@@ -92,7 +103,7 @@ def test_each_block_says_its_language() -> None:
         if block.language not in LANGUAGES
     ]
     for page in PAGES:
-        outside = re.sub(r"^```.*?^```$", "```", page.read_text(), flags=re.M | re.S)
+        outside = re.sub(r"^( *)```.*?^\1```$", "```", page.read_text(), flags=re.M | re.S)
         assert [] == re.findall(r"\n\n(    [^\n]+)", outside), page.name
 
 
@@ -147,7 +158,7 @@ def test_each_command_has_a_page() -> None:
 
 def anchors(page: Path) -> set[str]:
     """What can stand behind # in a link to a page: its headings, as GitHub names them."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.M | re.S)
     heads = re.findall(r"^#+ (.*)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 

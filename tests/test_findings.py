@@ -109,6 +109,33 @@ def test_an_edit_changes_what_it_names_and_nothing_else(edit: Edit, old: str, ne
     assert TEXT.replace(old, new) == changed.text
 
 
+@pytest.mark.parametrize(
+    ("text", "edit", "expected"),
+    [
+        (
+            "<a><b  c='5'/></a>",
+            Edit("move", "/a/b", "c", name="text()", to="/a/b"),
+            "<a><b>5</b></a>",
+        ),
+        (
+            "<a>\n  <b c='5'/>\n</a>",
+            Edit("move", "/a/b", "c", name="d/@e", to="/a/b"),
+            "<a>\n  <b><d e='5'/></b>\n</a>",
+        ),
+        (
+            "<a><b>5</b></a>",
+            Edit("move", "/a/b/text()[1]", name="d/@e", to="/a/b"),
+            "<a><b><d e='5'/></b></a>",
+        ),
+    ],
+)
+def test_a_value_moves_into_a_text_or_a_new_child(text: str, edit: Edit, expected: str) -> None:
+    """Alone: what held it stays, or goes."""
+    assert etree.canonicalize(expected, strip_text=True) == etree.canonicalize(
+        apply_fix(Document.parse(text), edit).text, strip_text=True
+    )
+
+
 def test_an_element_moves_with_its_own_writing() -> None:
     """Onto a line of its own."""
     edit = Edit("move", f"{DISK}/target", to="/domain/devices")

@@ -413,6 +413,31 @@ def test_what_is_swapped_in_after_the_last_look_is_not_removed(
     assert b"x" * BLOCK == path.read_bytes()
 
 
+AS_NOBODY = """
+import os, sys
+from xmlkit import images
+os.setresuid(65534, 65534, 65534)
+try:
+    images.link(*sys.argv[1:])
+except images.ImageError as error:
+    print(error.id, error)
+"""
+
+
+def test_who_may_not_link_is_told_to_be_root() -> None:
+    """The kernel's word for it is that of a file system without links."""
+    with mounted("tmpfs", MIB) as directory:
+        directory.chmod(0o777)
+        old, new = make(directory / "old", "a"), directory / "new"
+        old.chmod(0o644)
+        told = run(sys.executable, "-c", AS_NOBODY, str(old), str(new))
+        protected = Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+
+        assert protected != new.exists()
+        assert not protected or told.startswith("not-permitted ")
+        assert not protected or "run as root" in told
+
+
 def test_each_reason_against_a_link_has_its_id(tmp_path: Path) -> None:
     """Another file system, a read-only one, too many names, an image that must not change."""
     old = make(tmp_path / "old", "a")

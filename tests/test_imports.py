@@ -38,6 +38,10 @@ COMMANDS = {
     "version": ((0, "--version"), {"lxml", "json", "subprocess", "tempfile"}),
     "help": ((0, "--help"), {"lxml", "json", "subprocess", "tempfile"}),
     "explain": ((0, "explain", "cinder"), {"lxml", "libvirt", "json", "difflib"}),
+    "completion": (
+        (0, "completion", "fish"),
+        {"lxml", "libvirt", "json", "xmlkit.rules", "xmlkit.journal", "xmlkit.host"},
+    ),
     "validate": (
         (0, "validate", str(FIXTURE)),
         {

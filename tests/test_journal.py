@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
+from loops import mounted, run
 
 from xmlkit import journal
 from xmlkit.document import Document
@@ -383,16 +384,27 @@ def test_a_journal_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_begun_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing was done yet, so nothing is to be recovered."""
+    """Nothing was done yet, so nothing is to be recovered, and the message does not say so."""
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(JournalError, match="No space left"):
-            written(tmp_path)
-    assert [] == list(tmp_path.iterdir())
+    for function in ("write", "fdatasync", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, full)
+            with pytest.raises(JournalError, match=r"No space left.*make room there") as caught:
+                written(tmp_path)
+        assert "recover" not in str(caught.value)
+        assert [] == list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_is_read_only_is_told(tmp_path: Path) -> None:
+    """With what to do, and not as something to recover."""
+    with mounted("tmpfs", 1 << 20) as directory:
+        run("mount", "-o", "remount,ro", str(directory))
+        with pytest.raises(JournalError, match=r"Read-only.*mount it for writing") as caught:
+            written(directory)
+        assert "recover" not in str(caught.value)
 
 
 def test_it_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ nova.imagecache nova.instances
 nova
 nova.compute
 .
+about
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
-cli.carrying cli.hosts cli.report
+cli.carrying cli.git cli.hosts cli.report cli.table
 """
 TIERS = (
     *(
@@ -74,6 +75,7 @@ OTHERS = {
     "jinja2": {"xmlkit.templates"},
     "libvirt": {
         *(
+            "xmlkit.about",
             "xmlkit.actions",
             "xmlkit.executor",
             "xmlkit.leisure",
@@ -95,7 +97,7 @@ OTHERS = {
     "pytest": {"xmlkit.testing.plugin", "xmlkit.testing.snapshots"},
     "rich": {
         *("xmlkit.cli.cache", "xmlkit.cli.carrying", "xmlkit.cli.counting"),
-        *("xmlkit.cli.snapshot", "xmlkit.cli.status"),
+        *("xmlkit.cli.snapshot", "xmlkit.cli.table"),
     },
     "syrupy": {"xmlkit.testing.plugin", "xmlkit.testing.snapshots"},
     "xmlschema": {"xmlkit.validation.policy"},

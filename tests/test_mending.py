@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import string
+from typing import Any
 
 import pytest
 
 from xmlkit.document import Document
-from xmlkit.validation.findings import Edit, Finding, Fix
+from xmlkit.validation import mending
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix
 from xmlkit.validation.mending import Mended, mended, unified
 from xmlkit.validation.verdict import validate
 
@@ -131,6 +134,43 @@ def test_of_several_faults_each_is_repaired_that_can_be() -> None:
     assert validate(mend.document) == mend.findings
     for right in ("<emulator>/x</emulator>", "type='qcow2' cache='none'", "bus='virtio'"):
         assert right in mend.document.text
+
+
+def test_many_faults_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each: what it costs does not grow with the square of their number."""
+    judged = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        judged.append(arguments)
+        return validate(*arguments, **options)
+
+    monkeypatch.setattr(mending, "validate", counted)
+    wrong = "<disk type='file'><driver name='qemu' cahce='none'/><target dev='vd{}' {}/></disk>"
+    names = [a + b for a in string.ascii_lowercase for b in "abcdefgh"]
+    devices = "\n".join(wrong.format(name, "bsu='virtio'") for name in names)
+    document, mend = repaired(devices)
+
+    assert 26 * 8 * 2 == len(mend.edits)
+    assert () == mend.findings == validate(mend.document)
+    assert GUEST.format(devices.replace("cahce", "cache").replace("bsu", "bus")) == (
+        mend.document.text
+    )
+    assert len(judged) <= 10
+    # each is about the document after those before it
+    for edit in mend.edits:
+        document = apply_fix(document, edit)
+    assert mend.document.text == document.text
+
+
+def test_of_repairs_that_do_not_go_together_some_are_made() -> None:
+    """Both would give one attribute its name twice."""
+    _, mend = repaired(
+        "<emulatr>/x</emulatr><disk type='file'><target dve='vda' ddev='vdb' bsu='virtio'/></disk>"
+    )
+
+    assert "<emulator>" in mend.document.text
+    assert "bus='virtio'" in mend.document.text
+    assert 1 == len(mend.findings)
 
 
 def test_what_is_not_verified_is_never_done() -> None:

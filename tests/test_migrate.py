@@ -27,7 +27,7 @@ from click.testing import CliRunner, Result
 from commands import Shell
 from loops import mounted
 from pair import SIZE, Pair, make_pair
-from scene import POOL, SECURE, run, until
+from scene import POOL, SECURE, Scene, run, until
 
 from xmlkit import migrate, service, state
 from xmlkit.cli import cli
@@ -412,6 +412,15 @@ def test_a_uri_that_is_none_is_refused(tmp_path: Path, option: str, uri: str) ->
     Shell(None, tmp_path)("migrate", *hosts, option, uri, "guest").refused(f"{option} ")
 
 
+@pytest.mark.parametrize("uri", ["unix:///a/b.sock", "tcp://host:49152"])
+def test_memory_and_disks_do_not_share_a_socket(tmp_path: Path, uri: str) -> None:
+    """QEMU listens at each of them."""
+    hosts = ("--connect", "test:///nowhere", "--to", "test:///nowhere", "--storage", "full")
+    both = ("--migrate-uri", uri, "--disks-uri", uri)
+    Shell(None, tmp_path)("migrate", *hosts, *both, "guest").refused(f"--disks-uri {uri!r} is the")
+    assert "tcp://host" == Options(migrate_uri="tcp://host", disks_uri="tcp://host").disks_uri
+
+
 def test_no_destination_is_not_just_any(tmp_path: Path) -> None:
     """libvirt takes an empty URI for a host of its own choice."""
     Shell(None, tmp_path)("migrate", "--connect", "test:///nowhere", "--to", "", "guest").refused(
@@ -420,11 +429,27 @@ def test_no_destination_is_not_just_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "to"), [("QEMU", "test:///default"), ("test:///default", "QEMU")], ids=["to", "from"]
+)
+def test_a_host_of_another_driver_is_refused(
+    libvirtd: Libvirtd, tmp_path: Path, source: str, to: str
+) -> None:
+    """libvirt would say so in the middle of it: a QEMU guest goes from QEMU to QEMU."""
+    scene = Scene(libvirtd)
+    scene.nova_guest("test")
+    uris = [libvirtd.uri if each == "QEMU" else each for each in (source, to)]
+    told = Shell(None, tmp_path)("migrate", "--connect", uris[0], "--to", uris[1], "--yes", "test")
+    told.refused("test:///default: its guests are not QEMU's but of the driver TEST")
+    assert not (tmp_path / "state").exists() or not list((tmp_path / "state").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
     "uri", ["tcp://host", "tcp://host:49152", "tcp://[::1]:1", "unix:///a/b.sock", "unix:/a"]
 )
 def test_a_uri_that_is_one_is_taken(uri: str) -> None:
     """As libvirt takes it."""
-    assert uri == Options(migrate_uri=uri, disks_uri=uri).disks_uri
+    assert uri == Options(migrate_uri=uri).migrate_uri
+    assert uri == Options(disks_uri=uri).disks_uri
 
 
 def fill(directory: Path) -> None:

@@ -10,14 +10,25 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 import pytest
+from chroots import Release
 from lxml import etree
+from scene import Scene, until
 
 from xmlkit import Host, parse_host
-from xmlkit.observe import LibvirtError, domain_xml, domains_of, observe, opened, without_password
-from xmlkit.testing import Libvirtd
+from xmlkit.observe import (
+    LibvirtError,
+    domain_xml,
+    domains_of,
+    observe,
+    opened,
+    why_off,
+    without_password,
+)
+from xmlkit.testing import Libvirtd, boot_sector
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NODE = f"test://{FIXTURES}/every-pool-type.xml"
@@ -367,3 +378,68 @@ def test_a_host_without_anything_reads_back() -> None:
 def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
     """But with all that is needed to connect again."""
     assert shown == without_password(uri)
+
+
+def test_why_a_guest_is_off_is_known_after_a_restart_of_libvirtd(release: Release) -> None:
+    """Then libvirt says "unknown", on each version, and QEMU's log says it in libvirt's words."""
+    scene = Scene(release(), sector=boot_sector(hears_button=True))
+    domain = scene.nova_guest("a")
+    uuid = domain.UUIDString()
+    assert "unknown" == why_off(domain)
+    log = scene.libvirtd.directory / "var/log/libvirt/qemu/a.log"
+    for end, word in (
+        (libvirt.virDomain.shutdown, "shutdown"),
+        (libvirt.virDomain.destroy, "destroyed"),
+        (libvirt.virDomain.managedSave, "saved"),
+    ):
+        scene.start(domain)
+        end(domain)
+        until(lambda: not domain.isActive())  # noqa: B023
+        assert word == why_off(domain)
+        scene.libvirtd.restart()
+        scene.reopen()
+        domain = scene.connection.lookupByUUIDString(uuid)
+        assert [libvirt.VIR_DOMAIN_SHUTOFF, 0] == domain.state()
+        assert word == why_off(domain)
+    text = log.read_bytes()
+    # as a loss of power leaves it
+    log.write_bytes(text[: text.rindex(b"shutting down, reason=")])
+    assert "lost" == why_off(domain)
+    log.write_bytes(text + bytes(1 << 20))
+    assert "unknown" == why_off(domain)
+
+
+def test_the_log_of_this_machine_is_not_that_of_another_one(
+    libvirtd: Libvirtd, tmp_path: Path
+) -> None:
+    """What a tunnel leads to may be anywhere, though its end here is a socket."""
+    scene = Scene(libvirtd)
+    domain = scene.nova_guest("a")
+    scene.start(domain)
+    domain.destroy()
+    libvirtd.restart()
+    uri = urlsplit(libvirtd.uri)
+    (path,) = parse_qs(uri.query)["socket"]
+    tunnel = str(tmp_path / "tunnel")
+    code = (
+        "import os, socket, subprocess, sys\n"
+        "here = socket.socket(socket.AF_UNIX); here.bind(sys.argv[1]); here.listen()\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    near, far = here.accept()[0], socket.socket(socket.AF_UNIX)\n"
+        "    far.connect(sys.argv[2])\n"
+        "    for a, b in ((near, far), (far, near)):\n"
+        "        subprocess.Popen(['cat'], stdin=a, stdout=b)\n"
+    )
+    # it sees a log of that name, which may be of any guest
+    inside = ["nsenter", "--mount", f"--target={libvirtd.pid}"]
+    words = [*inside, sys.executable, "-c", code, tunnel, path]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            with opened(libvirtd.uri) as straight, opened(libvirtd.uri.replace(path, tunnel)) as by:
+                assert "destroyed" == why_off(straight.lookupByName("a"))
+                assert "unknown" == why_off(by.lookupByName("a"))
+        finally:
+            process.kill()

@@ -134,7 +134,7 @@ def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
     """Tests, fixtures and schemas travel with the source, and so does each build file."""
     expected = {
         path.relative_to(ROOT)
-        for folder in ("tests", "fixtures", "schemas", "templates")
+        for folder in ("tests", "fixtures", "schemas", "templates", "ansible")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
     } | {Path("LICENSE"), Path("Makefile"), Path("pyproject.toml"), Path("tox.ini")}
@@ -164,6 +164,57 @@ def test_command_starts_without_libvirt_python() -> None:
     code = "import sys; sys.modules['libvirt'] = None; import xmlkit.cli"
 
     assert "" == run(sys.executable, "-c", code)
+
+
+def interpreters() -> list[str]:
+    """This one, and the others at hand that xmlkit supports and that can make environments."""
+    found = {"{}.{}".format(*sys.version_info[:2]): sys.executable}
+    for minor in range(11, 20):
+        path = shutil.which(f"python3.{minor}")
+        usable = path and subprocess.run([path, "-c", "import ensurepip"], capture_output=True)
+        if path and usable and usable.returncode == 0:
+            found.setdefault(f"3.{minor}", path)
+    return list(found.values())
+
+
+@pytest.fixture(scope="module", params=interpreters(), ids=lambda path: Path(path).name)
+def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new environment, with nothing in it but pip, for each interpreter."""
+    directory = tmp_path_factory.mktemp("fresh")
+    run(request.param, "-m", "venv", directory / "venv")
+    return directory / "venv/bin"
+
+
+def test_a_fresh_environment_has_it_all(fresh: Path, dist: Path, tmp_path: Path) -> None:
+    """The wheel brings what its commands need; the extra brings libvirt, and says so without it."""
+    (wheel,) = dist.glob("*.whl")
+    xmlkit_ = fresh / "xmlkit"
+    guest = ROOT / "fixtures/nova/qcow2-file.xml"
+    observe: list[str | Path] = [xmlkit_, "observe", "--connect", "test:///default"]
+
+    _install(fresh, str(wheel))
+    assert f"xmlkit {xmlkit.__version__}\n" == run(xmlkit_, "--version", cwd=tmp_path)
+    assert "not installed" in run(xmlkit_, "--version", "--verbose", cwd=tmp_path)
+    run(xmlkit_, "validate", "--policy", "nova", guest, cwd=tmp_path)
+    made = run(xmlkit_, "pool", "create", "--type", "dir", "--target", "/p", "p", cwd=tmp_path)
+    assert "<name>p</name>" in made
+    refused = subprocess.run(observe, capture_output=True, text=True)
+    assert 2 == refused.returncode
+    assert "libvirt-xmlkit[libvirt]" in refused.stderr
+    assert 1 == refused.stderr.count("\n")
+
+    _install(fresh, f"{wheel}[libvirt]")
+    assert "<capabilities>" in run(*observe, cwd=tmp_path)
+    run(fresh / "python", "-m", "pip", "check")
+
+
+def _install(programs: Path, what: str) -> None:
+    """Without an index it cannot be: then this is skipped, but never in continuous integration."""
+    command: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", what]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "No matching distribution found" in done.stderr and not os.environ.get("CI"):
+        pytest.skip("no package index can be reached")
+    assert 0 == done.returncode, done.stderr
 
 
 @pytest.mark.skipif("TOX_ENV_DIR" not in os.environ, reason="does not run under tox")

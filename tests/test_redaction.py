@@ -242,6 +242,9 @@ def test_what_redaction_hides_is_among_the_secrets(name: str) -> None:
         # what virsh secret-set-value would be given
         "<secret ephemeral='no'><usage type='volume'/><value>HIDE-ME</value></secret>",
         "<secret><data encoding='base64'>HIDE-ME</data></secret>",
+        # where its UUID should be
+        "<auth><secret type='ceph' uuid='HIDE-ME'/></auth>",
+        "<secret ephemeral='no'><uuid>HIDE-ME</uuid></secret>",
     ],
 )
 def test_what_is_nearly_a_secret_is_one(text: str) -> None:
@@ -267,7 +270,10 @@ def test_what_is_nearly_a_secret_is_one(text: str) -> None:
         "<graphics passwdValidTo='2030-01-01T00:00:00' keymap='de'/>",
         "<volume><key>/a/b</key></volume>",
         "<encryption secret='6dd3e4a5-1d76-44ce-961f-f119f5aad935'/>",
-        "<secret><uuid>b</uuid><usage type='ceph'><name>c</name></usage></secret>",
+        "<secret><uuid> 6dd3e4a5-1d76-44ce-961f-f119f5aad935</uuid></secret>",
+        "<secret><usage type='ceph'><name>c</name></usage></secret>",
+        "<secret type='ceph' uuid='6dd3e4a5-1d76-44ce-961f-f119f5aad935'/>",
+        "<secret type='ceph' uuid='6dd3e4a5-1d76-44ce-961f-f119f5aad93x'/>",
         "<enum><value>a</value></enum><secret/><enum><value>a</value></enum>",
         "<features><pae/><hap state='on'/></features>",
     ],

@@ -439,17 +439,94 @@ def test_what_somebody_else_did_with_a_guest_that_was_given_up_counts(
     stays_off(domain)
 
 
-def test_a_guest_that_was_saved_stays_off_though_libvirtd_was_restarted(scene: Scene) -> None:
-    """libvirt does not know any more why it is off, but it has the save."""
+@pytest.mark.parametrize("end", ["managedSave", "destroy"])
+def test_why_a_guest_is_off_is_found_though_libvirtd_was_restarted(scene: Scene, end: str) -> None:
+    """libvirt has forgotten it: it still has the save, and the log that the plug was pulled."""
     domain = given_up(scene)
     scene.start(domain)
-    domain.managedSave()
+    getattr(domain, end)()
     scene.libvirtd.restart()
     scene.reopen()
 
     assert [] == recover_all(scene)
 
     stays_off(scene.connection.lookupByUUIDString(domain.UUIDString()))
+
+
+@pytest.mark.parametrize("log", ["gone", "a link", "without its end", "of a newer libvirt"])
+def test_a_guest_of_which_nobody_knows_why_it_is_off_is_told(scene: Scene, log: str) -> None:
+    """It is not started, since it may have been switched off on purpose, or run elsewhere."""
+    domain = given_up(scene)
+    scene.libvirtd.restart()
+    scene.reopen()
+    path = scene.libvirtd.directory / "var/log/libvirt/qemu/a.log"
+    text = path.read_text()
+    assert "shutting down, reason=shutdown" in text
+    path.unlink()
+    if log == "a link":
+        path.with_name("b.log").write_text(text)
+        path.symlink_to("b.log")
+    elif log == "without its end":
+        path.write_text(text.partition("shutting down, reason=")[0])
+    elif log == "of a newer libvirt":
+        path.write_text(text.replace("reason=shutdown", "reason=mañana"))
+
+    for _ in range(2):
+        (outcome,) = recover_all(scene)
+        assert ("undone", "why-off") == outcome[:2], outcome
+        assert "virsh start a" in outcome.message
+    domain = scene.connection.lookupByUUIDString(domain.UUIDString())
+    stays_off(domain)
+    domain.create()
+    assert [] == recover_all(scene)
+
+
+@pytest.mark.parametrize("log", [True, False], ids=["by the log", "without the log"])
+def test_a_guest_that_has_migrated_is_not_started_by_recovery(
+    start_libvirtd: Callable[..., Libvirtd], *, log: bool
+) -> None:
+    """xmlkit lost its libvirtd while the guest was to shut down, and somebody migrated it."""
+    with tempfile.TemporaryDirectory(prefix="xmlkit-pair-") as place:
+        os.chmod(place, 0o755)  # noqa: S103
+        pair = make_pair(start_libvirtd, Path(place))
+        domain = pair.guest()
+        uuid = domain.UUIDString()
+
+        def migrate() -> None:
+            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
+            flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
+            domain.migrate3(pair.destination, parameters, flags)
+            if not log:
+                (pair.here.directory / "var/log/libvirt/qemu/guest.log").unlink()
+            pair.here.restart()
+
+        directory = str(Path(place) / "state")
+        outcome = service.transition(
+            *(pair.source, uuid, RESTART),
+            state_dir=directory,
+            listener=when("begin", Stop, migrate),
+        )
+        assert "pending" == outcome.state, outcome
+        pair.connect()
+
+        found, errors = service.recover_all(lambda _: pair.source, state.directory(directory))
+
+        assert [] == errors
+        ((_, outcomes),) = found
+        assert ("there",) == pair.running(uuid)
+        if log:
+            assert ("undone", "migrated-away") == outcomes[uuid][:2], outcomes
+            again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
+            assert ("refused", "migrated-away") == again[:2], again
+            return
+        assert ("pending", "why-off") == outcomes[uuid][:2], outcomes
+        assert "starts the guest" not in outcomes[uuid].message
+        pair.source.lookupByUUIDString(uuid).undefine()
+        ((_, outcomes),), errors = service.recover_all(
+            lambda _: pair.source, state.directory(directory)
+        )
+        assert ("undone", []) == (outcomes[uuid].state, errors)
+        assert ("there",) == pair.running(uuid)
 
 
 def test_a_guest_that_somebody_migrates_meanwhile_is_not_started_here(

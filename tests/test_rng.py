@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from xmlkit import Document, SchemaError, validate
 from xmlkit.validation import rng, schemas
+from xmlkit.validation.walk import Walk
 
 INSTALLED = schemas.directory()
 GRAMMAR = "<grammar xmlns='http://relaxng.org/ns/structure/1.0'>{}</grammar>"
@@ -46,13 +48,30 @@ def test_a_grammar_is_read_once_until_it_has_grown(monkeypatch: pytest.MonkeyPat
 def test_names_that_nothing_is_known_of_are_not_kept() -> None:
     """They are of documents, of which there is no end."""
     (leaf,) = rng.grammar(INSTALLED, "storagevol").elements
+    assert leaf.children("name")
     known = len(leaf._index)
     for number in range(50):
         assert not leaf.attributes(f"no{number}")
         assert not leaf.children(f"no{number}")
 
     assert known == len(leaf._index)
-    assert leaf.children("name")
+
+
+def test_what_is_near_a_name_of_the_schema_is_kept_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slip is found for any word; words that only documents have would never end."""
+    monkeypatch.setattr(rng, "_grammars", {})
+    grammar = rng.grammar(INSTALLED, "storagevol")
+    (leaf,) = grammar.elements
+    walk = Walk(grammar, etree.fromstring("<volume/>"))
+
+    def near(word: str) -> set[str]:
+        return {name for each in walk._slips(leaf, word) for name in each.names.known()}
+
+    assert {"name"} == near("nmae") == near("name")
+    assert set() == near("nothing-like-it")
+    assert {"name"} == {word for _, word in grammar.slips}
 
 
 def test_of_many_grammars_the_largest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,9 @@ def test_a_plan_that_is_bound_to_nothing_is_stale(scene: Scene) -> None:
     made = bound_plan(scene)
 
     stale(judged(scene, made._replace(binding=None)))
-    stale(judged(scene, made, key=None))
+    lost = judged(scene, made, key=None)
+    stale(lost)
+    assert "the key has been lost" in lost.message
 
 
 @pytest.mark.parametrize("what", ["uuid", "target", "span", "skip"])

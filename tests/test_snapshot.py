@@ -53,6 +53,14 @@ VOLUME_DISK = """\
     </disk>"""
 
 
+class Killed(BaseException):
+    """xmlkit ends, and does nothing more."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
 def counting(libvirtd: Libvirtd) -> Scene:
     """Guests that write N to block 8 + N, 18 times a second, for half an hour."""
     scene = Scene(libvirtd, sector=boot_sector(step=1, ticks=1))
@@ -509,6 +517,80 @@ def test_a_full_disk_and_a_running_guest(
         runs_on(scene, domain)
 
 
+IO_ERROR = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+BY_USER = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+
+
+@pytest.mark.parametrize("ended", ["interrupted", "recovered"])
+def test_a_guest_that_an_io_error_has_paused_goes_on(
+    start_libvirtd: Callable[..., Libvirtd], directory: Path, ended: str
+) -> None:
+    """QEMU pauses it where it cannot copy what the guest overwrites; no write is lost by that.
+
+    Which of them meets the end of the room first, the guest or the copy, is chance. So it is the
+    guest's own disk that is full here, to the same end, and has room again.
+    """
+    with mounted("tmpfs", 2 << 20) as place:
+        scene = counting(start_libvirtd())
+        disk = scene.overlay(place / "disk")
+        domain = scene.define("live", [disk_xml(disk)])
+        scene.start(domain)
+
+        def meanwhile(*_: object) -> None:
+            ballast = place / "ballast"
+            until(lambda: filled(ballast) and domain.state() == IO_ERROR)
+            ballast.unlink()
+            assert domain.state() == IO_ERROR
+            raise KeyboardInterrupt if ended == "interrupted" else Killed
+
+        shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(snapshot, "_is_pushing", once(meanwhile, snapshot._is_pushing))
+            taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+            assert ("undone", "interrupted") == taken.outcome[:2], taken
+        if ended == "recovered":
+            assert domain.state() == IO_ERROR
+            ((_, outcomes),) = recovered(scene, directory)
+            assert [Outcome("undone")] == list(outcomes.values())
+
+        assert [] == left(scene)
+        runs_on(scene, domain)
+        scene.stop(domain)
+        is_prefix(blocks(str(disk)))
+
+
+def test_a_guest_that_somebody_has_paused_stays_paused(scene: Scene, directory: Path) -> None:
+    """It was not by the snapshot."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+
+    def meanwhile(*_: object) -> None:
+        domain.suspend()
+        raise KeyboardInterrupt
+
+    shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_is_pushing", once(meanwhile, snapshot._is_pushing))
+        taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    assert ("undone", "interrupted") == taken.outcome[:2], taken
+    assert BY_USER == domain.state()
+
+
+def filled(path: Path) -> bool:
+    """Write to a file until its file system has no room."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return True
+
+
+def once(act: Callable[..., Any], then: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is the first one when it is called first, and the second one after that."""
+    calls = iter([act])
+    return lambda *given: next(calls, then)(*given)
+
+
 def test_a_place_that_qemu_may_not_enter(scene: Scene, directory: Path, tmp_path: Path) -> None:
     """The guest's QEMU writes the copy by its own user: libvirt's reason is said."""
     domain = scene.nova_guest("live")
@@ -880,7 +962,8 @@ def test_the_command(scene: Scene, directory: Path) -> None:
     assert 2 == process.returncode
 
 
-# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did.
+# A guest with an agent: it answers what libvirt asks, and says on its serial port what it did. As
+# QEMU's own it refuses to freeze what is frozen.
 # No command is started for an answer: libvirt gives an agent five seconds for its first word.
 AGENT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -898,8 +981,12 @@ while true; do
         case $line in
             *sync-delimited*) printf '\377{"return": %s}\n' "$id" >&3 ;;
             *guest-sync*) printf '{"return": %s}\n' "$id" >&3 ;;
-            *fsfreeze-freeze*) echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
-            *fsfreeze-thaw*) echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+            *fsfreeze-freeze*)
+                case $frozen in
+                    yes) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
+                    *) frozen=yes; echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+                esac ;;
+            *fsfreeze-thaw*) frozen=; echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
             *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
         esac
     done
@@ -910,11 +997,9 @@ WITH_AGENT = """\
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
 
 
-@pytest.mark.machine
-def test_the_guest_agent_freezes_for_the_moment(
-    scene: Scene, directory: Path, linux_tree: Path
-) -> None:
-    """Frozen once, thawed once, and the snapshot is said to be consistent."""
+@pytest.fixture
+def agent(scene: Scene, linux_tree: Path) -> Any:
+    """A guest whose agent is connected."""
     files = Files(linux_tree)
     files.add("bin/busybox")
     files.modules(("virtio_pci", "virtio_console"))
@@ -933,16 +1018,68 @@ def test_the_guest_agent_freezes_for_the_moment(
     log = scene.log("agent")
     until(lambda: log.exists() and b"XMLKIT-GUEST-UP" in log.read_bytes())
     until(lambda: "state='connected'" in domain.XMLDesc(0))
+    return domain
 
+
+def agent_did(scene: Scene) -> list[bytes]:
+    """What the guest's agent was asked for, in order."""
+    return scene.log("agent").read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
+
+
+@pytest.mark.machine
+@pytest.mark.usefixtures("agent")
+def test_the_guest_agent_freezes_for_the_moment(scene: Scene, directory: Path) -> None:
+    """Frozen once, thawed once, and the snapshot is said to be consistent."""
     for number in range(10):
         taken = shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
         # libvirt gives an agent five seconds for its first word, and a busy machine may need more
         if taken.consistency == "frozen":
             break
 
-    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), log.read_bytes()[-2000:]
-    said = log.read_bytes().partition(b"XMLKIT-GUEST-UP")[2].split()
-    assert [b"FREEZE", b"THAW"] == said[-2:]
+    assert ("done", "frozen") == (taken.outcome.state, taken.consistency), agent_did(scene)
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+@pytest.mark.machine
+def test_recovery_thaws_what_xmlkit_froze(scene: Scene, directory: Path, agent: Any) -> None:
+    """Nobody else would."""
+    for number in range(10):
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(libvirt.virDomain, "fsThaw", killed)
+            shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+            continue  # the agent did not answer in time
+        break
+    assert [b"FREEZE"] == agent_did(scene)[-1:]
+    assert agent.isActive()
+
+    recovered(scene, directory)
+
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+@pytest.mark.machine
+def test_recovery_leaves_frozen_what_somebody_else_froze(
+    scene: Scene, directory: Path, agent: Any
+) -> None:
+    """A backup of theirs may be under way, and would lose its worth."""
+
+    def froze() -> bool:
+        with contextlib.suppress(libvirt.libvirtError):
+            agent.fsFreeze()
+        return agent_did(scene)[-1:] == [b"FREEZE"]
+
+    until(froze)
+    shot = snapshot.prepare(scene.connection, "agent", "vda", file_in(scene), live=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_is_pushing", killed)
+        with pytest.raises(Killed):
+            snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    ((_, outcomes),) = recovered(scene, directory)
+
+    assert [Outcome("undone")] == list(outcomes.values())
+    assert [] == left(scene)
+    assert b"THAW" not in agent_did(scene)
 
 
 def test_a_block_device(scene: Scene, directory: Path) -> None:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,42 @@ def test_one_writer_and_who_it_is(directory: Path) -> None:
         assert 0o600 == stat.S_IMODE((directory / "lock").stat().st_mode)
     with holder(directory, "--secret") as other:
         assert f"{other.pid} xmlkit\n" == (directory / "lock").read_text()
+
+
+HOST_HOLDER = """
+import os, sys
+from xmlkit import state
+if USER:
+    os.setgroups([])
+    os.setresgid(USER, USER, USER)
+    os.setresuid(USER, USER, USER)
+with state.host_lock("HOST"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+def test_one_writer_a_host_whatever_its_directory(user: int) -> None:
+    """The other is told its PID, also of another user's; other hosts are not waited for."""
+    host = str(uuid.uuid4())
+    code = HOST_HOLDER.replace("HOST", host).replace("USER", str(user))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    if user:
+        need_root()
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:  # type: ignore[call-overload]
+        assert b"locked\n" == other.stdout.readline()
+        with pytest.raises(LockedError) as caught, state.host_lock(host):
+            pass
+        assert other.pid == caught.value.pid
+        assert f"process {other.pid} (python" in str(caught.value)
+        with state.host_lock(str(uuid.uuid4())), state.host_lock(None), state.host_lock(None):
+            pass
+        other.kill()
+    with state.host_lock(host, WAIT), pytest.raises(LockedError), state.host_lock(host):
+        pass
+    with state.host_lock(host):
+        pass
 
 
 def test_a_killed_writer_holds_nothing(directory: Path) -> None:

@@ -7,15 +7,19 @@ Rules
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -386,13 +390,16 @@ def test_wrong_input_is_one_clear_line(arguments: tuple[str, ...]) -> None:
     assert "internal error" not in done.stderr
 
 
-def test_a_terminal_gets_tables_that_lose_nothing() -> None:
-    """Drawn by rich, long names folded and never cut."""
+def on_terminal(columns: int, *arguments: str, term: str = "xterm") -> str:
+    """What status shows on a terminal, without its escape sequences."""
     leader, follower = pty.openpty()
+    size = struct.pack("4H", 24, columns, 0, 0)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, size)
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from xmlkit.cli import main; main()", "status", "--connect", NODE],
+        [sys.executable, "-c", "from xmlkit.cli import main; main()", "status", *arguments],
         stdout=follower,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "60"},
+        env=environment | {"TERM": term},
     )
     os.close(follower)
     pieces: list[bytes] = []
@@ -402,16 +409,52 @@ def test_a_terminal_gets_tables_that_lose_nothing() -> None:
     except OSError:
         pass  # the way in which a terminal ends
     os.close(leader)
-    text = b"".join(pieces).decode()
-
     assert 1 == process.wait()
+    return re.sub("\x1b[^m]*m", "", b"".join(pieces).decode()).replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_tables_that_lose_nothing() -> None:
+    """Drawn by rich, as wide as it is; words are wrapped, and nothing is cut."""
+    text = on_terminal(100, "--connect", NODE)
+
     assert "─" in text
     assert "…" not in text
-    plain = re.sub("\x1b[^m]*m", "", text).split("\r\n")
     # sentences are the terminal's to break
-    rows = [line for line in plain if ": pool" not in line and not line.endswith("blocked")]
+    rows = [
+        line for line in text.split("\n") if ": pool" not in line and not line.endswith("blocked")
+    ]
     assert len(rows) > 20
-    assert max(map(len, rows)) <= 60
+    assert max(map(len, rows)) <= 100
+
+
+def test_a_narrow_terminal_gets_paragraphs(site: Site) -> None:
+    """A name, a path and a reason stand there whole, so that they can be copied."""
+    names = ("日本語の仮想マシン", "a-name-" + 10 * "that-is-long-", "two  blanks")
+    for name in names:
+        site.scene.nova_guest(name)
+    text = on_terminal(40, "--connect", site.libvirtd.uri)
+    lines = text.split("\n")
+
+    for name in names:
+        at = lines.index(name)
+        assert "  state shut off, disks legacy, blocked" == lines[at + 1]
+        assert lines[at + 2].startswith("  vda: outside-pools: /")
+    for pool in site.scene.connection.listAllStoragePools():
+        path = ElementTree.fromstring(pool.XMLDesc()).findtext("target/path")
+        assert f"  {path}" == lines[lines.index(pool.name()) + 2]
+    assert "DOMAIN" in on_terminal(200, "--connect", site.libvirtd.uri)
+
+
+def test_a_dumb_terminal_gets_what_a_pipe_gets(site: Site) -> None:
+    """Plain columns, straight also where a letter takes two places."""
+    for name in ("日本語", "a", "e\u0301"):
+        site.scene.nova_guest(name)
+    plain = xmlkit("status", "--connect", site.libvirtd.uri).stdout
+
+    assert plain == on_terminal(40, "--connect", site.libvirtd.uri, term="dumb")
+    assert "\n日本語  shut off  " in plain
+    assert "\na       shut off  " in plain
+    assert "\ne\u0301       shut off  " in plain
 
 
 def test_what_a_terminal_would_obey_is_escaped(site: Site) -> None:

@@ -70,6 +70,7 @@ STEPS = st.one_of(
     st.builds(Stop, TEXTS),
     st.builds(Start, TEXTS),
     st.builds(Unlink, TEXTS, TEXTS),
+    st.builds(steps.Freeze, TEXTS),
     st.builds(steps.Backup, TEXTS, TEXTS, TEXTS),
     st.builds(steps.Convert, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
     st.builds(steps.Publish, TEXTS, TEXTS),

@@ -24,7 +24,17 @@ from xmlkit.validation.findings import Finding
 from xmlkit.validation.profiles import Profile
 from xmlkit.validation.verdict import validate
 
-__all__ = ["SCHEMA", "Hunk", "Piece", "Preview", "as_data", "hunks", "preview", "unified"]
+__all__ = [
+    "SCHEMA",
+    "Hunk",
+    "Piece",
+    "Preview",
+    "as_data",
+    "difference",
+    "hunks",
+    "preview",
+    "unified",
+]
 
 SCHEMA = "xmlkit.diff/1"
 
@@ -117,6 +127,14 @@ def unified(made: Preview, *, show_secrets: bool = False) -> str:
     for hunk in hunks(made, show_secrets=show_secrets):
         pieces += _hunk(hunk)
     return "".join(pieces)
+
+
+def difference(name: str, domain: Document, plan: Plan) -> str:
+    """What a plan will change in a domain, as unified() has it, secrets redacted; not validated.
+
+    name: of the domain, for the head. Raises PlanError as transform does.
+    """
+    return unified(Preview(name, plan, domain, transform(domain, plan), (), ()))
 
 
 def as_data(made: Preview, *, show_secrets: bool = False) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lxml import etree
 
 from xmlkit.laying import laid
 from xmlkit.markup import (
+    ATTRIBUTE,
     MARKUP,
     blank_before,
     encoded,
@@ -38,6 +39,7 @@ __all__ = [
     "InsertBefore",
     "Limits",
     "Remove",
+    "RenameAttribute",
     "Replace",
     "SetAttributes",
 ]
@@ -73,7 +75,15 @@ class Replace(NamedTuple):
     text: str
 
 
-Edit = SetAttributes | InsertBefore | Remove | Replace
+class RenameAttribute(NamedTuple):
+    """An edit: an attribute, by name as written, gets another name; its value keeps its quotes."""
+
+    element: etree._Element
+    name: str
+    new: str
+
+
+Edit = SetAttributes | InsertBefore | Remove | Replace | RenameAttribute
 
 
 class Document:
@@ -146,7 +156,8 @@ class Document:
         """The document after edits of elements of `root`.
 
         Several SetAttributes of one element add up; nothing may be edited inside an element that
-        is removed or replaced.
+        is removed or replaced, and a tag has either attributes renamed or set.
+        Raises ValueError if an attribute that is to be renamed is not there.
         """
         text = self.text
         changes: list[tuple[int, int, str]] = []
@@ -164,6 +175,8 @@ class Document:
             elif isinstance(edit, Remove):
                 blank = blank_before(text, at)
                 changes.append((at - len(blank), self.span_of(edit.element)[1], ""))
+            elif isinstance(edit, RenameAttribute):
+                changes.append((*self._name_of(at, edit.name), edit.new))
             else:
                 changes.append((at, self.span_of(edit.element)[1], edit.text))
         for at, values in tags.items():
@@ -176,6 +189,13 @@ class Document:
                 new = retagged(tag, values, quote)
             changes.append((at, at + len(tag), new))
         return self._changed(changes)
+
+    def _name_of(self, at: int, name: str) -> tuple[int, int]:
+        """Where the name of an attribute stands, of the element that starts at `at`."""
+        for each in ATTRIBUTE.finditer(self.text, at, at + len(tag_at(self.text, at))):
+            if each[2] == name:
+                return each.span(2)
+        raise ValueError(f"there is no attribute {name}")
 
     def tree(self) -> etree._Element:
         """A private copy of the tree, to be edited and given to `lay`."""

@@ -34,7 +34,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.images import ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, is_local, said
+from xmlkit.observe import LibvirtError, is_local, said, why_off
 from xmlkit.plan import Plan, PlanError
 from xmlkit.steps import (
     SHUTDOWN_SECONDS,
@@ -60,12 +60,10 @@ Listener = Callable[..., None]
 Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+_NOT_KNOWN = "libvirtd, which was restarted, does not know why, nor does QEMU's log say it"
+
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
-
-# Why a guest is off that its button may have shut down, and nobody has ended, saved or migrated: a
-# libvirtd that was restarted does not know any more.
-_SHUT_DOWN = (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
 
 # What cannot be walked or read now could not be changed before either: nothing is to be taken back.
 _NOTHING_MADE = ("symlink", "bad-path", "disk-info")
@@ -135,13 +133,22 @@ def start_late(
     """Start guests that have shut down after a transition had given up waiting for them.
 
     uuids: of those in `journal.asked` that are to be looked at. Each is started once; one that
-    runs, or that was not shut down from within (virDomainGetState's reason), is left alone. Returns
-    the outcome for each that was off: "undone" if it runs again, else "pending". Raises
-    JournalError, and LibvirtError if libvirt does not answer.
+    runs, or that was not shut down from within (why_off), is left alone. Returns the outcome for
+    each that was off: "undone" if it runs again, or if nobody knows why it is off ("why-off": it is
+    only told, and not written down), else "pending". Raises JournalError, and LibvirtError if
+    libvirt does not answer.
     """
     found = {}
     for task in journal.asked:
-        if task.uuid in uuids and _may_be_late(connection, task):
+        why = _may_be_late(connection, task) if task.uuid in uuids else ""
+        if why and why != "shutdown":
+            # it may have been switched off on purpose, or run elsewhere
+            message = (
+                f"it is off, and {_NOT_KNOWN}: if it is not to be off, and does not run on another "
+                f"host, virsh start {task.plan.name}"
+            )
+            found[task.uuid] = Outcome("undone", "why-off", message)
+        elif why:
             # there is nothing to be written about those that are left alone
             writer = Writer(journal.path, new=False)
             try:
@@ -472,7 +479,7 @@ class _Executor:
                 seconds = f"{self.shutdown_seconds:g} s"
                 raise _Failure("not-stopped", f"it did not shut down within {seconds}{refused}")
             time.sleep(0.1)
-        if _has_migrated(domain):
+        if why_off(domain) == "migrated":
             raise _Failure("migrated-away", "it has migrated to another host since")
         self.stopped.add(task.uuid)
 
@@ -495,10 +502,17 @@ class _Executor:
         """Whether a guest was shut down for us, and has not been started again by us."""
         if not self._is_restarting(task):
             return False
-        if not domain.isActive():
-            # it would run on both
-            return not _has_migrated(domain)
-        return task.uuid in self.stopped
+        if domain.isActive():
+            return task.uuid in self.stopped
+        why = why_off(domain)
+        if why == "unknown" and task.uuid not in self.stopped:
+            raise _Failure(
+                "why-off",
+                f"it is off, and {_NOT_KNOWN}: look whether it runs on another host; if it does, "
+                f"undefine it here (virsh undefine {domain.name()}), else virsh start it",
+            )
+        # it would run on both
+        return why != "migrated"
 
     def _is_restarting(self, task: Task) -> bool:
         """Whether a guest was asked to shut down, and has not been started again by us."""
@@ -662,6 +676,8 @@ class _Executor:
         except _TROUBLE as error:
             failure = _failure_of(error)
         starts = ", which starts the guest if it is off" if self._is_restarting(task) else ""
+        if failure.id == "why-off":
+            starts = ""
         return Outcome("pending", failure.id, f"{failure}; then run xmlkit recover{starts}")
 
     def _user_of_new(self, task: Task) -> str:
@@ -715,6 +731,9 @@ class _Executor:
         """How it ended for a guest that was asked to shut down and has not done so."""
         if not self._is_restarting(task) or task.uuid in self.stopped:
             return None
+        domain = _lookup(self.connection, task.uuid)
+        if domain is not None and not domain.isActive() and why_off(domain) == "migrated":
+            return Outcome("undone", "migrated-away", "it has migrated to another host since")
         self.asked.add(task.uuid)
         message = (
             "it runs on, but was asked to shut down and may still do so: then xmlkit recover "
@@ -724,7 +743,7 @@ class _Executor:
 
     def start_late(self, task: Task) -> None:
         """Start a guest again that has shut down though it was given up, and say so."""
-        if not _is_shut_down(_lookup(self.connection, task.uuid)):
+        if _why_late(_lookup(self.connection, task.uuid)) != "shutdown":
             return
         message = "it shut down after xmlkit had given up waiting for it, and was started again"
         outcome = Outcome("undone", "not-stopped", message)
@@ -832,26 +851,20 @@ def _lookup(connection: Any, uuid: str) -> Any:
         raise
 
 
-def _has_migrated(domain: Any) -> bool:
-    """Whether a domain is off because it runs on another host. Source: virDomainGetState."""
-    off: tuple[int, int] = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
-    return tuple(domain.state()) == off
-
-
-def _is_shut_down(domain: Any) -> bool:
-    """Whether a domain is off, and may be so by its own doing. Source: virDomainGetState."""
+def _why_late(domain: Any) -> str:
+    """Why a domain is off, if it is: by its own doing ("shutdown") or nobody knows; else ""."""
     if domain is None or domain.isActive():
-        return False
-    state, reason = domain.state()
-    if state != libvirt.VIR_DOMAIN_SHUTOFF or reason not in _SHUT_DOWN:
-        return False
+        return ""
+    why = why_off(domain)
     # a libvirtd that was restarted knows of the save, and not that it is why
-    return not metadata.is_saved(domain)
+    if why not in ("shutdown", "lost", "unknown") or metadata.is_saved(domain):
+        return ""
+    return why
 
 
-def _may_be_late(connection: Any, task: Task) -> bool:
+def _may_be_late(connection: Any, task: Task) -> str:
     try:
-        return _is_shut_down(_lookup(connection, task.uuid))
+        return _why_late(_lookup(connection, task.uuid))
     except libvirt.libvirtError as error:
         raise LibvirtError(f"{task.plan.name}: {said(error)}") from None
 

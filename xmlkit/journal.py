@@ -10,6 +10,7 @@ Laws
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -33,6 +34,7 @@ __all__ = [
     "Writer",
     "as_data",
     "find",
+    "ids",
     "read",
     "read_all",
 ]
@@ -151,7 +153,7 @@ class Writer:
         try:
             self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         except OSError as error:
-            raise JournalError(f"cannot write {path}: {_why(error)}") from None
+            raise _unwritten(path, error, state.remedy(error)) from None
         try:
             if not new:
                 # a torn line stays none, though all of it but its end may be there
@@ -160,7 +162,7 @@ class Writer:
                 self._append(("" if whole else " (torn)\n") + _line({"resume": now()}))
         except OSError as error:
             self.close()
-            raise JournalError(f"cannot write {path}: {_why(error)}") from None
+            raise _unwritten(path, error, state.remedy(error)) from None
 
     @classmethod
     def create(
@@ -178,12 +180,18 @@ class Writer:
         writer = cls(os.path.join(directory, f"{id}.jsonl"), new=True)
         head = {"schema": SCHEMA, "id": id, "kind": kind, "of": of, "uri": uri, "at": now()}
         goal = {} if to is None else {"to": to}
+        records: list[dict[str, Any]] = [head | goal]
+        records += ({"task": task.as_data()} for task in tasks)
         try:
-            writer.write(head | goal, *({"task": task.as_data()} for task in tasks))
+            writer._append("".join(map(_line, records)))
             state.fsync_directory(directory)
-        except BaseException:
+        except BaseException as error:
             writer.close()
-            os.unlink(writer.path)
+            # on a file system that is read-only by now it stays, and recover finds nothing begun
+            with contextlib.suppress(OSError):
+                os.unlink(writer.path)
+            if isinstance(error, OSError):
+                raise _unwritten(writer.path, error, state.remedy(error)) from None
             raise
         return writer
 
@@ -194,10 +202,8 @@ class Writer:
         try:
             self._append("".join(map(_line, records)))
         except OSError as error:
-            raise JournalError(
-                f"cannot write {self.path}: {_why(error)}; nothing more was done: when it can be "
-                "written again, xmlkit recover"
-            ) from None
+            then = "nothing more was done: when it can be written again, xmlkit recover"
+            raise _unwritten(self.path, error, then) from None
 
     def _append(self, lines: str) -> None:
         data = lines.encode()
@@ -259,7 +265,7 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
     directory nothing was ever done. Raises JournalError for a directory that cannot be read.
     """
     journals, errors = [], []
-    for id in _ids(directory):
+    for id in ids(directory):
         try:
             journals.append(read(os.path.join(directory, f"{id}.jsonl")))
         except _NothingSaidError:
@@ -274,14 +280,14 @@ def read_all(directory: str) -> tuple[tuple[Journal, ...], tuple[JournalError, .
 def find(directory: str, id: str) -> Journal:
     """The journal of this id, or of the only one that begins with it. Raises JournalError."""
     # an id is as long as any other, so a whole one begins no other
-    found = [each for each in _ids(directory) if id and each.startswith(id)]
+    found = [each for each in ids(directory) if id and each.startswith(id)]
     if len(found) != 1:
         what = "no transition" if not found else f"{len(found)} transitions begin with"
         raise JournalError(f"{what} {id!r} in {directory}: xmlkit journal lists them")
     return read(os.path.join(directory, f"{found[0]}.jsonl"))
 
 
-def _ids(directory: str) -> list[str]:
+def ids(directory: str) -> list[str]:
     """The ids of the journals in a directory, none if it is not there. Raises JournalError."""
     try:
         names = sorted(os.listdir(directory))
@@ -292,8 +298,8 @@ def _ids(directory: str) -> list[str]:
             f"cannot read {directory}: {error.strerror}; run as root, or name another directory "
             "with --state-dir"
         ) from None
-    ids = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
-    return [id for id in ids if ID.fullmatch(id)]
+    found = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+    return [id for id in found if ID.fullmatch(id)]
 
 
 def as_data(journal: Journal) -> dict[str, Any]:
@@ -348,6 +354,10 @@ def _line(record: dict[str, Any]) -> str:
 def _opener(path: str, flags: int) -> int:
     # not blocking: it may be a pipe
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _unwritten(path: str, error: OSError, then: str) -> JournalError:
+    return JournalError(f"cannot write {path}: {_why(error)}; {then}")
 
 
 def _why(error: OSError) -> str:

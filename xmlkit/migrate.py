@@ -117,6 +117,10 @@ class Options:
     def __post_init__(self) -> None:
         _check_uri("--migrate-uri", self.migrate_uri, ("tcp", "rdma"))
         _check_uri("--disks-uri", self.disks_uri, ("tcp",))
+        uri = urlsplit(self.disks_uri or "")
+        # without a port libvirt chooses two
+        if self.disks_uri == self.migrate_uri and (uri.scheme == "unix" or uri.port):
+            raise UriError(f"--disks-uri {self.disks_uri!r} is the memory's: choose another one")
 
 
 def _check_uri(option: str, uri: str | None, by_host: Collection[str]) -> None:
@@ -166,9 +170,16 @@ def judged(source: Any, there: Any, name: str, to: str, options: Options) -> Mig
     """The migration of the domain with this name or UUID from one libvirt to another one, judged.
 
     source, there: connections that may write. to: the URI of the destination, for the journal.
-    Nothing is changed. Raises LibvirtError if there is no such domain, PlanError for a pool that
-    the destination does not have, and what libvirt raises.
+    Nothing is changed. Raises LibvirtError if there is no such domain or one of them is no QEMU's,
+    PlanError for a pool that the destination does not have, and what libvirt raises.
     """
+    for connection in (source, there):
+        # virConnectGetType; the other drivers answer, and fail when the guest is to go over
+        if (driver := connection.getType()) != "QEMU":
+            raise LibvirtError(
+                f"{without_password(connection.getURI())}: its guests are not QEMU's but of the "
+                f"driver {driver}: xmlkit migrates from qemu:///... to qemu+ssh://HOST/... only"
+            )
     over = survey(there, ())
     places = {p.path for p in over.host.pools if p.type in NAMED_BY_PATH and p.path}
     surveyed = survey(source, (name,), secure=True, directories=places)

@@ -10,13 +10,17 @@ Laws
 
 from __future__ import annotations
 
+import errno
 import html
 import os
 import re
+import socket
+import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from xmlkit.document import Document, Limits
 from xmlkit.errors import XmlkitError
@@ -27,16 +31,28 @@ __all__ = [
     "LibvirtError",
     "domain_xml",
     "domains_of",
+    "host_uuid",
     "is_local",
     "observe",
     "opened",
+    "pools_of",
     "said",
     "secure_document",
+    "why_off",
     "without_password",
 ]
 
 # What libvirt itself gives is as large as it is.
 _LIMITS = Limits(markup=1 << 30)
+
+# virDomainShutoffReason, by libvirt's own words for it.
+_WHY_OFF = ("unknown", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed")
+
+# What libvirt writes into a QEMU's log, among the lines of QEMU itself.
+_LOGGED = re.compile(
+    rb"^\d{4}-\d\d-\d\d [\d:.]+\+0000: (?:starting up\b|shutting down, reason=([\w -]+)$)", re.M
+)
+_LOG_END = 1 << 16  # bytes
 
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>\s*")
 
@@ -71,7 +87,7 @@ def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
         raise LibvirtError(f"not a URI: {uri!r}") from None
     except libvirt.libvirtError as error:
         raise LibvirtError(
-            f"cannot connect to {without_password(uri)}: {_message(error, uri)}"
+            f"cannot connect to {without_password(uri)}: {_message(error, uri)}{_way_in(error)}"
         ) from None
     try:
         yield connection
@@ -108,9 +124,21 @@ def observe(connection: Any, progress: Callable[[str], None] | None = None) -> b
     return "".join(pieces).encode()
 
 
+def host_uuid(connection: Any) -> str | None:
+    """The UUID of the host, None if it has none. Source: virConnectGetCapabilities."""
+    from lxml import etree
+
+    return etree.fromstring(connection.getCapabilities().encode()).findtext("host/uuid")
+
+
 def domains_of(connection: Any) -> list[str]:
     """The names of all domains, running or not."""
     return sorted(domain.name() for domain in connection.listAllDomains())
+
+
+def pools_of(connection: Any) -> list[str]:
+    """The names of all pools."""
+    return [pool.name() for pool in _pools(connection)]
 
 
 def domain_xml(connection: Any, name: str) -> str:
@@ -147,6 +175,59 @@ def secure_document(connection: Any, uuid: str) -> Document:
 
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     return Document.parse(connection.lookupByUUIDString(uuid).XMLDesc(flags), _LIMITS)
+
+
+def why_off(domain: Any) -> str:
+    """Why a domain is off, in libvirt's word: shutdown, destroyed, migrated, ...
+
+    A libvirtd that was restarted has forgotten it; then the end of QEMU's log says it, if libvirt
+    is on this machine. "lost": by the log it never ended, so the machine did. "unknown": nothing
+    says it. Raises libvirt's errors.
+    Source: virDomainGetState; qemuProcessStop, libvirt 9.0.0, for the log.
+    """
+    _, reason = domain.state()
+    if reason == 0:
+        with suppress(OSError, ValueError):
+            return _logged(domain.name(), domain.connect().getURI())
+    return _WHY_OFF[reason] if reason < len(_WHY_OFF) else "another"
+
+
+def _logged(name: str, uri: str) -> str:
+    """How a QEMU of libvirt's system daemon ended, by its log. Raises OSError, ValueError."""
+    parts = urlsplit(uri)
+    if not is_local(uri) or not parts.scheme.startswith("qemu") or parts.path != "/system":
+        return "unknown"
+    # a daemon that is named by its socket may be in a container, with a log of its own
+    (place,) = parse_qs(parts.query).get("socket") or [""]
+    root = f"/proc/{_listener(place)}/root" if place else ""
+    path = f"{root}/var/log/libvirt/qemu/{name}.log"
+    # neither followed nor waited for, should it be a link or a pipe
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as log:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            return "unknown"
+        log.seek(max(0, facts.st_size - _LOG_END))
+        found = _LOGGED.findall(log.read(_LOG_END))
+    if not found:
+        return "unknown"
+    return found[-1].decode() or "lost"
+
+
+def _listener(path: str) -> int:
+    """The libvirt daemon that listens at a socket, or who started it. Raises OSError, ValueError.
+
+    Another process may pass all on to another machine, whose log is not here.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(path)
+        peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid = int(struct.unpack("3i", peer)[0])
+    with open(f"/proc/{pid}/comm") as name:
+        if pid != 1 and name.read().rstrip("\n") not in ("libvirtd", "virtqemud"):
+            raise ValueError(f"{path} is no libvirt daemon's")
+    return pid
 
 
 def _pools(connection: Any) -> list[Any]:
@@ -228,6 +309,17 @@ def without_password(uri: str) -> str:
     return re.sub(
         r"(?i)([?&][^=&]*(?:pass|secret|token|key(?!file))[^=&]*)=[^&]*", r"\1=(redacted)", uri
     )
+
+
+def _way_in(error: Any) -> str:
+    """What to do where libvirt lets this user not in."""
+    import libvirt
+
+    refused = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
+    # virReportSystemError, libvirt 9.0: int1 is errno
+    closed = (libvirt.VIR_ERR_SYSTEM_ERROR, errno.EACCES)
+    here = error.get_error_code() in refused or (error.get_error_code(), error.get_int1()) == closed
+    return "; run as root" if here else ""
 
 
 def _message(error: Any, uri: str) -> str:

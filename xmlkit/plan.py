@@ -228,10 +228,7 @@ def plan(
         raise PlanError(f"to is volume or path, not {to!r}")
     if domain.kind != "domain":
         raise PlanError(f"not a domain but a <{domain.kind}>")
-    for pool in relocate.values() if relocate else ():
-        if pool not in host.by_name:
-            known = ", ".join(sorted(host.by_name)) or "none"
-            raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {known}")
+    check_pools(relocate.values() if relocate else (), host.by_name)
     said = read_domain(domain)
     if not said.disks:
         return Plan(to, said.name, said.uuid, ())
@@ -241,6 +238,16 @@ def plan(
     if relocate:
         decisions = list(_without_clashes(decisions))
     return Plan(to, said.name, said.uuid, tuple(decisions))
+
+
+def check_pools(wanted: Iterable[str], known: Iterable[str]) -> None:
+    """Raise PlanError for a pool to relocate to that is none of the known ones."""
+    names = sorted(known)
+    for pool in wanted:
+        if pool not in names:
+            raise PlanError(
+                f"no pool {pool!r} to relocate to; the host's pools: {', '.join(names) or 'none'}"
+            )
 
 
 def _without_clashes(decisions: list[Transition | Skip]) -> Iterator[Transition | Skip]:

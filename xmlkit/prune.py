@@ -34,7 +34,7 @@ from xmlkit.names import split_instance_path, split_volume_name
 from xmlkit.observe import is_local
 from xmlkit.survey import Backing, Survey, backing_of, resolved, survey
 
-__all__ = ["POOL", "CacheError", "Pruned", "pool_at", "read", "remove"]
+__all__ = ["POOL", "CacheError", "Pruned", "check", "pool_at", "read", "remove"]
 
 # Spec: "the image cache directory as a storage pool (nova-base-images-pool)".
 POOL = "nova-base-images-pool"
@@ -140,6 +140,11 @@ def pool_at(connection: Any, path: str) -> str | None:
         if xml.get("type") in _FILES and target == sanitized(path).rstrip("/"):
             return str(pool.name())
     return None
+
+
+def check(connection: Any, name: str) -> None:
+    """Raise CacheError if a pool is none that a cache can be in."""
+    _looked_up(connection, name)
 
 
 def _looked_up(connection: Any, name: str) -> Any:

@@ -38,6 +38,8 @@ _CALLED = re.compile(r"pass(?!thr|wdvalid)|pwd|token|credential", re.IGNORECASE)
 # All that a document <secret> holds; what it is worth is told to libvirt otherwise.
 _OF_SECRET = frozenset(("secret", "description", "uuid", "usage", "volume", "name", "target"))
 _UUID = re.compile(r"[0-9A-Fa-f-]{32,36}")
+# One with a slip in it.
+_NEARLY_UUID = re.compile(r"[0-9A-Fa-f-]{30,40}|\w{7,9}(?:-\w{3,5}){3}-\w{11,13}")
 # What makes an argument or a variable of a guest's command line a secret, as a whole: values may
 # be quoted, escaped or JSON, so that no part of them is sure to be harmless.
 _SECRET = re.compile(
@@ -75,7 +77,7 @@ def secrets(text: str) -> tuple[tuple[int, int], ...]:
 
     The document need not be valid: what is nearly a secret's name counts, too, since a misspelled
     password is one all the same, and so does a text in <auth>, <secret> or <graphics>, which can
-    have none.
+    have none, and what stands in the place of a secret's UUID.
     Spans do not overlap, and none is empty.
     """
     merged: list[tuple[int, int]] = []
@@ -100,18 +102,22 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
     if words.isdisjoint({*_WITHOUT_TEXT, "key"}) and not any(map(_is_nearly, words)):
         return
     began = 0  # where the text of such an element began
+    of_uuid = False  # whether it may be a UUID
     within = False  # a <secret>
     for match in MARKUP.finditer(text):
         tag = match.group()
         if tag[1] in "!?":
             continue
         if began:
-            if not text[began : match.start()].isspace():
+            inside = text[began : match.start()]
+            # a UUID is that of a secret, anything else in its place may be one
+            if not inside.isspace() and not (of_uuid and _NEARLY_UUID.fullmatch(inside.strip())):
                 yield began, match.start()
             began = 0
         if tag[1] == "/":
             within &= tag[2:8] != "secret"
             continue
+        written = name_of(tag).rstrip("/>")
         for each in ATTRIBUTE.finditer(text, *match.span()):
             start, end = each.start(4) + 1, each.end(4) - 1
             name = each.group(2)
@@ -120,13 +126,18 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
                 name == "key"
                 or _is_nearly(name)
                 or (name == "secret" and not _UUID.fullmatch(text, start, end))
+                or (
+                    name == "uuid"
+                    and written == "secret"
+                    and not _NEARLY_UUID.fullmatch(text, start, end)
+                )
             ):
                 yield start, end
-        written = name_of(tag).rstrip("/>")
         if tag[-2] == "/":
             continue
         within |= written == "secret"
-        unknown = within and written not in _OF_SECRET
+        of_uuid = within and written == "uuid"
+        unknown = within and (of_uuid or written not in _OF_SECRET)
         if unknown or _is_nearly(written) or written in _WITHOUT_TEXT:
             began = match.end()
 

@@ -431,6 +431,18 @@ RULES: dict[str, Rule] = {
             "qemuDomainShutdownFlags, libvirt 9.0.0",
         ),
         Rule(
+            "why-off",
+            "nobody knows why the guest is off",
+            "It was asked to shut down for its restart, and is off by now. But libvirtd was "
+            "restarted since, which makes it forget why, and the end of QEMU's log does not say it "
+            "either (the log is another machine's, or gone, or the machine went down). Somebody "
+            "may have switched the guest off on purpose, or it may run on another host: started "
+            "here it would run twice.",
+            "Look whether it runs on another host. If it does, undefine it here (virsh undefine). "
+            "Otherwise virsh start, if it is to run. Then xmlkit recover, if it is pending.",
+            "virDomainGetState; /var/log/libvirt/qemu, qemuProcessStop, libvirt 9.0.0",
+        ),
+        Rule(
             "not-started",
             "the guest does not start",
             "It was shut down to be restarted. If it does not start from its new addresses it gets "
@@ -484,7 +496,7 @@ RULES: dict[str, Rule] = {
             "there by the names that they have now; and started here it would run twice.",
             "Undefine it here (virsh undefine), and run xmlkit where it runs. If it does not run "
             "there any more, start it here and shut it down once.",
-            "virDomainGetState, VIR_DOMAIN_SHUTOFF_MIGRATED: libvirtd forgets it when it restarts",
+            "virDomainGetState, VIR_DOMAIN_SHUTOFF_MIGRATED; after a restart of it, QEMU's log",
             severity="refuse",
         ),
         Rule(

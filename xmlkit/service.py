@@ -8,6 +8,7 @@ Laws
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -23,7 +24,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, without_password
+from xmlkit.observe import LibvirtError, host_uuid, without_password
 from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
@@ -50,6 +51,7 @@ __all__ = [
     "roll_back_cases",
     "stale",
     "transition",
+    "writing",
 ]
 
 
@@ -127,9 +129,13 @@ def stale(made: Plan, document: Document, key: bytes | None) -> Reason | None:
     if made.binding is None:
         message = "it is bound to no host: make it with xmlkit plan --connect URI, on this host"
         return Reason("stale-plan", message)
-    if key is None or not hmac.compare_digest(
-        made.binding, str(bound(made, document, key).binding)
-    ):
+    if key is None:
+        message = (
+            "no plan was ever bound with this state directory, so it was with another host or "
+            "--state-dir, or the key has been lost: plan again"
+        )
+        return Reason("stale-plan", message)
+    if not hmac.compare_digest(made.binding, str(bound(made, document, key).binding)):
         message = "the domain, the host or the plan itself is not as it was: plan again"
         return Reason("stale-plan", message)
     return None
@@ -264,6 +270,16 @@ def _metadata(guest: Guest) -> tuple[tuple[str, str], ...]:
     )
 
 
+@contextlib.contextmanager
+def writing(connection: Any, directory: Path, wait: float = 0) -> Iterator[None]:
+    """Be the one writer of the host of a connection and of a state directory.
+
+    wait: seconds to wait for another one. Raises LockedError, StateError.
+    """
+    with state.lock(directory, wait), state.host_lock(host_uuid(connection), wait):
+        yield
+
+
 def carry_out(
     connection: Any,
     cases: Sequence[Case],
@@ -276,7 +292,7 @@ def carry_out(
     kind: str = "apply",
     of: str | None = None,
 ) -> Result:
-    """Do what is ready. To be called with the lock of the state directory held.
+    """Do what is ready. To be called within writing().
 
     uri: for the journal, so that recover knows where; without its password. A journal that cannot
     be written on leaves what has not ended "pending". Raises JournalError if it cannot even be
@@ -320,7 +336,7 @@ def migrate_one(
     to: str,
     listener: Listener = lambda *_: None,
 ) -> Result:
-    """Do a migration that is ready. To be called with the lock of the state directory held.
+    """Do a migration that is ready. To be called within writing().
 
     source, there: connections that may write, at the URIs `uri` and `to`, which stand in the
     journal without their passwords. A journal that cannot be written on leaves it "pending". Raises
@@ -443,7 +459,8 @@ def recover_all(
     there: Any = None,
     listener: Listener = lambda *_: None,
 ) -> tuple[list[tuple[Journal, dict[str, Outcome]]], list[XmlkitError]]:
-    """Bring every pending transition to an end. To be called with the lock held.
+    """Bring every pending transition to an end. To be called with the
+    directory's lock held; `connections` takes that of the host.
 
     connections: a function from a journal to a connection that may write; there: the same, to
     where a migration was to go. A migration one of whose hosts cannot be reached stays pending.
@@ -533,7 +550,7 @@ def transition(
     """
     wanted = options or Options()
     directory = state.directory(state_dir)
-    with state.lock(directory, wait):
+    with writing(connection, directory, wait):
         refuse_pending(directory)
         surveyed = survey(connection, (uuid,), secure=True)
         # a domain may have another one's UUID for its name

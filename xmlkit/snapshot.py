@@ -33,7 +33,7 @@ from xmlkit.images import Identity, ImageError
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
 from xmlkit.observe import domain_xml, is_local, observe, said, without_password
 from xmlkit.plan import Plan
-from xmlkit.steps import Backup, Convert, Publish, Refresh, Step
+from xmlkit.steps import Backup, Convert, Freeze, Publish, Refresh, Step
 
 __all__ = ["Shot", "SnapshotError", "Taken", "prepare", "recover", "take"]
 
@@ -169,7 +169,7 @@ def take(
     uri: str,
     listener: Listener = lambda *_: None,
 ) -> Taken:
-    """Make the snapshot. To be called with the lock of the state directory held.
+    """Make the snapshot. To be called within service.writing().
 
     directory: the state directory. uri: for the journal, so that recover knows where.
     However it ends, the result is complete or not there, unless the outcome is "pending": then
@@ -343,7 +343,7 @@ def _task(shot: Shot, id: str) -> Task:
     steps: list[Step] = []
     source, format_ = shot.source, shot.format
     if shot.running:
-        steps.append(Backup(shot.uuid, shot.disk, copied))
+        steps += [Freeze(shot.uuid), Backup(shot.uuid, shot.disk, copied)]
         source, format_ = copied, "qcow2"
     steps += [
         Convert(source, format_, grown, shot.image_format, options),
@@ -438,8 +438,10 @@ class _Maker:
             work = _work(stack, self.task, make=True)
             assert work is not None
             for number, step in enumerate(self.task.steps):
-                self.writer.begin((self.task.uuid, number))
-                self.begun.add(number)
+                if isinstance(step, Freeze):
+                    # within the backup, and only if there is an agent
+                    continue
+                self._begin(number)
                 match step:
                     case Backup():
                         self._backup(step, work)
@@ -451,8 +453,15 @@ class _Maker:
                         _clear(work)
                     case Refresh(pool):
                         _list(self.connection, self.task, pool, self.known[-1])
-                self.writer.done((self.task.uuid, number))
-                self.begun.discard(number)
+                self._end(number)
+
+    def _begin(self, number: int) -> None:
+        self.writer.begin((self.task.uuid, number))
+        self.begun.add(number)
+
+    def _end(self, number: int) -> None:
+        self.writer.done((self.task.uuid, number))
+        self.begun.discard(number)
 
     def _made(self, step: Convert, work: _Work) -> None:
         """The image is on the disk, and the journal knows it by its inode before it has a name."""
@@ -576,20 +585,24 @@ class _Maker:
 
     @contextlib.contextmanager
     def _frozen(self, domain: Any) -> Iterator[None]:
-        """The guest's file systems are frozen, if its agent is there."""
+        """The guest's file systems are frozen, if its agent is there and nobody has frozen them."""
+        number = self.task.steps.index(Freeze(domain.UUIDString()))
         frozen = False
         if _agent(domain):
+            self._begin(number)
             try:
                 domain.fsFreeze()
                 frozen = True
             except libvirt.libvirtError:
-                # paused, or an agent that cannot
-                pass
+                # paused, an agent that cannot, or somebody else has frozen them: it refuses a
+                # second time, and what was not frozen here is not thawed here
+                self._end(number)
         try:
             yield
         finally:
             if frozen:
                 domain.fsThaw()
+                self._end(number)
         self.consistency = "frozen" if frozen else "crash"
 
 
@@ -757,6 +770,9 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
         backups = [step for number in begun if isinstance(step := task.steps[number], Backup)]
         for backup in backups:
             _abort(connection, backup)
+        for number in begun:
+            if isinstance(step := task.steps[number], Freeze):
+                _thaw(connection, step)
         rename = _of(task, Publish)
         complete = bool(known) and _identity(rename.target) == known[-1]
         with contextlib.ExitStack() as stack:
@@ -801,7 +817,7 @@ def _wait_until_unused(path: str, seconds: float) -> None:
         time.sleep(POLL)
 
 
-def _guest(connection: Any, step: Backup) -> Any | None:
+def _guest(connection: Any, step: Backup | Freeze) -> Any | None:
     """The running domain of the step; None if it is off or there is none any more."""
     try:
         domain = connection.lookupByUUIDString(step.domain)
@@ -826,7 +842,7 @@ def _resume(connection: Any, step: Backup) -> None:
 
 
 def _abort(connection: Any, step: Backup) -> None:
-    """End the job that writes to the step's path, if there is one, and thaw the guest."""
+    """End the job that writes to the step's path, if there is one."""
     domain = _guest(connection, step)
     if domain is None:
         return
@@ -839,6 +855,16 @@ def _abort(connection: Any, step: Backup) -> None:
             time.sleep(POLL)
     if _mirror_of(domain, step) is not None:
         domain.blockJobAbort(step.disk, 0)
-    if _agent(domain):
-        with contextlib.suppress(libvirt.libvirtError):
+
+
+def _thaw(connection: Any, step: Freeze) -> None:
+    """Thaw a guest that we froze, or were about to: nobody else would, and it would hang."""
+    domain = _guest(connection, step)
+    if domain is not None and _agent(domain):
+        try:
             domain.fsThaw()
+        except libvirt.libvirtError as error:
+            raise SnapshotError(
+                "libvirt",
+                f"the guest's file systems may still be frozen (virsh domfsthaw): {said(error)}",
+            ) from None

@@ -3,17 +3,21 @@
 Laws
 - It belongs to root or to whoever runs xmlkit, and nobody else can write there.
 - Who only reads makes nothing: where there is no directory nothing was ever done.
-- One writer a host: a lock that the kernel takes away with its process, however that ends.
+- One writer a host, and one a directory: locks that the kernel takes away with their process,
+  however that ends.
 - The key is made once and is never seen half written, whoever asks for it at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
+import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -103,9 +107,55 @@ def lock(directory: Path, wait: float = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            os.ftruncate(handle, 0)  # who it was; the file stays, so that the lock is always one
+            with contextlib.suppress(OSError):  # it may be read-only by now
+                os.ftruncate(handle, 0)  # who it was; the file stays, so that the lock is one
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def host_lock(uuid: str | None, wait: float = 0) -> Iterator[None]:
+    """Be the one writer of a libvirt host, whatever the state directory and the user.
+
+    It is the name of an abstract socket: no file is left, and no user needs a right to it. Other
+    machines, and containers with a network of their own, do not see it.
+
+    Parameters:
+        uuid: of the host, as its capabilities have it; None (libvirt's test driver): no lock.
+        wait: for so many seconds until another one has ended.
+
+    Raises LockedError.
+    """
+    if uuid is None or sys.platform != "linux":
+        yield
+        return
+    name = f"\0xmlkit-host-{uuid}"
+    with socket.socket(socket.AF_UNIX) as own:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                own.bind(name)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise LockedError(*_holder(name)) from None
+                time.sleep(0.05)
+        own.listen()  # so that others can ask who it is
+        yield
+
+
+def _holder(name: str) -> tuple[int | None, str]:
+    """The process that has a socket, by what the kernel says of it (SO_PEERCRED)."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1)
+        asking.connect(name)
+        answer = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", answer)[0]
+        if pid:
+            return pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return None, ""
 
 
 def host_key(directory: Path) -> bytes:
@@ -162,6 +212,18 @@ def fsync_directory(directory: Path | str) -> None:
         os.close(handle)
 
 
+def remedy(error: OSError) -> str:
+    """What to do where a file of the state directory cannot be made or written."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room there"
+        case errno.EROFS:
+            return "find out why (dmesg), mount it for writing"
+        case errno.EIO:
+            return "look at dmesg"
+    return "run as root, or name another directory with --state-dir"
+
+
 def _make_key(path: Path) -> None:
     """By a name of its own, then linked: the first one wins, and nobody sees a part of it."""
     temporary = path.with_name(f".{_KEY}-{secrets.token_hex(8)}")
@@ -180,7 +242,10 @@ def _make_key(path: Path) -> None:
 
 def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> None:
     if facts.st_uid not in (0, os.geteuid()):
-        raise StateError(f"{path} belongs to user {facts.st_uid}: give it to root (chown root)")
+        raise StateError(
+            f"{path} belongs to user {facts.st_uid}: run as that one, or give it to root "
+            "(chown root)"
+        )
     if facts.st_mode & forbidden:
         raise StateError(
             f"{path} is {what} by others: look at what is there, then chmod go= {path}"
@@ -192,7 +257,4 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StateError(
-            f"{path}: {error.strerror or error}; run as root, or name another directory with "
-            "--state-dir"
-        ) from error
+        raise StateError(f"{path}: {error.strerror or error}; {remedy(error)}") from error

@@ -26,6 +26,7 @@ __all__ = [
     "Copy",
     "Create",
     "Define",
+    "Freeze",
     "Link",
     "Migrate",
     "Publish",
@@ -191,6 +192,16 @@ class Unlink:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """The file systems of a running guest are frozen for a moment; done when they are thawed."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return shlex.join(("virsh", "domfsfreeze", "--", self.domain))
+
+
+@dataclass(frozen=True)
 class Backup:
     """The disk of a running guest, as it is at one moment, is copied by its QEMU to a new file."""
 
@@ -243,6 +254,7 @@ Step = (
     | Migrate
     | Resume
     | Unlink
+    | Freeze
     | Backup
     | Convert
     | Publish

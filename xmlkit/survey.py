@@ -25,7 +25,7 @@ from lxml import etree
 from xmlkit.disks import PATH_ATTRIBUTES, Disk, read_domain
 from xmlkit.document import Document
 from xmlkit.host import HOST_LIMITS, NAMED_BY_PATH, Host, parse_host, sanitized
-from xmlkit.observe import is_local, observe
+from xmlkit.observe import is_local, observe, why_off
 
 __all__ = [
     "Backing",
@@ -263,7 +263,7 @@ def _guests(
             if domains is not None and uuid not in domains and name not in domains:
                 others.append((document, live))
                 continue
-            state, reason = domain.state()
+            state = domain.state()[0]
             if not active:
                 state = libvirt.VIR_DOMAIN_SHUTOFF
             saved = uuid in marked["saved"]
@@ -273,7 +273,7 @@ def _guests(
                     name=name,
                     document=document,
                     state=_STATES[state] if state < len(_STATES) else "suspended",
-                    migrated=not active and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
+                    migrated=not active and why_off(domain) == "migrated",
                     persistent=uuid in marked["persistent"],
                     live=live,
                     snapshots=_snapshots(domain, secure) if uuid in marked["snapshots"] else (),

@@ -53,6 +53,7 @@ from xmlkit import journal, prune, state
 from xmlkit.cache import name_of_image
 from xmlkit.host import Host
 from xmlkit.nova import disable, enable
+from xmlkit.observe import host_uuid
 from xmlkit.prune import POOL
 from xmlkit.testing import Libvirtd
 
@@ -450,7 +451,7 @@ def test_a_pool_of_another_name_or_one_that_is_off_is_taken(host: Compute) -> No
     assert {"images", DISKS} == {each.name() for each in host.connection.listAllStoragePools()}
 
 
-@pytest.mark.parametrize("how", ["locked", "pending", "no-libvirt"])
+@pytest.mark.parametrize("how", ["locked", "written", "pending", "no-libvirt"])
 def test_what_stands_in_the_way_is_logged_and_removes_nothing(
     host: Compute, nova_case: Any, how: str
 ) -> None:
@@ -462,6 +463,10 @@ def test_what_stands_in_the_way_is_logged_and_removes_nothing(
         words = "is left as it is: cannot connect"
     elif how == "locked":
         with state.lock(state.directory()):
+            host.update()
+        words = "No image of the cache is removed now: process"
+    elif how == "written":
+        with state.host_lock(host_uuid(host.connection)):  # with another state directory
             host.update()
         words = "No image of the cache is removed now: process"
     else:

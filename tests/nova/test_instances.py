@@ -11,22 +11,25 @@ import dataclasses
 import errno
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import guests
+import libvirt
 import pytest
 from guests import UUID, Guest
 from nova import context, exception, objects
 from nova.tests import fixtures
 from nova.virt import fake
-from nova.virt.libvirt import driver
+from nova.virt.libvirt import config, driver
 from novahost import guest as boots
 from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
+from xmlkit import journal
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
@@ -277,6 +280,143 @@ def test_a_volume_of_another_pool_is_no_disk_of_the_instance(nova_host: NovaHost
     assert [names[0]] == os.listdir(backup)
 
 
+INTERRUPTED = """
+import os, sys
+import libvirt
+from xmlkit import Options, transition
+
+told = []
+
+def end(*what):
+    told.append(what)
+    if len(told) == int(sys.argv[1]):
+        os._exit(9)
+
+connection = libvirt.open(sys.argv[2])
+accepted = Options(relocate={None: sys.argv[5]}, accept=("nova-unaware", "image-cache"))
+transition(connection, sys.argv[3], accepted, state_dir=sys.argv[4], listener=end)
+"""
+
+
+def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: NovaHost) -> None:
+    """Wherever it was: else no other instance would come over until an operator sees it."""
+    host = nova_host
+    format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
+    host.spawn()
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    connection = host.scene.connection
+    words = [connection.getURI(), UUID, str(state), POOL]
+    run_to = [sys.executable, "-c", INTERRUPTED]
+    ends = 0
+    for point in range(1, 40):
+        done = subprocess.run([*run_to, str(point), *words], capture_output=True, check=False)
+        if done.returncode == 0:
+            break
+        assert 9 == done.returncode, done.stderr
+        pending = [each for each in journal.read_all(str(state))[0] if each.pending]
+        ends += len(pending)
+        host.made.init_host("fake-host")
+        assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
+        if host.addresses()[0][0] == "volume":
+            break
+    assert 2 < ends
+    host.hard_reboot()
+    assert [("volume", POOL, f"{UUID}_disk"), ("volume", POOL, f"{UUID}_disk.swap")] == (
+        host.addresses()
+    )
+    host.runs(host.disks / f"{UUID}_disk", format)
+
+
+def test_what_another_host_has_begun_is_left_to_it(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a domain that is not here nothing is brought to an end, and until then nothing begins."""
+    host = nova_host
+    host.spawn()
+    host.domain.destroy()
+    state = host.scene.libvirtd.directory / "state"
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "5", *words], check=False)
+    assert 9 == done.returncode
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    host.domain.undefine()
+    before = sorted(os.walk(host.directory)), sorted(os.walk(host.disks))
+
+    host.made.init_host("fake-host")
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
+    assert "run xmlkit recover first" in caplog.text
+
+
+def move_elsewhere(host: NovaHost) -> Path:
+    """The root disk into a pool that Nova's configuration does not name; the guest is off."""
+    name = f"{UUID}_disk"
+    directory = host.scene.libvirtd.directory / "elsewhere"
+    host.scene.pool("elsewhere", directory)
+    pool = host.scene.connection.storagePoolLookupByName("elsewhere")
+    if host.domain.isActive():
+        host.domain.destroy()
+    shutil.move(host.disks / name, directory / name)
+    pool.refresh()
+    host.scene.connection.storagePoolLookupByName(POOL).refresh()
+    xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    there = f"pool='elsewhere' volume='{name}'"
+    host.scene.connection.defineXML(xml.replace(f"pool='{POOL}' volume='{name}'", there))
+    assert [("volume", "elsewhere", name), ("volume", POOL, f"{name}.swap")] == host.addresses()
+    return Path(directory)
+
+
+def test_a_volume_in_a_pool_that_storage_pools_does_not_name_is_deleted(
+    nova_host: NovaHost,
+) -> None:
+    """Exactly what the domain has for a disk: all else there, by whatever name, stays."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    directory = move_elsewhere(host)
+    others = [f"{UUID}_disk.local", f"{UUID[:-1]}0_disk", "notes"]
+    for name in others:
+        (directory / name).write_bytes(bytes(512))
+    host.scene.connection.storagePoolLookupByName("elsewhere").refresh()
+    attached = guests.block_device_info_of(host.wanted)
+
+    xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=False)
+    assert sorted([f"{UUID}_disk", *others]) == sorted(os.listdir(directory))
+
+    host.scene.connection.defineXML(xml)
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+    assert sorted(others) == sorted(os.listdir(directory))
+    assert [] == os.listdir(host.disks)
+
+
+def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What Nova asks of all guests it is told of the rest, with a warning, as for a missing file;
+    where that guest's disks are meant, they are not found."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    move_elsewhere(host)
+    host.scene.connection.storagePoolLookupByName("elsewhere").destroy()
+    nothing = objects.InstanceList(objects=[])
+    host.case.stub_out("nova.objects.InstanceList.get_by_filters", lambda *_, **__: nothing)
+    host.case.stub_out("nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid", lambda *_: {})
+    del host.made._get_disk_over_committed_size_total
+    found = host.made.get_available_resource("fake-host")
+    assert 0 < found["local_gb"]
+    assert "backing disk storage" in caplog.text
+    assert {} == host.made._get_all_assigned_mediated_devices()
+    known = host.made._host.get_guest(host.instance)
+    assert [] == known.get_all_devices(config.LibvirtConfigGuestInterface)
+    with pytest.raises(exception.DiskNotFound):
+        known.get_all_disks()
+    with pytest.raises(exception.DiskNotFound, match="'elsewhere' is active; virsh pool-start"):
+        host.made.get_instance_disk_info(host.instance)
+
+
 def test_the_pool_may_be_another_file_system(
     nova_host: NovaHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +488,7 @@ def test_what_came_over_is_taken_back_as_the_guide_says(nova_host: NovaHost) -> 
     state = host.scene.libvirtd.directory / "state"
     (journal,) = state.glob("*.jsonl")
     guide = Path(__file__, "../../../docs/nova.md").resolve().read_text()
-    (line,) = (line for line in guide.splitlines() if line.startswith("    xmlkit rollback "))
+    (line,) = (line for line in guide.splitlines() if line.startswith("xmlkit rollback "))
     words = line.replace("qemu:///system", host.scene.libvirtd.uri).split()
     assert "ID" == words.pop()
 

@@ -12,8 +12,11 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +380,40 @@ def test_a_base_that_was_not_finished_is_none(host: NovaHost) -> None:
     with pytest.raises(OSError, match="no mkfs"):
         host.disk("disk.local").cache(half, "ephemeral_1_0", MIB, ephemeral_size=1)
     assert [] == os.listdir(host.base.parent)
+
+
+def test_a_base_that_fails_takes_nothing_from_the_next(host: NovaHost) -> None:
+    """Who comes while it is made waits, makes it anew, and has a whole one."""
+    comes = threading.Event()
+    made = []
+
+    def half(target: str, **_: Any) -> None:
+        Path(target).write_bytes(bytes(512))
+        made.append(target)
+        assert comes.wait(60)
+        time.sleep(0.5)  # until it looks for the base, and may take this for one
+        raise OSError(2, "no mkswap")
+
+    def first() -> None:
+        with pytest.raises(OSError, match="no mkswap"):
+            disk.cache(half, "swap_2", 2 * MIB, swap_mb=2)
+
+    def second() -> None:
+        comes.set()
+        other.cache(driver.LibvirtDriver._create_swap, "swap_2", 2 * MIB, swap_mb=2)
+
+    disk = host.disk("disk.swap")
+    host.instance = host.another()
+    other = host.disk("disk.swap")
+    with ThreadPoolExecutor() as pool:
+        failing = pool.submit(first)
+        until(lambda: made)
+        making = pool.submit(second)
+        failing.result()
+        making.result()
+    assert ["swap_2"] == os.listdir(host.base.parent)
+    assert 2 * MIB == (host.base.parent / "swap_2").stat().st_size
+    assert [f"{host.instance.uuid}_disk.swap"] == host.volumes()
 
 
 def test_a_full_disk_leaves_no_volume(host: NovaHost, monkeypatch: pytest.MonkeyPatch) -> None:

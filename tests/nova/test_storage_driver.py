@@ -19,7 +19,7 @@ from nova.compute import task_states
 from nova.network import model as network_model
 from nova.tests.unit import fake_instance
 from nova.virt import fake
-from nova.virt.libvirt import driver
+from nova.virt.libvirt import driver, imagebackend
 from novahost import NovaHost, guest, head, info
 from scene import UP, until
 
@@ -148,6 +148,16 @@ def test_a_driver_is_settled_at_its_start(compute: Compute) -> None:
     assert Backend is type(compute.driver.image_backend)
     assert 0 < compute.driver._get_local_gb_info()["free"]
     assert [] == compute.host.volumes()
+
+
+def test_a_settled_driver_is_given_back(compute: Compute) -> None:
+    """With what Nova makes for it: nothing of ours is left in a driver that was made meanwhile."""
+    disable()
+    assert imagebackend.Backend is type(compute.driver.image_backend)
+    assert "_get_local_gb_info" not in vars(compute.driver)
+    compute.host.case.flags(images_type="raw", group="libvirt")
+    made = compute.driver.image_backend.by_name(compute.instance(), "disk")
+    assert imagebackend.Flat is type(made)
 
 
 def test_a_host_that_is_not_ready_does_not_start(compute: Compute) -> None:

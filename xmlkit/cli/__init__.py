@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,12 +22,16 @@ from xmlkit import __version__
 from xmlkit.errors import XmlkitError
 from xmlkit.printable import printable
 
-__all__ = ["SECONDS", "TROUBLE", "drop_output", "main", "printable"]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = ["COMPLETE", "SECONDS", "TROUBLE", "drop_output", "main", "printable"]
 
 COMMANDS = {
     "apply": "Carry a transition out.",
     "cache": "List, show and prune Nova's image cache.",
     "compare": "Compare two documents by what libvirt reads in them.",
+    "completion": "Print the script that makes a shell complete xmlkit's words.",
     "diff": "Show what a transition will change in a domain.",
     "explain": "Explain an id that xmlkit printed.",
     "hook": "Rewrite the XML of a domain that migrates to this host.",
@@ -46,6 +50,9 @@ COMMANDS = {
 }
 
 TROUBLE = 2
+
+# The variable by which click is asked for words by a shell's script.
+COMPLETE = "_XMLKIT_COMPLETE"
 
 
 class _Seconds(click.FloatRange):
@@ -69,7 +76,17 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"xmlkit.cli.{name}").command
+        if COMPLETE in os.environ:
+            command = import_module("xmlkit.cli.completion").taught(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # without importing the commands
+        from click.shell_completion import CompletionItem
+
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        commands = ((name, text) for name, text in COMMANDS.items() if name.startswith(incomplete))
+        return [*(CompletionItem(name, help=text) for name, text in commands), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # without importing the commands
@@ -77,15 +94,41 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _tell_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print it and exit, if it is asked for."""
+    if not asked or context.resilient_parsing:
+        return
+    if context.params.get("verbose"):
+        for name, what in import_module("xmlkit.about").about():
+            click.echo(f"{name:<14} {printable(what)}")
+    else:
+        click.echo(f"xmlkit {__version__}")
+    context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="xmlkit %(version)s")
-def cli() -> None:
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version and exit.",
+)
+@click.option(
+    "--verbose",
+    is_flag=True,
+    is_eager=True,
+    help="With --version: also what xmlkit runs on, for reports of faults.",
+)
+def cli(verbose: bool) -> None:
     """Move virtual machines onto libvirt storage pools, and check libvirt XML.
 
     \b
     Example: what would change if the disks of a guest became volumes?
         xmlkit diff --connect qemu:///system DOMAIN
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -97,7 +140,7 @@ def main(args: list[str] | None = None) -> None:
     _open_streams()
     try:
         # a command returns its exit code, None for 0
-        code = cli.main(args, prog_name="xmlkit", standalone_mode=False) or 0
+        code = cli.main(args, "xmlkit", COMPLETE, standalone_mode=False) or 0
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130

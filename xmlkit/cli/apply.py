@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ LOCK_SECONDS = 600.0
 )
 @options.restarting
 @click.option("--script", is_flag=True, help="Print a shell script instead of doing it.")
+@options.DIFF
 @options.DRY_RUN
 @options.YES
 @options.host_to_change
@@ -79,6 +80,7 @@ def command(
     restart: bool,
     shutdown_timeout: float | None,
     script: bool,
+    diff: bool,
     dry_run: bool,
     yes: bool,
     connect: str | None,
@@ -135,7 +137,7 @@ def command(
         restart=restart,
         shutdown_seconds=carrying.shutdown_seconds(restart, shutdown_timeout),
     )
-    apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_)
+    apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_, diff=diff)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
     with carrying.interruptible():
         if script:
@@ -156,6 +158,8 @@ class _Apply:
         max_failures: int | None,
         yes: bool,
         format_: str,
+        *,
+        diff: bool,
     ) -> None:
         self.uri = uri
         self.plans = plans
@@ -166,6 +170,7 @@ class _Apply:
         self.format = format_
         self.cases: dict[str, Case] = {}
         self.results: list[Result] = []
+        self.differences: dict[str, str] | None = {} if diff else None
 
     def _judged(
         self, connection: Any, names: Collection[str] | None, directory: Path
@@ -180,7 +185,10 @@ class _Apply:
         elif not self.cases:
             carrying.refuse_unknown(names, surveyed.guests, connection)
         key = state.known_key(directory) if plans is not None else None
-        return service.cases_of(surveyed, self.options, plans=plans, key=key)
+        cases = service.cases_of(surveyed, self.options, plans=plans, key=key)
+        if self.differences is not None:
+            self.differences |= carrying.differences(cases, surveyed.guests)
+        return cases
 
     def print_script(self, names: Collection[str] | None, limit: int | None) -> int:
         """--script: nothing is changed, and nothing is asked."""
@@ -193,7 +201,7 @@ class _Apply:
         with opened(self.uri, write=True) as connection:
             cases = self._judged(connection, names, directory)
         cases = carrying.limited(cases, limit)
-        carrying.show(cases, steps=False)
+        carrying.show(cases, steps=False, differences=self.differences)
         tasks = [case.task for case in cases if case.task is not None]
         if tasks:
             click.echo(script(tasks, self.uri), nl=False)
@@ -206,16 +214,22 @@ class _Apply:
         from xmlkit import service, state
         from xmlkit.observe import opened
 
-        directory = state.directory(self.state_dir, make=not dry_run)
-        locked = nullcontext() if dry_run else state.lock(directory)
-        with locked, opened(self.uri, write=True) as connection:
+        with opened(self.uri, write=True) as connection, ExitStack() as stack:
+            carrying.check(
+                connection,
+                names=names if self.plans is None else (),
+                pools=self.options.relocate.values(),
+                schemas=self.options.schemas,
+            )
+            directory = state.directory(self.state_dir, make=not dry_run)
             if not dry_run:
+                stack.enter_context(service.writing(connection, directory))
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)
             cases = self._judged(connection, names, directory)
             cases = carrying.limited(cases, limit, waits=not report)
             self.cases = {case.uuid: case for case in cases}
-            carrying.show(cases, steps=dry_run)
+            carrying.show(cases, steps=dry_run, differences=self.differences)
             ready = [case for case in cases if case.task is not None]
             waiting = [case for case in cases if case.state == "skipped"]
             if dry_run or not (ready or (waiting and not report)):
@@ -293,7 +307,10 @@ class _Apply:
         from xmlkit.observe import opened
 
         directory = state.directory(self.state_dir)
-        with state.lock(directory, LOCK_SECONDS), opened(self.uri, write=True) as connection:
+        with (
+            opened(self.uri, write=True) as connection,
+            service.writing(connection, directory, LOCK_SECONDS),
+        ):
             service.refuse_pending(directory)
             cases = [c for c in self._judged(connection, (uuid,), directory) if c.uuid == uuid]
             if not cases:
@@ -311,4 +328,5 @@ class _Apply:
             format_=self.format,
             kind="apply",
             dry_run=dry_run,
+            differences=self.differences,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from xmlkit.prune import Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NAME = 46  # columns of a terminal for an image: a SHA-1, and _ with a size in GiB
 _LISTED = 16 << 20  # bytes of a list for --protect
 
 
@@ -177,12 +179,17 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     done: list[Pruned] = []
     with ExitStack() as stack:
         if not dry_run:
-            from xmlkit.service import refuse_pending
-
-            directory = state.directory(state_dir)
             stack.enter_context(carrying.interruptible())
-            stack.enter_context(state.lock(directory))
-            refuse_pending(directory)
+            # what is wrong with what was asked for comes before any state
+            _protected(asked["protect"])
+            there = stack.enter_context(_connected(asked["connect"], here=True))
+            from xmlkit import service
+            from xmlkit.prune import POOL, check
+
+            check(there, asked["pool"] or POOL)
+            directory = state.directory(state_dir)
+            stack.enter_context(service.writing(there, directory))
+            service.refuse_pending(directory)
         connection, cache = stack.enter_context(_cache(here=not dry_run, **asked))
         removable = cache.removable
         if format_ == "text" or not (dry_run or yes):
@@ -249,19 +256,25 @@ def _cache(
     here: bool = False,
 ) -> Iterator[tuple[Any, Cache]]:
     """A connection and the cache that the options say; here: only of this machine's libvirt."""
-    uri = carrying.uri_of(connect)
-    from xmlkit.cache import AGES
-    from xmlkit.observe import is_local, opened
-
     protected = _protected(protect)
-    if here and not is_local(uri):
-        raise click.ClickException("images are removed on the host itself: run prune there")
-    with opened(uri, write=True) as connection:
+    with _connected(connect, here=here) as connection:
+        from xmlkit.cache import AGES
         from xmlkit.prune import POOL, read
 
         ages = {**AGES, **min_ages}
         name = pool or POOL
         yield connection, read(connection, name, protected=protected, ages=ages, accept=accept)
+
+
+@contextmanager
+def _connected(connect: str | None, *, here: bool) -> Iterator[Any]:
+    uri = carrying.uri_of(connect)
+    from xmlkit.observe import is_local, opened
+
+    if here and not is_local(uri):
+        raise click.ClickException("images are removed on the host itself: run prune there")
+    with opened(uri, write=True) as connection:
+        yield connection
 
 
 def _protected(given: Sequence[str]) -> Mapping[str, str]:
@@ -343,6 +356,7 @@ def _print_json(
 
 def _table(bases: Sequence[Base]) -> None:
     from xmlkit.cache import time_of
+    from xmlkit.cli.table import table
 
     head = ("IMAGE", "KIND", "SIZE", "AGE", "USES", "VERDICT", "WHY")
     rows = [
@@ -357,11 +371,7 @@ def _table(bases: Sequence[Base]) -> None:
         )
         for base in bases
     ]
-    clean = [tuple(map(carrying.line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *clean, strict=True)]
-    for row in (head, *clean):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    table(head, rows, text=True, name=_NAME)
 
 
 def _tell_plan(cache: Cache) -> None:
@@ -387,7 +397,9 @@ def _tree(cache: Cache) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    console = Console(highlight=False, soft_wrap=False)
+    # where nobody looks at it a line is never broken: names are searched for
+    width = None if sys.stdout.isatty() else 1 << 16
+    console = Console(highlight=False, width=width)
     root = Tree(Text(carrying.line(f"{cache.pool}  {cache.path}"), overflow="fold"))
     for base in cache.bases:
         size = "" if base.size is None else f"{carrying.size(base.size)}, "

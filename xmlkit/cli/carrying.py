@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmlkit.cli import drop_output, printable
+from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -22,7 +25,10 @@ if TYPE_CHECKING:  # a help text needs none of them
 __all__ = [
     "asked",
     "begun",
+    "check",
     "code_of",
+    "differences",
+    "drawable",
     "interruptible",
     "limited",
     "line",
@@ -36,6 +42,10 @@ __all__ = [
 ]
 
 SCHEMA = "xmlkit.apply/1"
+
+# What asks for an end, and seconds until it should have been heard.
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 2.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -84,15 +94,34 @@ def size(number: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def show(cases: Sequence[Case], *, steps: bool) -> None:
+def differences(cases: Sequence[Case], guests: Sequence[Guest]) -> dict[str, str]:
+    """What will change in the XML of each domain that is ready, secrets redacted, by UUID."""
+    from xmlkit.diff import difference
+
+    documents = {guest.uuid: guest.document for guest in guests}
+    return {
+        case.uuid: difference(case.name, documents[case.uuid], case.task.plan)
+        for case in cases
+        if case.task is not None
+    }
+
+
+def show(
+    cases: Sequence[Case], *, steps: bool, differences: Mapping[str, str] | None = None
+) -> None:
     """What will be done to each domain, and why nothing will; on stderr, so that stdout is JSON.
 
-    steps: also the commands that it comes to.
+    steps: also the commands that it comes to. differences: also these, by UUID.
     """
+    shown = differences or {}
     for case in cases:
-        if len(cases) > SHOWN and case.state in ("ready", "nothing") and not steps:
+        dull = case.state in ("ready", "nothing") and case.uuid not in shown
+        if len(cases) > SHOWN and dull and not steps:
             continue
-        click.echo("\n".join(map(line, _lines(case, steps=steps))), err=True)
+        lines = list(_lines(case, steps=steps))
+        if case.uuid in shown:
+            lines += shown[case.uuid].rstrip("\n").split("\n")
+        click.echo("\n".join(map(line, lines)), err=True)
 
 
 def _lines(case: Case, *, steps: bool) -> Iterator[str]:
@@ -128,7 +157,7 @@ def asked(question: str, *, yes: bool) -> bool:
 @contextmanager
 def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    bar = _bar(cases) if sys.stderr.isatty() else nullcontext(lambda *_: None)
+    bar = _bar(cases) if drawable(sys.stderr) else nullcontext(lambda *_: None)
     with begun(), bar as listener:
         yield listener
 
@@ -191,18 +220,65 @@ def code_of(outcomes: Sequence[Outcome]) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone.
+
+    While libvirt or a disk does not answer, Python hears none of them: that is said, and the next
+    one ends the process, which does no more harm than a kill at any other moment.
+    """
+    # nohup wants it to go on
+    before = {each: signal.getsignal(each) for each in _ENDS}
+    numbers = [each for each in _ENDS if before[each] != signal.SIG_IGN]
+    heard = [0.0]
+
+    def hear(*_: object) -> None:
+        heard[0] = time.monotonic()
+        raise KeyboardInterrupt
+
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(told, numbers, heard), daemon=True)
+    watch.start()
     for number in numbers:
-        if before[number] != signal.SIG_IGN:
-            # nohup wants it to go on
-            signal.signal(number, signal.default_int_handler)
+        signal.signal(number, hear)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])
+        signal.set_wakeup_fd(woken)
+        os.close(tell)
+        watch.join()
+        os.close(told)
+
+
+def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
+    """Read the signals as they arrive; end the process by the second one that is not heard.
+
+    heard: when the last one was, by the monotonic clock.
+    """
+    warned = 0.0
+    while number := os.read(told, 1):
+        if number[0] not in numbers:
+            continue
+        now = time.monotonic()
+        since = now - _PATIENCE / 2  # it may have been heard before it was read here
+        while heard[0] < since and time.monotonic() < now + _PATIENCE:
+            time.sleep(0.05)
+        if heard[0] >= since:
+            continue
+        if warned > heard[0]:
+            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            _tell(f"{cursor}ended: xmlkit recover brings to an end what was begun")
+            os._exit(130)
+        warned = time.monotonic()
+        _tell("waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once")
+
+
+def _tell(line: str) -> None:
+    """On stderr, past Python's buffer: the main thread may be in the middle of it."""
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def report(
@@ -212,12 +288,22 @@ def report(
     format_: str,
     kind: str,
     dry_run: bool = False,
+    differences: Mapping[str, str] | None = None,
 ) -> int:
-    """Say how it ended, and return the exit code, which counts also if nobody can be told."""
+    """Say how it ended, and return the exit code, which counts also if nobody can be told.
+
+    differences: by UUID, for the JSON; None if nobody has asked for them.
+    """
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     outcomes = [outcome_of(case, ended) for case in cases]
     with told([result.id for result in results if result.id is not None]):
-        _report(cases, outcomes, results, format_=format_, kind=kind, dry_run=dry_run)
+        _report(
+            *(cases, outcomes, results),
+            format_=format_,
+            kind=kind,
+            dry_run=dry_run,
+            differences=differences,
+        )
     return code_of(outcomes)
 
 
@@ -247,6 +333,7 @@ def _report(
     format_: str,
     kind: str,
     dry_run: bool,
+    differences: Mapping[str, str] | None,
 ) -> None:
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     ids = {uuid: result.id for result in results for uuid in result.outcomes}
@@ -259,6 +346,7 @@ def _report(
             "dry_run": dry_run,
             "domains": [
                 _as_data(case, outcome, ids.get(case.uuid))
+                | ({} if differences is None else {"unified": differences.get(case.uuid)})
                 for case, outcome in zip(cases, outcomes, strict=True)
             ],
         }
@@ -307,6 +395,36 @@ def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, 
         "concerns": [concern.as_data() for concern in case.concerns],
         "steps": [] if case.task is None else [str(step) for step in case.task.steps],
     }
+
+
+def check(
+    connection: Any,
+    *,
+    names: Collection[str] | None = (),
+    pools: Collection[str] = (),
+    schemas: str | None = None,
+) -> None:
+    """Refuse wrong input, before a state directory is made or a lock is taken for it.
+
+    names: of domains. pools: to relocate to. schemas: a directory. Raises LibvirtError, PlanError,
+    SchemaError.
+    """
+    from xmlkit.observe import domain_xml, pools_of
+
+    if names:
+        domains = connection.listAllDomains()
+        known = {name for each in domains for name in (each.name(), each.UUIDString())}
+        for name in names:
+            if name not in known:
+                domain_xml(connection, name)
+    if pools:
+        from xmlkit.plan import check_pools
+
+        check_pools(pools, pools_of(connection))
+    if schemas is not None:
+        from xmlkit.validation.schemas import directory
+
+        directory(schemas)
 
 
 def refuse_unknown(names: Collection[str] | None, guests: Sequence[Guest], connection: Any) -> None:

@@ -16,7 +16,15 @@ from xmlkit.errors import XmlkitError
 if TYPE_CHECKING:
     from xmlkit.plan import Plan
 
-__all__ = ["FileError", "limit_options", "read", "read_document", "read_plans", "write"]
+__all__ = [
+    "FileError",
+    "check_place",
+    "limit_options",
+    "read",
+    "read_document",
+    "read_plans",
+    "write",
+]
 
 
 # Bytes that are read at a time.
@@ -129,6 +137,15 @@ def write(data: bytes, file: str | None) -> None:
         _replace(file, data, status)
     except OSError as error:
         raise FileError(f"cannot write {file}: {error.strerror}") from None
+
+
+def check_place(file: str | None) -> None:
+    """Raise FileError if the directory that a file is to be written in cannot be opened."""
+    if file is not None and file != "-":
+        try:
+            os.close(os.open(os.path.dirname(os.path.abspath(file)), os.O_RDONLY | os.O_DIRECTORY))
+        except OSError as error:
+            raise FileError(f"cannot write {file}: {error.strerror}") from None
 
 
 def _pour(file: str, data: bytes) -> None:

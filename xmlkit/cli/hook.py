@@ -33,7 +33,7 @@ class _LateError(Exception):
     """The time is over."""
 
 
-@click.command(name="hook", context_settings={"ignore_unknown_options": True})
+@click.command(name="hook")
 @click.option(
     "--host",
     "host_file",
@@ -76,6 +76,11 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
         [ "$2 $3" = "migrate begin" ] || exit 0
         exec xmlkit hook --host /etc/xmlkit/host.xml -- "$@"
     """
+    if len(arguments) < 3:
+        _log(
+            'libvirt gives a hook four arguments, and this one has fewer: end its line with -- "$@"'
+        )
+        return int(strict)
     if arguments[1:3] != ("migrate", "begin"):
         return 0
     name = arguments[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -80,13 +80,17 @@ def command(
         migrate_uri=migrate_uri,
         disks_uri=disks_uri,
     )
-    directory = state.directory(state_dir, make=not dry_run)
     with (
         carrying.interruptible(),
-        nullcontext() if dry_run else state.lock(directory),
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
+        ExitStack() as stack,
     ):
+        carrying.check(source, names=(domain,))
+        carrying.check(there, pools=pools.values())
+        directory = state.directory(state_dir, make=not dry_run)
+        if not dry_run:
+            stack.enter_context(service.writing(source, directory))
         made = migrate.judged(source, there, domain, to, wanted)
         case = service.Case(
             *(made.name, made.uuid, made.plan, made.concerns),

@@ -18,6 +18,7 @@ __all__ = [
     "ACCEPT",
     "ALL",
     "CONNECT",
+    "DIFF",
     "DRY_RUN",
     "FORMAT",
     "RELOCATE",
@@ -47,6 +48,9 @@ ACCEPT = click.option(
 )
 ALL = click.option("--all", "all_", is_flag=True, help="All domains of the host.")
 CONNECT = click.option("--connect", metavar="URI", help="libvirt's URI; else $LIBVIRT_DEFAULT_URI.")
+DIFF = click.option(
+    "--diff", is_flag=True, help="Show the difference of each domain's XML, secrets redacted."
+)
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Show each step as a command, and change nothing."
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import click
 
-__all__ = ["Paint", "color_option", "painter"]
+__all__ = ["Paint", "color_option", "drawable", "painter"]
 
 
 class Paint(Protocol):
@@ -18,11 +18,14 @@ class Paint(Protocol):
     def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
 
 
-def painter(color: str) -> Paint:
-    """What colours if `color` (auto, always, never) and the terminal say so."""
+def painter(color: str, *, paged: bool = False) -> Paint:
+    """What colours if `color` (auto, always, never) and the terminal say so.
+
+    paged: also where git has put its pager between, which it says by GIT_PAGER_IN_USE.
+    """
     on = color == "always" or (
         color == "auto"
-        and sys.stdout.isatty()
+        and (sys.stdout.isatty() or (paged and bool(os.environ.get("GIT_PAGER_IN_USE"))))
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
     )
@@ -42,3 +45,8 @@ def color_option(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="auto: on a terminal, unless NO_COLOR is set.",
     )(function)
+
+
+def drawable(stream: TextIO) -> bool:
+    """Whether a bar or a table can be drawn there: on a terminal that is not dumb."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"

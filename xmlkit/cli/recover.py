@@ -32,13 +32,14 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
         xmlkit recover
     """
     from xmlkit import service, state
-    from xmlkit.observe import opened, without_password
+    from xmlkit.observe import host_uuid, opened, without_password
 
     directory = state.directory(state_dir, make=False)
     with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
         if directory.exists():
             stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}
+        hosts: set[str | None] = set()
 
         def connected(uri: str) -> Any:
             if uri not in connections:
@@ -47,6 +48,10 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
 
         def host_of(journal: Any) -> Any:
             connection = connected(connect or journal.uri)
+            host = host_uuid(connection)
+            if host not in hosts:  # two URIs may lead to one
+                stack.enter_context(state.host_lock(host))
+                hosts.add(host)
             if connect and journal.pending and without_password(connect) != journal.uri:
                 _refuse_another(connection, connect, journal)
             return connection

@@ -18,6 +18,7 @@ from xmlkit.cli import carrying, options
 )
 @options.SCHEMAS
 @options.restarting
+@options.DIFF
 @options.DRY_RUN
 @options.YES
 @options.host_to_change
@@ -31,6 +32,7 @@ def command(
     schemas: str | None,
     restart: bool,
     shutdown_timeout: float | None,
+    diff: bool,
     dry_run: bool,
     yes: bool,
     connect: str | None,
@@ -59,21 +61,23 @@ def command(
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
     directory = state.directory(state_dir, make=False)
-    reads = dry_run or not directory.exists()
-    with carrying.interruptible(), nullcontext() if reads else state.lock(directory):
-        done = journal.find(str(directory), id)
-        uri = connect or done.uri
-        journals, _ = journal.read_all(str(directory))
-        service.refuse_pending(directory)
-        tasks = done.tasks.values()
-        chosen = [
-            task for task in tasks if not domains or {task.uuid, task.plan.name} & set(domains)
-        ]
-        known = {name for task in tasks for name in (task.uuid, task.plan.name)}
-        for name in domains:
-            if name not in known:
-                raise click.UsageError(f"transition {done.id} has no domain {name!r}")
-        with opened(uri, write=True) as connection:
+    done = journal.find(str(directory), id)
+    uri = connect or done.uri
+    known = {name for task in done.tasks.values() for name in (task.uuid, task.plan.name)}
+    for name in domains:
+        if name not in known:
+            raise click.UsageError(f"transition {done.id} has no domain {name!r}")
+    with carrying.interruptible(), opened(uri, write=True) as connection:
+        carrying.check(connection, schemas=schemas)
+        with nullcontext() if dry_run else service.writing(connection, directory):
+            service.refuse_pending(directory)
+            # nobody writes on them any more
+            done = journal.find(str(directory), id)
+            journals, _ = journal.read_all(str(directory))
+            tasks = done.tasks.values()
+            chosen = [
+                task for task in tasks if not domains or {task.uuid, task.plan.name} & set(domains)
+            ]
             uuids = tuple(task.uuid for task in chosen)
             wanted = service.Options(
                 to="path",
@@ -86,10 +90,17 @@ def command(
             surveyed = survey(connection, uuids, secure=True, directories=places)
             cases = service.roll_back_cases(surveyed, done, wanted, later=journals)
             cases = [case for case in cases if case.uuid in uuids]
-            carrying.show(cases, steps=dry_run)
+            shown = carrying.differences(cases, surveyed.guests) if diff else None
+            carrying.show(cases, steps=dry_run, differences=shown)
             ready = [case for case in cases if case.task is not None]
             if dry_run or not ready:
-                return carrying.report(cases, (), format_=format_, kind="rollback", dry_run=dry_run)
+                return carrying.report(
+                    *(cases, ()),
+                    format_=format_,
+                    kind="rollback",
+                    dry_run=dry_run,
+                    differences=shown,
+                )
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 return 1
             with carrying.progress(ready) as listener:
@@ -103,4 +114,6 @@ def command(
                     kind="rollback",
                     of=done.id,
                 )
-            return carrying.report(cases, (result,), format_=format_, kind="rollback")
+            return carrying.report(
+                cases, (result,), format_=format_, kind="rollback", differences=shown
+            )

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,15 +75,18 @@ def command(
     with carrying.interruptible(), opened(uri, write=True) as connection:
         from xmlkit import service, snapshot, state
 
+        prepared = partial(
+            snapshot.prepare,
+            *(connection, domain, disk, target),
+            image_format=image_format,
+            compress=compress,
+            live=live,
+        )
+        prepared()  # what is wrong with what was asked for comes before any state
         directory = state.directory(state_dir)
-        with state.lock(directory):
+        with service.writing(connection, directory):
             service.refuse_pending(directory)
-            shot = snapshot.prepare(
-                *(connection, domain, disk, target),
-                image_format=image_format,
-                compress=compress,
-                live=live,
-            )
+            shot = prepared()
             with carrying.begun(), _progress() as listener:
                 taken = snapshot.take(connection, shot, directory, uri=uri, listener=listener)
     return _report(shot, taken, format_)
@@ -104,7 +108,7 @@ def _target(to_file: str | None, to_volume: str | None) -> Any:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not carrying.drawable(sys.stderr):
         yield lambda *_: None
         return
     from rich.console import Console

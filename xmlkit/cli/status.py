@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
 import click
 
 from xmlkit.cli import carrying, options, printable
 from xmlkit.cli.hosts import relocations
+from xmlkit.cli.table import table
 from xmlkit.status import DomainStatus, Status, status
 from xmlkit.validation import schemas as installed
-
-Rows = Sequence[Sequence[str]]
 
 _WORDS = {
     "volumes": "on volumes",
@@ -72,7 +70,7 @@ def command(
     from xmlkit.observe import opened
     from xmlkit.survey import survey
 
-    with opened(uri) as connection:
+    with carrying.interruptible(), opened(uri) as connection:
         surveyed = survey(connection)
     found = status(surveyed, schemas=place, relocate=pools, accept=accept)
     if warn:
@@ -101,7 +99,7 @@ def _warn(found: Status) -> None:
 def _show(found: Status) -> None:
     models = ", ".join(found.security_models) or "none"
     version = found.libvirt or "unknown"
-    _table(
+    table(
         ("HOST", ""),
         (
             ("libvirt", f"{version}, driver {found.driver or 'unknown'}"),
@@ -115,7 +113,7 @@ def _show(found: Status) -> None:
         click.echo(printable(f"  {concern.severity}: {concern.id}: {concern.message}"))
     if found.pools:
         click.echo()
-        _table(
+        table(
             ("POOL", "TYPE", "STATE", "AUTOSTART", "FILE SYSTEM", "FREE", "PATH"),
             [
                 (
@@ -131,7 +129,7 @@ def _show(found: Status) -> None:
             ],
         )
     click.echo()
-    _table(("DOMAIN", "STATE", "DISKS", "WHY"), list(_domain_rows(found.domains)))
+    table(("DOMAIN", "STATE", "DISKS", "WHY"), list(_domain_rows(found.domains)), text=True)
     counts = [
         f"{sum(each.form == form for each in found.domains)} {word}"
         for form, word in _WORDS.items()
@@ -150,26 +148,3 @@ def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:
         ] or ["-"]
         yield each.name, each.state, word, first
         yield from (("", "", "", why) for why in rest)
-
-
-def _table(head: Sequence[str], rows: Rows) -> None:
-    """Columns: by rich on a terminal, plain ones elsewhere, that can be cut."""
-    # a name may have a line break, and each row is a line
-    clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in head:
-            table.add_column(title, overflow="fold")
-        for row in clean:
-            table.add_row(*map(Text, row))
-        Console(highlight=False).print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(head, *clean, strict=True)]
-    for line in (list(head), *clean):
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

@@ -308,7 +308,7 @@ class _Progress:
 @contextmanager
 def _progress() -> Iterator[_Progress | Counting]:
     """A count on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not paint.drawable(sys.stderr):
         yield _Progress()
         return
     from xmlkit.cli.counting import Counting

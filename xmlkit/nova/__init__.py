@@ -62,7 +62,7 @@ def enable(
 
 
 def disable() -> None:
-    """Take out what `enable` has put in; nothing if it is not in.
+    """Take out what `enable` has put in, also of drivers made since; nothing if it is not in.
 
     Raises SeamError if somebody else has replaced one of the functions since.
     """
@@ -70,9 +70,9 @@ def disable() -> None:
 
     take_out(_put)
     if _put:
-        from xmlkit.nova.store import unbind
+        from xmlkit.nova.storage import unsettle
 
-        unbind()
+        unsettle()
     _put.clear()
 
 

@@ -58,7 +58,8 @@ def prepare(compute: Any) -> None:
             ),
             cfg.StrOpt(
                 "storage_state_dir",
-                help="Where xmlkit keeps its journals; its own default unless set.",
+                default="$state_path/xmlkit",
+                help="Where xmlkit keeps its journals; nova-compute makes it if it can.",
             ),
         ),
         group="libvirt",

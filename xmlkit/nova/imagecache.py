@@ -26,7 +26,7 @@ from xmlkit.cache import Base, Cache, name_of_image
 from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.nova.seams import Asked, Libvirt, Seam
-from xmlkit.observe import opened
+from xmlkit.observe import host_uuid, opened
 from xmlkit.pools import pool
 from xmlkit.prune import Pruned
 
@@ -64,7 +64,7 @@ def update(
     # in threads of the system, where Nova's own are not
     host = utils.tpool_wrap(_Host(uri))
     try:
-        with _nothing_open(state_dir) as reason:
+        with _nothing_open(host.uuid(), state_dir) as reason:
             cache = host.read(base_dir, _protected(manager), _ages())
             _tell(manager, cache)
             for base in cache.bases:
@@ -161,6 +161,11 @@ class _Host:
     def __init__(self, uri: str) -> None:
         self._uri = uri
 
+    def uuid(self) -> str | None:
+        """The host's, by which its writers know each other."""
+        with opened(self._uri) as connection:
+            return host_uuid(connection)
+
     def read(
         self, directory: str, protected: Mapping[str, str], ages: Mapping[str, float]
     ) -> Cache:
@@ -182,8 +187,8 @@ class _Host:
 
 
 @contextlib.contextmanager
-def _nothing_open(state_dir: str | None) -> Iterator[str]:
-    """Hold xmlkit's lock of the host; what is yielded says why nothing may be removed, or nothing.
+def _nothing_open(uuid: str | None, state_dir: str | None) -> Iterator[str]:
+    """Hold xmlkit's locks of the host; what is yielded says why nothing may be removed, or nothing.
 
     Where there is no state directory there has been no transition. One that Nova's user may not
     enter is root's: what libvirt has defined boots at every instant of a transition, so that the
@@ -192,15 +197,16 @@ def _nothing_open(state_dir: str | None) -> Iterator[str]:
     place = state_dir or os.environ.get("XMLKIT_STATE_DIR") or state.DEFAULT
     with contextlib.ExitStack() as stack:
         reason = ""
-        if os.path.isdir(place):
-            try:
+        try:
+            stack.enter_context(state.host_lock(uuid))
+            if os.path.isdir(place):
                 directory = state.directory(place)
                 stack.enter_context(state.lock(directory))
                 service.refuse_pending(directory)
-            except (state.LockedError, service.ServiceError) as error:
-                reason = str(error)
-            except XmlkitError as error:
-                LOG.debug("xmlkit's state is not looked at: %s", error)
+        except (state.LockedError, service.ServiceError) as error:
+            reason = str(error)
+        except XmlkitError as error:
+            LOG.debug("xmlkit's state is not looked at: %s", error)
         yield reason
 
 

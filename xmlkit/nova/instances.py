@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import disk_info, names
+from xmlkit import disk_info, journal, names, service, state
 from xmlkit.errors import XmlkitError
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
 from xmlkit.plan import KINDS
@@ -118,6 +118,40 @@ class Mover:
         elif outcome.state != "nothing":
             LOG.warning("Instance %s: %s (%s)", uuid, outcome.message, outcome.id or outcome.state)
 
+    def recover(self, connection: Any) -> None:
+        """Bring to an end what was interrupted when Nova ended: until then nothing else may come
+        over. Nothing is raised; what is not of this libvirt, or of two, is left to an operator."""
+        try:
+            directory = state.directory(self.state_dir, make=False)
+            if not directory.is_dir():
+                return
+            with service.writing(connection, directory, 60.0):
+                journals, _ = journal.read_all(str(directory))
+                pending = [each for each in journals if each.pending]
+                if not all(_is_of(connection, each) for each in pending):
+                    service.refuse_pending(directory)
+                    return
+                found, errors = service.recover_all(lambda _: connection, directory)
+        except Exception as error:
+            if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+                raise
+            LOG.warning("No instance comes over: %s", error)
+            return
+        for done, outcomes in found:
+            for uuid, outcome in outcomes.items():
+                LOG.warning("Instance %s, interrupted in transition %s: %s", uuid, done.id, outcome)
+        for fault in errors:
+            LOG.warning("No instance comes over: %s", fault)
+
+
+def _is_of(connection: Any, pending: journal.Journal) -> bool:
+    """Whether a transition is one of this libvirt's alone, which has all the domains: one that is
+    not there would be taken for undefined."""
+    if pending.uri != connection.getURI() or pending.kind not in ("apply", "rollback"):
+        return False
+    known = {domain.UUIDString() for domain in connection.listAllDomains()}
+    return known.issuperset(task.uuid for task in pending.pending)
+
 
 # The backends in whose place LibvirtStorage is.
 _DEPRECATED = frozenset(("raw", "flat", "qcow2", "lvm", "default"))
@@ -171,6 +205,8 @@ def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         found = original(self, *args, **kwargs)
         storage.settle(self)
         self.image_backend.xmlkit_connect = lambda: self._host.get_connection()
+        if isinstance(asked.lookup, Libvirt):
+            asked.mover.recover(self._host.get_connection())
         images_type = nova.conf.CONF.libvirt.images_type
         if images_type in _DEPRECATED:
             LOG.warning(
@@ -529,6 +565,11 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         from xmlkit.nova import storage, store
 
         call = bound(original, self, *args, **kwargs)
+        if call["cleanup_instance_disks"] and isinstance(asked.lookup, Libvirt):
+            # while the domain is there to say which they are
+            store.delete_elsewhere(
+                self._host.get_connection(), _uuid_of(call["instance"]), asked.mover.places()
+            )
         found = original(self, *args, **kwargs)
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])

@@ -14,6 +14,7 @@ those of nova 33.0.2 and 34.0.0.
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import inspect
@@ -354,7 +355,11 @@ def readable(xml: Any, lookup: Lookup, connect: Callable[[], Any]) -> tuple[Any,
 def _not_found(disk: Skip) -> Exception:
     from nova import exception
 
-    location = f"{disk.address} ({disk.target}): {disk.reason.message}; virsh pool-refresh may help"
+    why = f"{disk.reason.message}; virsh pool-refresh may help"
+    if disk.reason.id == "no-pool":
+        # only active ones are asked
+        why = f"no pool {disk.address.pool!r} is active; virsh pool-start may help"
+    location = f"{disk.address} ({disk.target}): {why}"
     error: Exception = exception.DiskNotFound(location=location)
     return error
 
@@ -412,9 +417,19 @@ def _writing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     return get_guest_xml
 
 
+# Within it, it does not matter where the disks are; a context of its own in each of Nova's threads.
+_without_disks: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "xmlkit_without_disks", default=False
+)
+
+
 def _reading(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def read(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self._domain, _Readable):
+        if isinstance(self._domain, _Readable) or _without_disks.get():
+            return original(self, *args, **kwargs)
+        devtype = bound(original, self, *args, **kwargs).get("devtype")
+        if not getattr(devtype, "__name__", "Disk").endswith("Disk"):
+            # nothing of them is a disk's
             return original(self, *args, **kwargs)
         aside = copy.copy(self)
         aside._domain = _Readable(self._domain, asked.lookup)
@@ -425,6 +440,20 @@ def _reading(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return found
 
     return read
+
+
+def _without(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Of all guests of the host Nova wants the mediated devices: one whose pool is not active, or
+    whose volume is gone, is not to stop it."""
+
+    def get_all_assigned_mediated_devices(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _without_disks.set(True)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _without_disks.reset(token)
+
+    return get_all_assigned_mediated_devices
 
 
 def _by_target(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
@@ -471,6 +500,7 @@ BUILDER = (
     Seam(_GUEST, "get_config", ("self",), _reading),
     Seam(_GUEST, "get_disk", ("self", "device", "from_persistent_config"), _reading),
     Seam(_GUEST, "get_all_devices", ("self", "devtype", "from_persistent_config"), _reading),
+    Seam(_DRIVER, "_get_all_assigned_mediated_devices", ("self", "instance"), _without),
     Seam(_GUEST, "get_block_device", ("self", "disk"), _by_target),
     Seam(
         _GUEST,

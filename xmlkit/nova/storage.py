@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "delete_disks",
     "refuse_to_move",
     "settle",
+    "unsettle",
 ]
 
 # Pools that other hosts see as well, by their very type.
@@ -126,6 +128,34 @@ class LibvirtStorage(imagebackend.Image):
         """Whether there is such a volume; a file that was put there is found too."""
         return self._store.lookup(self.place, self.volume) is not None
 
+    def cache(
+        self,
+        fetch_func: Callable[..., None],
+        filename: str,
+        size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Nova's own, which makes the disk from the base image `filename`.
+
+        What is generated gets its name when it is whole: another disk that is made meanwhile takes
+        a base that is there for one. What a fetch leaves unfinished is gone before another may
+        begin. (A fetch itself needs the name: it may copy that from another host.)
+        """
+        generated = not {"ephemeral_size", "swap_mb"}.isdisjoint(kwargs)
+
+        def fetch(target: str, *rest: Any, **more: Any) -> None:
+            if target == self.path:
+                fetch_func(*rest, target=target, **more)
+                return
+            made = f"{target}.part" if generated else target
+            with fileutils.remove_path_on_error(made):
+                fetch_func(*rest, target=made, **more)
+                if generated:
+                    os.rename(made, target)
+
+        super().cache(fetch, filename, size, *args, **kwargs)
+
     def create_image(
         self,
         prepare_template: Callable[..., None],
@@ -153,8 +183,7 @@ class LibvirtStorage(imagebackend.Image):
                 prepare_template(*args, target=self.path, **kwargs)
             return
         if not os.path.exists(base):
-            with fileutils.remove_path_on_error(base):
-                prepare_template(*args, target=base, **kwargs)
+            prepare_template(*args, target=base, **kwargs)
             self._register(base)
         format, base_size, cluster = _inspected(base, safe or generated)
         # the image cache sees by it that the base is in use
@@ -326,6 +355,24 @@ def settle(driver: Any) -> None:
     stores.prepare()
     driver.image_backend = Backend(CONF.use_cow_images)
     driver._get_local_gb_info = stores.local_gb_info
+    _settled.append(weakref.ref(driver))
+
+
+_settled: list[weakref.ref[Any]] = []
+
+
+def unsettle() -> None:
+    """Give the drivers that were settled what Nova makes for them; there is no store any more.
+
+    With images_type = libvirt-storage such a driver makes no disk: Nova does not know that type.
+    """
+    for each in _settled:
+        driver = each()
+        if driver is not None and isinstance(driver.image_backend, Backend):
+            driver.image_backend = imagebackend.Backend(CONF.use_cow_images)
+            del driver._get_local_gb_info
+    _settled.clear()
+    stores.unbind()
 
 
 def delete_disks(instance: Any, chosen: Callable[[str], bool] = lambda name: True) -> None:

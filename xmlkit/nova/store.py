@@ -2,7 +2,8 @@
 
 Laws
 - Pools are taken as they are; only those that nobody has named and nobody has made are made.
-- Of an instance are the volumes `{uuid}_*` of these pools, and no others; one call removes them.
+- Of an instance are the volumes `{uuid}_*` of these pools, and of others those alone that its
+  domain has for a disk.
 - What would let no guest start, or lose a disk, is refused when Nova starts, and all of it is told.
 
 Imported inside a Nova only.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import libvirt
@@ -24,7 +25,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from xmlkit import actions, images, leisure, names, pools
-from xmlkit.disks import Disk, read_domain
+from xmlkit.disks import Address, Disk, read_domain
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import Host, Pool, aa_helper_reads, parse_pool
@@ -37,6 +38,7 @@ __all__ = [
     "StorageError",
     "Store",
     "bind",
+    "delete_elsewhere",
     "delete_volumes",
     "is_bound",
     "is_with_instances",
@@ -262,6 +264,54 @@ def delete_volumes(uuid: str, chosen: Callable[[str], bool] = lambda name: True)
                 raise
         removed.append(volume)
     return tuple(removed)
+
+
+def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> None:
+    """Remove the volumes of an instance that is off from pools that are none of `places`.
+
+    They are those that its domain has for a disk and that are named `{uuid}_NAME`: an operator has
+    moved it there, or storage_pools has been changed since. Raises libvirt's errors: Nova deletes
+    again, as long as the domain is there.
+    """
+    try:
+        domain = connection.lookupByUUIDString(uuid)
+        if domain.isActive():
+            return
+        text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+            return
+        raise
+    for disk in read_domain(Document.parse(text)).disks:
+        volume = _volume_at(connection, disk.address)
+        name = volume.name() if volume is not None else ""
+        own = names.split_volume_name(name)
+        if own is None or own[0] != uuid or names.kind_of(own[1]) in (None, "config"):
+            continue
+        pool = volume.storagePoolLookupByVolume().name()
+        if pool in places:
+            continue
+        if volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK:
+            lvm.clear_volume(volume.path())
+        volume.delete(0)
+        LOG.info("Removed volume %s/%s of instance %s", pool, name, uuid)
+
+
+def _volume_at(connection: Any, address: Address) -> Any:
+    """libvirt-python's volume that a disk is, also where the host's disks keep paths, or None."""
+    try:
+        if address.type == "volume":
+            pool = connection.storagePoolLookupByName(address.pool)
+            if not pool.isActive():
+                LOG.warning("Volume %s stays: its pool is not active", address)
+                return None
+            return pool.storageVolLookupByName(address.volume)
+        return connection.storageVolLookupByPath(address.path) if address.path else None
+    except libvirt.libvirtError as error:
+        gone = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
+        if error.get_error_code() in gone:
+            return None
+        raise
 
 
 def local_gb_info() -> dict[str, float]:

@@ -10,25 +10,25 @@ Laws
 from __future__ import annotations
 
 import copy
-import re
 from collections import Counter
-from html import unescape
 
 from lxml import etree
 
 from xmlkit.document import Document
 from xmlkit.markup import ATTRIBUTE, MARKUP, tag_at
 from xmlkit.parsing import place
-from xmlkit.redaction import HIDDEN, redact
+from xmlkit.redaction import HIDDEN
 from xmlkit.validation import words
-from xmlkit.validation.findings import Edit, Finding, Fix, apply_to, xpath_of
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_to, secrets_of, xpath_of
 from xmlkit.validation.judge import written
 from xmlkit.validation.rng import Grammar
-from xmlkit.validation.walk import Change, Fault, Walk
+from xmlkit.validation.walk import MOST, Change, Fault, Walk
 
 __all__ = ["diagnosed"]
 
 _TRIALS = 24
+# How many faults are told of one document, which may hold any number.
+_MOST = 200
 
 
 def diagnosed(document: Document, grammar: Grammar, schema: etree.RelaxNG) -> tuple[Finding, ...]:
@@ -37,8 +37,9 @@ def diagnosed(document: Document, grammar: Grammar, schema: etree.RelaxNG) -> tu
     grammar: the same schema, read by `rng.grammar`. Empty if nothing wrong is found, in which
     case the two disagree.
     """
-    faults = Walk(grammar, document.root).faults()
-    repairs = _Repairs(document, grammar, schema, faults)
+    every = Walk(grammar, document.root).faults()
+    faults = every[:_MOST]
+    repairs = _Repairs(document, grammar, schema, faults, len(every))
     repairs.run()
     return tuple(
         _finding(document, fault, repairs.chosen[number]) for number, fault in enumerate(faults)
@@ -49,12 +50,19 @@ class _Repairs:
     """Tries the changes that may mend each fault."""
 
     def __init__(
-        self, document: Document, grammar: Grammar, schema: etree.RelaxNG, faults: list[Fault]
+        self,
+        document: Document,
+        grammar: Grammar,
+        schema: etree.RelaxNG,
+        faults: list[Fault],
+        number: int,
     ) -> None:
+        """number: of all faults, of which some may not be told."""
         self.root = document.root
         self.grammar = grammar
         self.schema = schema
         self.faults = faults
+        self.number = number
         # for each fault the change that was chosen, and whether it is verified
         self.chosen: list[tuple[Change, bool] | None] = [
             (fault.changes[0], False) if fault.changes else None for fault in faults
@@ -70,6 +78,13 @@ class _Repairs:
             self.chosen = [(change, True) for change in every if change]
             return
         if len(self.faults) > _TRIALS:
+            # too many to try each
+            changes = [change for change in every if change]
+            tree = self._changed(changes) if self.number < MOST else None
+            if tree is not None:
+                left = len(Walk(self.grammar, tree).faults())
+                if left == self.number - len(changes):
+                    self.chosen = [pair and (pair[0], True) for pair in self.chosen]
             return
         for number, fault in enumerate(self.faults):
             for change in fault.changes[:_TRIALS]:
@@ -83,6 +98,8 @@ class _Repairs:
         """Whether a change takes its fault away, and makes no other."""
         if len(self.faults) == 1:
             return self._valid([change])
+        if self._only_moves_it(change):
+            return False
         tree = self._changed([change])
         if tree is None:
             return False
@@ -90,6 +107,15 @@ class _Repairs:
         own = (self.faults[number].id, self.faults[number].name)
         left = Counter((fault.id, fault.name) for fault in Walk(self.grammar, tree).faults())
         return left == old - Counter((own,))
+
+    def _only_moves_it(self, change: Change) -> bool:
+        """Whether an element would go where it is not right, into what is right without it."""
+        to = change.to
+        if change.kind != "move" or to is None or change.name or change.attribute or change.text:
+            return False
+        if change.fits or change.before is not None or to in change.node.iterancestors():
+            return False
+        return not any(to in (fault.node, *fault.node.iterancestors()) for fault in self.faults)
 
     def _valid(self, changes: list[Change]) -> bool:
         tree = self._changed(changes)
@@ -165,7 +191,7 @@ def _finding(document: Document, fault: Fault, chosen: tuple[Change, bool] | Non
         message += f"; the first is in line {document.place_of(fault.after)[0]}"
     xpath = xpath_of(node)
     if fault.text:
-        line, column = _place_of_text(document, fault)
+        line, column = place(document.text, _start_of_text(document, fault))
     elif fault.attribute:
         name = written(node, fault.attribute)
         line, column = _place_of_attribute(document, node, name)
@@ -197,7 +223,7 @@ def _place_of_attribute(document: Document, node: etree._Element, name: str) -> 
     return document.place_of(node)
 
 
-def _place_of_text(document: Document, fault: Fault) -> tuple[int, int]:
+def _start_of_text(document: Document, fault: Fault) -> int:
     """Where the text behind a child, or at the beginning, has its first character."""
     text = document.text
     if fault.after is None:
@@ -212,22 +238,19 @@ def _place_of_text(document: Document, fault: Fault) -> tuple[int, int]:
             assert match is not None
             at = match.end()
             continue
-        return place(text, at)
+        return at
 
 
 def _is_secret(document: Document, fault: Fault) -> bool:
     """Whether redaction would hide the value."""
+    text = document.text
     if fault.attribute:
-        text = document.text
-        tag = tag_at(text, document.span_of(fault.node)[0])
         name = written(fault.node, fault.attribute)
         if "pass" in name.lower():
             return True
-        values = {found[1]: found[3][1:-1] for found in ATTRIBUTE.findall(redact(tag))}
-        return values.get(name) == HIDDEN
-    near = [fault.node, *fault.node.iterancestors()][:3]
-    return any(
-        re.sub(r"\s+", " ", fault.value.strip())
-        not in re.sub(r"\s+", " ", unescape(redact(document.text_of(each))))
-        for each in near
-    )
+        start = document.span_of(fault.node)[0]
+        tag = ATTRIBUTE.finditer(text, start, start + len(tag_at(text, start)))
+        at = next((match.start(4) + 1 for match in tag if match[2] == name), -1)
+    else:
+        at = _start_of_text(document, fault)
+    return any(start <= at < end for start, end in secrets_of(document))

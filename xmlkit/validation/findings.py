@@ -8,16 +8,25 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from lxml import etree
 
-from xmlkit.document import Document, Replace, SetAttributes
-from xmlkit.markup import ATTRIBUTE, tag_at
+from xmlkit.document import Document, RenameAttribute, SetAttributes
 
-__all__ = ["Edit", "Finding", "Fix", "apply_fix", "apply_to", "xpath_of"]
+__all__ = [
+    "Edit",
+    "Finding",
+    "Fix",
+    "apply_fix",
+    "apply_fixes",
+    "apply_to",
+    "secrets_of",
+    "xpath_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,8 @@ class Edit:
     is not added.
     move: the element, its attribute or the text goes into the element at `to`: as its last child,
     or in front of the child at `before`. With `name` the value alone goes: as the attribute `name`
-    ("@name"), or as the text of a new child `name`.
+    ("@name"), as the element's text ("text()"), as the text of a new child `name`, or as the
+    attribute of one ("name/@attribute").
     delete: the element, its attribute (a declaration too: "xmlns", "xmlns:x") or the text goes.
     add: the element gets the attribute with `value`; without attribute the child `xml`, as its
     last or in front of the child at `before`.
@@ -119,28 +129,58 @@ def _step(node: etree._Element, parent: etree._Element | None) -> str:
     return step if len(same) == 1 else f"{step}[{same.index(node) + 1}]"
 
 
+def secrets_of(document: Document) -> tuple[tuple[int, int], ...]:
+    """Where in a document's text its secrets stand, be it invalid; looked for once."""
+    found: tuple[tuple[int, int], ...] | None = document.memo.get("secrets")
+    if found is None:
+        # a valid document needs it not
+        from xmlkit.redaction import secrets
+
+        found = document.memo["secrets"] = secrets(document.text)
+    return found
+
+
 def apply_fix(document: Document, edit: Edit) -> Document:
     """The document after an edit; all else stays as it was written.
 
     Raises ValueError if the edit does not fit the document: its XPath finds nothing, or an
     attribute that is to be renamed is not there.
     """
+    return apply_fixes(document, (edit,))
+
+
+def apply_fixes(document: Document, edits: Iterable[Edit]) -> Document:
+    """The document after edits, each of which is about the document after those before it.
+
+    Those of a kind that follow one another are laid over it at once. Raises ValueError as
+    `apply_fix` does.
+    """
+    for way, group in groupby(edits, _way):
+        if way == "tree":
+            tree = document.tree()
+            for edit in group:
+                apply_to(tree, edit)
+            document = document.lay(tree)
+        else:
+            document = document.edited([_in_tag(document, edit) for edit in group])
+    return document
+
+
+def _way(edit: Edit) -> str:
+    """How an edit is made."""
     if edit.attribute.partition(":")[0] == "xmlns":
-        # declarations are no attributes of the tree
-        element = _element_at(document.root, edit.xpath)
-        value = None if edit.kind == "delete" else edit.value
-        return document.edited([SetAttributes(element, {edit.attribute: value})])
-    if edit.kind == "rename" and edit.attribute:
+        return "declaration"
+    return "name" if edit.kind == "rename" and edit.attribute else "tree"
+
+
+def _in_tag(document: Document, edit: Edit) -> SetAttributes | RenameAttribute:
+    element = _element_at(document.root, edit.xpath)
+    if edit.kind == "rename":
         # the value keeps its quotes
-        element = _element_at(document.root, edit.xpath)
-        written = document.text_of(element)
-        for each in ATTRIBUTE.finditer(written, 0, len(tag_at(written, 0))):
-            if each.group(2) == edit.attribute:
-                renamed = written[: each.start(2)] + edit.name + written[each.end(2) :]
-                return document.edited([Replace(element, renamed)])
-    tree = document.tree()
-    apply_to(tree, edit)
-    return document.lay(tree)
+        return RenameAttribute(element, edit.attribute, edit.name)
+    # declarations are no attributes of the tree
+    value = None if edit.kind == "delete" else edit.value
+    return SetAttributes(element, {edit.attribute: value})
 
 
 def apply_to(root: etree._Element, edit: Edit) -> None:
@@ -239,8 +279,15 @@ def _put_value(to: etree._Element, name: str, value: str, before: etree._Element
     if name.startswith("@"):
         to.set(_clark(to, name[1:], attribute=True), value)
         return
+    if name == "text()":
+        to.text = value
+        return
+    name, _, attribute = name.partition("/@")
     child = to.makeelement(_clark(to, name))
-    child.text = value
+    if attribute:
+        child.set(attribute, value)
+    else:
+        child.text = value
     if before is None:
         to.append(child)
     else:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from lxml import etree
 
-from xmlkit.validation.pattern import Attribute, Element, Leaf, Pattern, Text
+from xmlkit.validation.pattern import Attribute, Element, Pattern, Text
 from xmlkit.validation.rng import Grammar
 
 __all__ = ["Content", "Judge", "local", "written"]
@@ -61,8 +61,7 @@ class Judge:
         """An element's attributes, by their names as the schema has them."""
         found = self._attributes.get(node)
         if found is None:
-            found = {str(key): str(value) for key, value in node.items()}
-            self._attributes[node] = found
+            found = self._attributes[node] = dict(node.items())
         return found
 
     def content(self, node: etree._Element) -> Content:
@@ -92,9 +91,9 @@ class Judge:
         key = (child, parent)
         found = self._counted.get(key)
         if found is None:
-            found = self._counted[key] = frozenset(
-                leaf for leaf in parent.children(self.name(child)) if self.valid(child, leaf)
-            )
+            named = parent.children(self.name(child))
+            found = frozenset([leaf for leaf in named if self.valid(child, leaf)])
+            self._counted[key] = found
         return found
 
     def valid(self, node: etree._Element, leaf: Element) -> bool:
@@ -119,14 +118,13 @@ class Judge:
         algebra = self.algebra
         left = leaf.content
         for name, value in attributes.items():
-            fitting = frozenset(each for each in leaf.attributes(name) if self.accepts(each, value))
-            left = algebra.without(left, fitting)
+            left = algebra.without(left, algebra.fitting(leaf.attributes(name), value))
             if left is algebra.nothing:
                 return False
         left = algebra.closed(left)
         if left is algebra.nothing:
             return False
-        items = list(content)
+        items = content if isinstance(content, list) else list(content)
         if len(items) == 1 and isinstance(items[0], str):
             return algebra.accepts(left, items[0])
         for item in items:
@@ -144,7 +142,5 @@ class Judge:
                 return left
             texts = frozenset(each for each in left.leaves if isinstance(each, Text))
             return self.algebra.after(left, texts)
-        leaves: frozenset[Leaf] = frozenset(
-            item if isinstance(item, frozenset) else self.counted(item, leaf)
-        )
+        leaves = item if isinstance(item, frozenset) else self.counted(item, leaf)
         return self.algebra.after(left, leaves)

@@ -10,9 +10,8 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 __all__ = [
     "Algebra",
@@ -41,6 +40,11 @@ class NameClass:
     uri: str | None = None
     but: NameClass | None = None
     others: tuple[NameClass, ...] = ()
+    _known: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        of_others = (name for other in self.others for name in other.known())
+        object.__setattr__(self, "_known", (*sorted(self.names), *of_others))
 
     def __contains__(self, name: str) -> bool:
         if name in self.names or any(name in other for other in self.others):
@@ -55,22 +59,21 @@ class NameClass:
     def is_wild(self) -> bool:
         return self.wild or any(other.is_wild for other in self.others)
 
-    def known(self) -> Iterator[str]:
+    def known(self) -> tuple[str, ...]:
         """The names that are named."""
-        yield from sorted(self.names)
-        for other in self.others:
-            yield from other.known()
+        return self._known
 
 
 class Pattern:
     """One pattern; `number` tells in which order they were made."""
 
-    __slots__ = ("leaves", "nullable", "number", "parts")
+    __slots__ = ("has_attributes", "leaves", "nullable", "number", "parts")
 
     def __init__(self, number: int, nullable: bool, parts: tuple[Pattern, ...] = ()) -> None:
         self.number = number
         self.nullable = nullable
         self.parts = parts
+        self.has_attributes: bool = any(part.has_attributes for part in parts)
         found: set[Leaf] = set()
         for part in parts:
             found |= part.leaves
@@ -165,6 +168,7 @@ class Attribute(Leaf):
 
     def __init__(self, number: int, define: str, names: NameClass, content: Pattern) -> None:
         super().__init__(number, False, define)
+        self.has_attributes = True
         self.names = names
         self.content = content
 
@@ -172,7 +176,7 @@ class Attribute(Leaf):
 class Element(Leaf):
     """An element and its content, which is read when it is first asked for."""
 
-    __slots__ = ("_content", "_index", "_read", "names")
+    __slots__ = ("_content", "_index", "_read", "_wild", "names")
 
     def __init__(
         self, number: int, define: str, names: NameClass, read: Callable[[], Pattern]
@@ -181,7 +185,9 @@ class Element(Leaf):
         self.names = names
         self._read = read
         self._content: Pattern | None = None
-        self._index: dict[str, tuple[frozenset[Any], frozenset[Any]]] = {}
+        self._index: dict[str, _Named] = {}
+        # those that may have any name
+        self._wild: tuple[Element | Attribute, ...] = ()
 
     @property
     def content(self) -> Pattern:
@@ -197,20 +203,39 @@ class Element(Leaf):
         """The children of this name that it may have."""
         return self._named(name)[0]
 
-    def _named(self, name: str) -> tuple[frozenset[Element], frozenset[Attribute]]:
+    def _named(self, name: str) -> _Named:
+        if not self._index:
+            self._index = self._indexed()
         found = self._index.get(name)
-        if found is None:
-            leaves = self.content.leaves
-            found = (
-                frozenset(x for x in leaves if isinstance(x, Element) and name in x.names),
-                frozenset(x for x in leaves if isinstance(x, Attribute) and name in x.names),
-            )
-            if any(found):
-                # what is unknown is of documents, and never ends
-                if len(self._index) > 300:
-                    self._index.clear()
-                self._index[name] = found
-        return found
+        if found is not None:
+            return found
+        # what is unknown is of documents, and never ends: it is not kept
+        return _of_kinds(x for x in self._wild if name in x.names) if self._wild else _NONE
+
+    def _indexed(self) -> dict[str, _Named]:
+        """What there is by each name that the schema says."""
+        leaves = [x for x in self.content.leaves if isinstance(x, Element | Attribute)]
+        self._wild = wild = tuple(x for x in leaves if x.names.is_wild)
+        named: dict[str, list[Element | Attribute]] = {}
+        for leaf in leaves:
+            for name in leaf.names.known():
+                named.setdefault(name, []).append(leaf)
+        return {
+            name: _of_kinds([*found, *(x for x in wild if name in x.names)])
+            for name, found in named.items()
+        }
+
+
+_Named = tuple[frozenset[Element], frozenset[Attribute]]
+_NONE: _Named = (frozenset(), frozenset())
+
+
+def _of_kinds(leaves: Iterable[Element | Attribute]) -> _Named:
+    found = list(leaves)
+    return (
+        frozenset(x for x in found if isinstance(x, Element)),
+        frozenset(x for x in found if isinstance(x, Attribute)),
+    )
 
 
 Leaves = frozenset[Leaf]
@@ -225,6 +250,7 @@ class Algebra:
         self._without: dict[tuple[Pattern, Leaves], Pattern] = {}
         self._closed: dict[tuple[Pattern, bool], Pattern] = {}
         self._accepted: dict[tuple[Pattern, str], bool] = {}
+        self._fitting: dict[tuple[frozenset[Attribute], str], frozenset[Attribute]] = {}
         self._number = 0
         self.empty = Pattern(self.next(), True)
         self.nothing = Pattern(self.next(), False)
@@ -347,7 +373,7 @@ class Algebra:
 
     def closed(self, pattern: Pattern, *, forced: bool = False) -> Pattern:
         """What is left at the end of the start tag; forced: as if all attributes were there."""
-        if not any(isinstance(leaf, Attribute) for leaf in pattern.leaves):
+        if not pattern.has_attributes:
             return pattern
         key = (pattern, forced)
         found = self._closed.get(key)
@@ -385,6 +411,18 @@ class Algebra:
                 if len(self._accepted) > 20_000:
                     self._accepted.clear()
                 self._accepted[key] = found
+        return found
+
+    def fitting(self, attributes: frozenset[Attribute], value: str) -> frozenset[Attribute]:
+        """Those of some attributes that may have a value."""
+        key = (attributes, value)
+        found = self._fitting.get(key)
+        if found is None:
+            found = frozenset([x for x in attributes if self.accepts(x.content, value)])
+            if len(value) < 100:
+                if len(self._fitting) > 20_000:
+                    self._fitting.clear()
+                self._fitting[key] = found
         return found
 
     def _matches(self, leaf: Leaf, text: str) -> bool:

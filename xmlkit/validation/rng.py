@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from lxml import etree
 
@@ -50,9 +50,11 @@ class Grammar:
     # definitions that are any of several, made where a document could mean each of them
     unions: dict[frozenset[Element], Element] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    # by definition and name: its children whose names are nearly that one
+    slips: dict[tuple[Element, str], tuple[Element, ...]] = field(default_factory=dict)
     _places: dict[str, tuple[tuple[Element, Element], ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def elements(self) -> frozenset[Element]:
         return frozenset(each for each in self.start.leaves if isinstance(each, Element))
 

@@ -80,8 +80,14 @@ def directory(given: str | os.PathLike[str] | None = None) -> str:
     )
 
 
+# Directories that have been seen to have schemas: not looked at again for each document.
+_seen: set[str] = set()
+
+
 def _has_schemas(path: str) -> bool:
-    return os.path.isfile(f"{path}/domain.rng")
+    if path not in _seen and os.path.isfile(f"{path}/domain.rng"):
+        _seen.add(path)
+    return path in _seen
 
 
 def _named() -> list[str]:

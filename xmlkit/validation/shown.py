@@ -15,8 +15,8 @@ from html import unescape
 
 from xmlkit.document import Document, DocumentError
 from xmlkit.parsing import place
-from xmlkit.redaction import HIDDEN, may_have_secrets, secrets
-from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix
+from xmlkit.redaction import HIDDEN, may_have_secrets
+from xmlkit.validation.findings import Edit, Finding, Fix, apply_fix, secrets_of
 from xmlkit.validation.verdict import EXPLAINED
 
 __all__ = ["Excerpt", "Patch", "excerpt_of_unreadable", "hidden", "hider", "patches", "shown"]
@@ -112,8 +112,8 @@ def shown(
 ) -> tuple[tuple[Finding, ...], tuple[Excerpt, ...]]:
     """The findings of a document without its secrets, and the source line of each."""
     text = document.text
-    spans = secrets(text)
-    said = _said(text[start:end] for start, end in spans)
+    spans = secrets_of(document)
+    said = _said_in(document)
     clean = tuple(_without(finding, said) for finding in findings) if said else tuple(findings)
     starts = [0]
     for match in re.finditer("\n", text):
@@ -140,8 +140,7 @@ def hidden(document: Document, edits: Iterable[Edit]) -> Iterator[Edit]:
 
 def hider(document: Document) -> Callable[[str], str]:
     """What hides the secrets of a document in any text."""
-    text = document.text
-    said = _said(text[start:end] for start, end in secrets(text))
+    said = _said_in(document)
     return (lambda each: each) if said is None else said.hide
 
 
@@ -251,6 +250,15 @@ class _Said:
 
     def hide(self, text: str) -> str:
         return HIDDEN if text in self.values else self.pattern.sub(HIDDEN, text)
+
+
+def _said_in(document: Document) -> _Said | None:
+    """The secrets of a document; found once."""
+    if "said" not in document.memo:
+        text = document.text
+        document.memo["said"] = _said(text[start:end] for start, end in secrets_of(document))
+    found: _Said | None = document.memo["said"]
+    return found
 
 
 def _said(values: Iterable[str]) -> _Said | None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from lxml import etree
 
@@ -21,11 +22,14 @@ from xmlkit.validation import grammar, schemas
 from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
-__all__ = ["EXPLAINED", "Finding", "homes", "unreadable", "validate"]
+if TYPE_CHECKING:
+    from xmlkit.validation.walk import Fault
 
-# Bytes of the largest document that is explained: libvirt's own are hundreds of times smaller, and
-# whoever sends a larger one shall not cost more than libxml2 does.
-EXPLAINED = 4 << 20
+__all__ = ["EXPLAINED", "Finding", "faults", "homes", "unreadable", "valid", "validate"]
+
+# Bytes of the largest document that is explained, in some 2 s at most: libvirt's own are thousands
+# of times smaller. What an explanation costs beside grows with tags, which `Limits` bounds.
+EXPLAINED = 16 << 20
 
 
 def validate(
@@ -47,6 +51,33 @@ def validate(
     if profile is not None:
         found += tuple(_refused(document))
     return found
+
+
+def faults(
+    root: etree._Element, directory: str | os.PathLike[str] | None = None
+) -> tuple[Fault, ...]:
+    """All that is wrong with a tree by libvirt's schema for its root, with no repair tried.
+
+    Empty if libxml2 finds it valid, or if that is all that finds something. directory, raises:
+    as for `validate`.
+    """
+    from xmlkit.validation import rng
+    from xmlkit.validation.walk import Walk
+
+    if valid(root, directory):
+        return ()
+    grammars = _grammars(root, schemas.directory(directory))
+    told = [
+        tuple(Walk(rng.grammar(meant.directory, meant.schema, meant.references), root).faults())
+        for meant in grammars
+    ]
+    return min(told, key=len) if told else ()
+
+
+def valid(root: etree._Element, directory: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a tree is valid by libvirt's schema for its root. Raises as `validate` does."""
+    found = schemas.directory(directory)
+    return any(meant.compiled().validate(root) for meant in _grammars(root, found))
 
 
 def homes(
@@ -87,12 +118,12 @@ class _Grammar(NamedTuple):
 
 def _judged(document: Document, directory: str) -> tuple[Finding, ...]:
     root = document.root
-    refused = []
+    refused: list[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]] = []
     for meant in _grammars(root, directory):
         schema = meant.compiled()
         if schema.validate(root):
             return ()
-        refused.append((meant, schema, list(schema.error_log)))
+        refused.append((meant, schema, schema.error_log))
     if not refused:
         refused = list(_in_no_namespace(root, directory))
     if refused:
@@ -140,7 +171,7 @@ def _told(
 ) -> tuple[tuple[Finding, ...], str]:
     """The findings of the walk; if there are none, why not."""
     if len(document.source) > EXPLAINED:
-        return (), "it is too large to tell why"
+        return (), "it is too large to tell why: of more than 16 MiB only its words are told"
     from xmlkit.validation import rng
     from xmlkit.validation.diagnosis import diagnosed
 
@@ -195,7 +226,7 @@ def _with_newer(
 
 def _in_no_namespace(
     root: etree._Element, directory: str
-) -> Iterator[tuple[_Grammar, etree.RelaxNG, list[etree._LogEntry]]]:
+) -> Iterator[tuple[_Grammar, etree.RelaxNG, Iterable[etree._LogEntry]]]:
     """What the document is meant for if its root's namespace is a mistake."""
     name = etree.QName(root)
     if name.namespace:
@@ -204,16 +235,22 @@ def _in_no_namespace(
             yield meant, meant.compiled(), []
 
 
-def _grammars(root: etree._Element, directory: str) -> Iterator[_Grammar]:
+def _grammars(root: etree._Element, directory: str) -> tuple[_Grammar, ...]:
     """Those that the document may be meant for, the likelier first."""
-    tag = str(root.tag)
+    return _grammars_of(str(root.tag), root.get("name") is not None, directory)
+
+
+@lru_cache(maxsize=100)
+def _grammars_of(tag: str, named: bool, directory: str) -> tuple[_Grammar, ...]:
+    found = []
     name = schemas.SCHEMAS.get(tag)
-    if name is not None and (tag != "interface" or root.get("name") is not None):
-        yield _Grammar(directory, name)
+    if name is not None and (tag != "interface" or named):
+        found.append(_Grammar(directory, name))
     if (name is None or tag == "interface") and tag in grammar.devices(directory):
-        yield _Grammar(directory, "domain", grammar.devices(directory)[tag], tag)
-    if tag == "interface" and root.get("name") is None:
-        yield _Grammar(directory, schemas.SCHEMAS[tag])
+        found.append(_Grammar(directory, "domain", grammar.devices(directory)[tag], tag))
+    if tag == "interface" and not named:
+        found.append(_Grammar(directory, schemas.SCHEMAS[tag]))
+    return tuple(found)
 
 
 def _refused(document: Document) -> Iterator[Finding]:

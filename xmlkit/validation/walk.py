@@ -10,7 +10,8 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -33,13 +34,17 @@ from xmlkit.validation.pattern import (
 )
 from xmlkit.validation.rng import Grammar
 
-__all__ = ["Change", "Fault", "Walk"]
+__all__ = ["MOST", "Change", "Fault", "Walk"]
 
-# How many faults are told of one document, which may hold any number.
-_MOST = 200
+# So many faults of the children of one element are told; who has more has written something else.
+MOST = 500
 # How many elements are looked at for what may be meant: some of what is looked for grows with the
 # square of what an element holds.
 _LOOKS = 50_000
+
+
+# The attributes in which an element says the most, of several that could be meant.
+_TELLING = ("address", "name", "dev", "file")
 
 
 class Change(NamedTuple):
@@ -118,13 +123,15 @@ class Walk:
         self._leaves: dict[etree._Element, frozenset[Element]] = {}
         self._looks = _LOOKS
 
-    def _may_look(self, elements: int) -> bool:
-        """Whether so many elements more may be looked at."""
-        self._looks -= elements
+    def _may_look(self, *elements: Sized) -> bool:
+        """Whether these elements may be looked at, too."""
+        if self._looks > 0:
+            # to count children takes its time, too
+            self._looks -= sum(map(len, elements))
         return self._looks > 0
 
     def faults(self) -> list[Fault]:
-        """What is wrong, in the document's order; empty if nothing is found."""
+        """All that is wrong, in the document's order; empty if nothing is found."""
         found: list[Fault] = []
         told: tuple[Fault, ...] = ()
         while len(found) < 20:
@@ -138,9 +145,11 @@ class Walk:
                 self.judge.renamed = names
                 self._told.clear()
                 self._leaves.clear()
-        order = {node: number for number, node in enumerate(self.root.iter())}
         merged = self._merged([*found, *told])
-        return sorted(merged, key=lambda fault: order[fault.node])[:_MOST]
+        if len(merged) < 2:
+            return merged
+        order = {node: number for number, node in enumerate(self.root.iter())}
+        return sorted(merged, key=lambda fault: order[fault.node])
 
     def _faults(self) -> tuple[Fault, ...]:
         possible = self._of_root()
@@ -204,7 +213,9 @@ class Walk:
         chosen = [item for item in attributes if self._chooses(leaf, item[0])]
         others = [item for item in attributes if item not in chosen]
         accounts = [self._in_order(node, leaf, chosen + others)]
-        if accounts[0].cost > 1.05 and chosen and others:
+        # where the start tag is right, it is so in any order
+        own = any(fault.node is node for fault in accounts[0].faults)
+        if accounts[0].cost > 1.05 and own and chosen and others:
             accounts.append(self._in_order(node, leaf, others + chosen))
         if accounts[0].cost > 1.12 and self._may_depend(node, leaf, accounts[0]):
             accounts += self._with_other_values(node, leaf, chosen)
@@ -220,7 +231,7 @@ class Walk:
         for number, child in enumerate(content[:100]):
             if isinstance(child, str):
                 continue
-            if not self._may_look(len(content)):
+            if not self._may_look(content):
                 break
             counted = judge.counted(child, leaf)
             others = leaf.children(judge.name(child)) - counted
@@ -274,7 +285,7 @@ class Walk:
                 value
                 for value in possible
                 if value != now
-                and self._may_look(len(content))
+                and self._may_look(content)
                 and judge.fits(leaf, {**present, name: value}, content)
             ]
             if not fitting:
@@ -282,7 +293,7 @@ class Walk:
             if now is None:
                 yield _account([self._lacks_attributes(node, [name], {name: fitting}, 1.15)])
             else:
-                known = [value for value in words.near(now, fitting) if value in fitting]
+                known = words.near(now, fitting, begun=True)
                 ordered = known + [value for value in fitting if value not in known]
                 cost = (
                     1.0 + 0.05 * words.distance(now, known[0])
@@ -291,7 +302,7 @@ class Walk:
                     if len(fitting) == 1
                     else 1.38
                 )
-                fault = self._bad_value(node, name, now, leaves, cost, ordered)
+                fault = self._bad_value(node, name, now, leaves, cost, ordered, bool(known))
                 if judge.accepts(leaves[0], now) or now in possible:
                     fault.message = (
                         f"{written(node, name)} of <{written(node)}> is {{value}}, which does not "
@@ -323,8 +334,7 @@ class Walk:
         unknown: list[tuple[str, str]] = []
         for name, value in attributes:
             named = leaf.attributes(name)
-            fitting = frozenset(each for each in named if judge.accepts(each, value))
-            rest = algebra.without(left, fitting)
+            rest = algebra.without(left, algebra.fitting(named, value))
             if rest is not algebra.nothing:
                 left = rest
                 continue
@@ -413,7 +423,7 @@ class Walk:
             changes=[Change("rename", node, shown, name=each, says=each) for each in meant[:3]],
         )
         fault.changes.append(Change("delete", node, shown))
-        fitting = frozenset(each for each in taken if judge.accepts(each, value))
+        fitting = self.algebra.fitting(taken, value)
         if fitting:
             return [fault], fitting
         bad = self._bad_value(node, name, value, taken)
@@ -422,6 +432,7 @@ class Walk:
     def _unknown_attribute(
         self, node: etree._Element, leaf: Element, name: str, value: str, meant: list[str]
     ) -> Fault:
+        judge = self.judge
         shown = written(node, name)
         tag = written(node)
         known = sorted(
@@ -444,8 +455,19 @@ class Walk:
             fault.suggestions = meant
         elif leaf.children(name) and node.find(name) is None:
             fault.message = f"{shown} of <{tag}> is no attribute but a child element"
-            fault.changes.append(Change("move", node, shown, name=name, to=node, says=f"<{name}>"))
-            fault.suggestions = [f"<{name}>"]
+            says = f"<{name}>"
+            if not any(judge.fits(x, {}, [value]) for x in leaf.children(name)) and (
+                inner := self._attribute_for(leaf.children(name), (), value)
+            ):
+                says = f"<{name} {inner}=...>"
+                fault.message += f", <{name} {inner}='...'/>"
+                move = Change("move", node, shown, name=f"{name}/@{inner}", to=node, says=says)
+            else:
+                move = Change("move", node, shown, name=name, to=node, says=says)
+            fault.changes.append(move)
+            fault.suggestions = [says]
+        elif hint := words.hint(local(judge.name(node)), attribute=name):
+            fault.message += f"; {hint}"
         else:
             # an element nearby that has such an attribute, and not yet
             places = [
@@ -461,12 +483,28 @@ class Walk:
                     Change("move", node, shown, to=place, says=f"<{written(place)}>")
                     for place in places[:3]
                 ]
+            elif child := self._child_for(node, leaf, name, value):
+                fault.ask = "; its child {} has one"
+                fault.suggestions = [f"<{child}>"]
+                move = Change("move", node, shown, name=f"{child}/@{name}", to=node)
+                fault.changes.append(move._replace(says=f"<{child}>"))
             elif by_value := self._by_value(node, leaf, value):
                 fault.ask = "; did you mean {}?"
                 fault.suggestions = [by_value]
                 fault.changes.append(Change("rename", node, shown, name=by_value, says=by_value))
         fault.changes.append(Change("delete", node, shown))
         return fault
+
+    def _child_for(self, node: etree._Element, leaf: Element, name: str, value: str) -> str:
+        """The one child, not there yet, that has such an attribute."""
+        present = {self.judge.name(child) for child in node.iterchildren(etree.Element)}
+        names = {
+            each
+            for x in leaf.content.leaves
+            if isinstance(x, Element) and not x.names.is_wild and self._allows(x, name, value)
+            for each in x.names.known()
+        }
+        return names.pop() if len(names) == 1 and not names & present else ""
 
     def _by_value(self, node: etree._Element, leaf: Element, value: str) -> str:
         """The one attribute that is not there and that names this value, if it is a telling one."""
@@ -489,7 +527,7 @@ class Walk:
     def _nearby(self, node: etree._Element) -> Iterator[etree._Element]:
         """Children, then siblings, then the parent."""
         parent = node.getparent()
-        if not self._may_look(len(node) + (0 if parent is None else len(parent))):
+        if not self._may_look(node, () if parent is None else parent):
             return
         yield from node.iterchildren(etree.Element)
         if parent is not None:
@@ -560,8 +598,10 @@ class Walk:
         possible: Iterable[Leaf],
         cost: float = 0,
         fitting: list[str] | None = None,
+        near: bool = True,
     ) -> Fault:
-        """name: of the attribute; empty for the element's text."""
+        """name: of the attribute; empty for the element's text. fitting: what would be right, in
+        its order; near: whether the first of it is near."""
         contents = [each.content if isinstance(each, Attribute) else each for each in possible]
         named = words.values(contents)
         types = words.types(contents)
@@ -577,13 +617,20 @@ class Walk:
         ordered = meant + [each for each in named if each not in meant]
         message = f"{subject} is {{value}}"
         ask = ""
-        if meant and "blanks" not in why:
+        if fitting is not None and len(fitting) > 1 and not near:
+            message += f", not one of {_listed(fitting, [])}"
+            meant = []
+        elif meant and "blanks" not in why:
             message = f"{subject} cannot be {{value}}"
             ask = '; did you mean "{}"?' if fitting is None else ' here; "{}" fits'
         elif types and not named:
             message += f", not {_either(types)}"
         elif "blanks" not in why:
             message += f", not one of {_listed(ordered, types)}"
+        hint = words.hint(local(self.judge.name(node)), attribute=name, value=stripped)
+        if hint and not (meant and fitting is None):
+            message += f"; {hint}"
+            ask = ""
         if not cost:
             cost = 1.0 + 0.05 * words.distance(stripped, meant[0]) if meant else 1.1
             if not meant and named and not types:
@@ -621,15 +668,17 @@ class Walk:
         if len(items) == 1 and isinstance(items[0], str):
             self._value(node, leaf, left, items[0], faults)
             return
-        holds_value = any(isinstance(x, Data | Value | Listing) for x in left.leaves)
+        whole = left
         before: etree._Element | None = None
         strangers: list[tuple[etree._Element, Fault]] = []
         seen: dict[str, etree._Element] = {}
         for item in items:
+            if len(faults) >= MOST:
+                return
             if isinstance(item, str):
                 rest = judge.followed(left, leaf, item)
                 if rest is algebra.nothing:
-                    if not holds_value:
+                    if not _holds_value(whole):
                         faults.append(self._stray(node, item, before))
                 else:
                     left = rest
@@ -642,7 +691,7 @@ class Walk:
             left = rest
             seen.setdefault(judge.name(item), item)
             seen.setdefault(name, item)
-        if holds_value and not left.nullable:
+        if not left.nullable and _holds_value(whole):
             # it is the children that should not be there; a text between them was the value
             text = "".join(item for item in items if isinstance(item, str)).strip()
             if text and algebra.accepts(left, text):
@@ -658,7 +707,8 @@ class Walk:
             return
         values = [x for x in left.leaves if isinstance(x, Data | Value | Listing | Text)]
         if values:
-            faults.append(self._bad_value(node, "", text, values))
+            if text.strip() or not self._is_meant_as_text(node, left, faults):
+                faults.append(self._bad_value(node, "", text, values))
             return
         if text.strip():
             fault = self._stray(node, text, None)
@@ -666,33 +716,101 @@ class Walk:
             missing = next(
                 (x for x in faults if x.node is node and x.id == "missing-attribute"), None
             )
-            if missing is not None and len(missing.expected) == 1:
-                name = missing.expected[0]
-                if any(self.judge.accepts(x, text.strip()) for x in leaf.attributes(name)):
-                    faults.remove(missing)
-                    fault.ask = "; it should be the attribute {}"
-                    fault.suggestions = [name]
-                    change = Change("move", node, name="@" + name, to=node, text=True, says=name)
-                    fault.changes.insert(0, change)
-            elif missing is None and (name := self._attribute_for(node, leaf, text.strip())):
+            name = missing.expected[0] if missing and len(missing.expected) == 1 else ""
+            if missing and any(self.judge.accepts(x, text.strip()) for x in leaf.attributes(name)):
+                faults.remove(missing)
                 fault.ask = "; it should be the attribute {}"
                 fault.suggestions = [name]
                 change = Change("move", node, name="@" + name, to=node, text=True, says=name)
                 fault.changes.insert(0, change)
+            else:
+                self._where_text_belongs(node, leaf, text.strip(), fault)
             faults.append(fault)
+            # a child that is missing for it is no other fault
+            if not left.nullable and self._is_of_child(node, left, text.strip(), fault):
+                return
         if not left.nullable:
             self._lacks_children(node, leaf, left, faults, [])
 
-    def _attribute_for(self, node: etree._Element, leaf: Element, text: str) -> str:
-        """The one attribute that a text could be the value of, if it is of a form of its own."""
+    def _is_meant_as_text(self, node: etree._Element, left: Pattern, faults: list[Fault]) -> bool:
+        """Whether the text that is missing stands in an attribute; if so, that is told."""
+        unknown = [
+            fault
+            for fault in faults
+            if fault.node is node and fault.id == "unknown-attribute" and not fault.suggestions
+        ]
+        if len(unknown) != 1:
+            return False
+        (fault,) = unknown
+        if not self.algebra.accepts(left, self.judge.attributes(node)[fault.attribute]):
+            return False
+        tag = written(node)
+        fault.message = f"{fault.name} of <{tag}> is no attribute but its text, <{tag}>...</{tag}>"
+        fault.ask = ""
+        fault.suggestions = ["text()"]
+        move = Change("move", node, fault.name, name="text()", to=node, says="text()")
+        fault.changes.insert(0, move)
+        return True
+
+    def _where_text_belongs(
+        self, node: etree._Element, leaf: Element, text: str, fault: Fault
+    ) -> None:
+        """Say of a text that it is an attribute, or the name of a child."""
+        name = self._attribute_for((leaf,), self.judge.attributes(node), text)
+        named = text in words.values(each.content for each in leaf.attributes(name))
+        if leaf.children(text) and not named:
+            fault.ask = "; it should be a child, <{}/>"
+            fault.suggestions = [text]
+        elif name:
+            fault.ask = "; it should be the attribute {}"
+            fault.suggestions = [name]
+            change = Change("move", node, name="@" + name, to=node, text=True, says=name)
+            fault.changes.insert(0, change)
+        elif hint := words.hint(local(self.judge.name(node)), "text()"):
+            fault.message += f"; {hint}"
+
+    def _is_of_child(self, node: etree._Element, left: Pattern, text: str, fault: Fault) -> bool:
+        """Whether a text belongs into the one child that is missing; if so, that is told."""
+        lacking = _lacking(left, Element)
+        if fault.suggestions or len(lacking) != 1:
+            return False
+        leaves = [each for each in lacking[0] if isinstance(each, Element)]
+        names = {name for each in leaves for name in each.names.known()}
+        if len(names) != 1:
+            return False
+        (name,) = names
+        says = f"<{name}>"
+        if not any(self.judge.fits(each, {}, [text]) for each in leaves):
+            inner = self._attribute_for(leaves, (), text)
+            if not inner:
+                return False
+            says = f"<{name} {inner}=...>"
+            name += f"/@{inner}"
+        fault.ask = "; it belongs into a child, {}"
+        fault.suggestions = [says]
+        fault.changes.insert(0, Change("move", node, name=name, to=node, text=True, says=says))
+        return True
+
+    def _attribute_for(self, leaves: Iterable[Element], present: Container[str], text: str) -> str:
+        """The one attribute that a text could be the value of, if it is of a form of its own; one
+        that names it as a value, or is called by what is usually told, is likelier than others."""
         judge = self.judge
-        names = {
-            name
-            for each in _attributes(leaf.content)
-            if judge.accepts(each, text) and not judge.accepts(each, "\\ ?")
-            for name in each.names.known()
-        } - set(judge.attributes(node))
-        return names.pop() if len(names) == 1 else ""
+        named: set[str] = set()
+        formed: set[str] = set()
+        free: set[str] = set()
+        for each in (x for leaf in leaves for x in _attributes(leaf.content)):
+            names = {name for name in each.names.known() if name not in present}
+            if not names or not judge.accepts(each, text):
+                continue
+            if text in words.values([each.content]):
+                named |= names
+            (free if judge.accepts(each, "\\ ?") else formed).update(names)
+        if len(named) == 1:
+            return named.pop()
+        if len(formed) == 1:
+            return formed.pop()
+        plain = re.fullmatch(r"[\w.:/-]+", text) is not None
+        return next((name for name in _TELLING if plain and name in formed | free), "")
 
     def _stray(self, node: etree._Element, text: str, after: etree._Element | None) -> Fault:
         tag = written(node)
@@ -724,13 +842,14 @@ class Walk:
         name = judge.name(child)
         named = leaf.children(name)
         possible = self._next(left, named)
-        if name not in seen or judge.counted(child, leaf):
+        counted = judge.counted(child, leaf)
+        if counted or not (possible or name in seen):
             # it may be what stands in front of it that is missing
             for each in sorted(left.leaves, key=lambda x: x.number):
                 if not isinstance(each, Element):
                     continue
-                rest = algebra.after(left, frozenset((each,)))
-                behind = judge.followed(rest, leaf, child)
+                rest = algebra.after(left, each.leaves)
+                behind = algebra.after(rest, counted)
                 if behind is not algebra.nothing:
                     lacking = self._lacks(node, [frozenset((each,))], child)
                     if not possible or lacking.cost < self.explained(child, possible).cost:
@@ -745,7 +864,7 @@ class Walk:
             first = self._original(child) if name in seen else None
             if first is not None:
                 others = [each for each in judge.content(node) if each is not child]
-                if self._may_look(len(others)) and judge.fits(leaf, judge.attributes(node), others):
+                if self._may_look(others) and judge.fits(leaf, judge.attributes(node), others):
                     faults.append(self._one_too_many(node, leaf, child, first))
                     return left
             if account.cost > 1.04 and (near := self._better_name(node, leaf, left, child)):
@@ -779,20 +898,32 @@ class Walk:
         word = local(judge.name(child))
         if not (len(child) or child.attrib or (child.text or "").strip()):
             return None
-        names = [
-            local(name)
-            for each in left.leaves
-            if isinstance(each, Element) and judge.valid(child, each) and self._next(left, [each])
-            for name in each.names.known()
-        ]
-        if not any(words.distance(word, each) <= 1.1 for each in names):
+        if not any(
+            each in left.leaves and judge.valid(child, each) and self._next(left, [each])
+            for each in self._slips(leaf, word)
+        ):
             return None
         told = self._misspelled_element(node, leaf, left, child)
         return told if told is not None and len(told[0]) == 1 else None
 
+    def _slips(self, leaf: Element, word: str) -> tuple[Element, ...]:
+        """The children of a definition whose names are no more than one slip from a word."""
+        found = self.grammar.slips.get((leaf, word))
+        if found is None:
+            found = tuple(
+                each
+                for each in leaf.content.leaves
+                if isinstance(each, Element)
+                and any(words.distance(word, local(name)) <= 1.1 for name in each.names.known())
+            )
+            if word in self.grammar.names:
+                # other words are of documents, and never end
+                self.grammar.slips[leaf, word] = found
+        return found
+
     def _original(self, child: etree._Element) -> etree._Element | None:
         """The sibling in front of a child that it is a copy of."""
-        if not self._may_look(len(_parent(child))):
+        if not self._may_look(_parent(child)):
             return None
         text = etree.tostring(child, with_tail=False)
         for each in child.itersiblings(str(child.tag), preceding=True):
@@ -804,9 +935,7 @@ class Walk:
         """Those that may come next."""
         algebra = self.algebra
         return frozenset(
-            each
-            for each in leaves
-            if algebra.after(left, frozenset((each,))) is not algebra.nothing
+            each for each in leaves if algebra.after(left, each.leaves) is not algebra.nothing
         )
 
     def _misspelled_element(
@@ -861,7 +990,7 @@ class Walk:
         """Elements of the document that may have such a child: ancestors, siblings, then others."""
         name = self.judge.name(child)
         ancestors = list(node.iterancestors())
-        if not self._may_look(len(node)):
+        if not self._may_look(node):
             return []
         siblings = list(node.iterchildren(etree.Element))
         at = siblings.index(child)
@@ -876,7 +1005,7 @@ class Walk:
         for number, place in enumerate((*ancestors, *siblings, *others)):
             if place is child or child in place.iterancestors():
                 continue
-            if not self._may_look(1):
+            if not self._may_look((place,)):
                 break
             leaves = [
                 leaf
@@ -897,7 +1026,7 @@ class Walk:
     def _has_room(self, place: etree._Element, leaf: Element, child: etree._Element) -> bool:
         """Whether a child could be the last of an element, as far as that is right already."""
         judge = self.judge
-        if not self._may_look(len(place)):
+        if not self._may_look(place):
             return False
         content = [each for each in judge.content(place) if each is not child]
         return judge.fits(leaf, judge.attributes(place), [*content, child])
@@ -921,6 +1050,10 @@ class Walk:
         fault = Fault("unknown-element", 1.4, child, message, name=tag, expected=known)
         content = judge.content(child)
         text = content[0] if len(content) == 1 and isinstance(content[0], str) else None
+        if hint := words.hint(local(judge.name(node)), local(name)):
+            fault.message += f"; {hint}"
+            fault.changes.append(Change("delete", child))
+            return fault
         moves = self._moves(node, child)
         said = text.strip() if text is not None and not child.attrib else ""
         if moves and moves[0].fits:
@@ -930,6 +1063,10 @@ class Walk:
             fault.message = f"<{tag}> in <{parent}> is no child element but an attribute"
             fault.suggestions = [f"{tag}="]
             fault.changes.append(Change("move", child, name="@" + name, to=node, says=f"{tag}="))
+        elif said and (near := self._near_attribute(node, leaf, name, said)):
+            fault.message = f"<{tag}> in <{parent}> is no child element but the attribute {near}"
+            fault.suggestions = [f"{near}="]
+            fault.changes.append(Change("move", child, name="@" + near, to=node, says=f"{near}="))
         elif said and (owners := self._owners(node, child, name, said)):
             fault.message = f"<{tag}> in <{parent}> is no child element"
             fault.ask = " but an attribute of <{}>"
@@ -950,6 +1087,17 @@ class Walk:
         fault.changes.append(Change("delete", child))
         return fault
 
+    def _near_attribute(self, node: etree._Element, leaf: Element, name: str, value: str) -> str:
+        """The attribute, not there yet, that an element's name is near to and its text fits."""
+        known = {
+            each
+            for x in _attributes(leaf.content)
+            if self.judge.accepts(x, value)
+            for each in x.names.known()
+        }
+        near = words.near(local(name), sorted(known - set(self.judge.attributes(node))))
+        return near[0] if near else ""
+
     @staticmethod
     def _misplaced(node: etree._Element, child: etree._Element, moves: list[Change]) -> Fault:
         tag = written(child)
@@ -968,7 +1116,7 @@ class Walk:
         self, node: etree._Element, child: etree._Element, name: str, text: str
     ) -> list[etree._Element]:
         """The siblings that could have a child's text as their attribute."""
-        if not self._may_look(len(node)):
+        if not self._may_look(node):
             return []
         return [
             each
@@ -1003,7 +1151,7 @@ class Walk:
         rest = items[:at] + items[at + 1 :]
         attributes = judge.attributes(node)
         for place in range(at - 1, -1, -1):
-            if self._may_look(len(items)) and judge.fits(
+            if self._may_look(items) and judge.fits(
                 leaf, attributes, [*rest[:place], child, *rest[place:]]
             ):
                 behind = rest[place]
@@ -1023,7 +1171,7 @@ class Walk:
         others = [
             each
             for each in rest
-            if self._may_look(len(items))
+            if self._may_look(items)
             and judge.fits(leaf, attributes, [x for x in items if x is not each])
         ]
         beside = f" beside <{written(others[0])}>" if others else " with what else it has"
@@ -1088,7 +1236,7 @@ class Walk:
         changes = []
         for x in leaves[:4] if len(lacking) == 1 else ():
             if isinstance(x, Element) and (sample := self._sample(x)):
-                says = next(_known(x), "")
+                says = next(iter(_known(x)), "")
                 changes.append(Change("add", node, xml=sample, before=before, says=says))
         return Fault(
             "missing-child",
@@ -1103,7 +1251,7 @@ class Walk:
 
     def _sample(self, leaf: Element) -> str:
         """The smallest element of a definition, if nothing has to be invented for it."""
-        name = next(_known(leaf), "")
+        name = next(iter(_known(leaf)), "")
         if not name or name[0] == "{":
             return ""
         left = leaf.content
@@ -1115,7 +1263,7 @@ class Walk:
             values = words.values([first.content])
             if len(values) != 1:
                 return ""
-            said += f" {next(_known(first), '')}='{values[0]}'"
+            said += f" {next(iter(_known(first)), '')}='{values[0]}'"
             left = self.algebra.without(left, frozenset((first,)))
         left = self.algebra.closed(left)
         bare = left.nullable and not any(isinstance(x, Text | Data) for x in left.leaves)
@@ -1138,7 +1286,17 @@ class Walk:
         rights = [right for right in rights if right != uri]
         if not rights:
             return
-        right = min(rights, key=lambda each: (-words.alike(uri, each), each))
+        kind = f"/{self.root.get('type', '')}/"
+        right = min(
+            rights,
+            # where nothing tells which hypervisor is meant it is the usual one
+            key=lambda each: (
+                -words.alike(uri, each),
+                kind not in each,
+                "/qemu/" not in each,
+                each,
+            ),
+        )
         tag = written(node)
         declares = f"xmlns:{node.prefix}" if node.prefix else "xmlns"
         owner = node
@@ -1192,7 +1350,7 @@ class Walk:
                     fault.id == "unknown-attribute"
                     and other.id == "missing-child"
                     and other.node is fault.node
-                    and fault.suggestions == [f"<{each}>" for each in other.expected]
+                    and other.expected == [x[1:-1].split()[0] for x in fault.suggestions]
                 ):
                     kept.remove(other)
             if fault.id != "misplaced":
@@ -1221,9 +1379,12 @@ def _attributes(pattern: Pattern) -> Iterator[Attribute]:
     return (leaf for leaf in pattern.leaves if isinstance(leaf, Attribute))
 
 
-def _known(leaf: Leaf) -> Iterator[str]:
-    if isinstance(leaf, Element | Attribute):
-        yield from leaf.names.known()
+def _holds_value(pattern: Pattern) -> bool:
+    return any(isinstance(x, Data | Value | Listing) for x in pattern.leaves)
+
+
+def _known(leaf: Leaf) -> tuple[str, ...]:
+    return leaf.names.known() if isinstance(leaf, Element | Attribute) else ()
 
 
 def _lacking(pattern: Pattern, kind: type[Leaf]) -> list[frozenset[Leaf]]:

@@ -22,6 +22,7 @@ __all__ = [
     "alike",
     "cause",
     "distance",
+    "hint",
     "identity",
     "link",
     "near",
@@ -31,6 +32,7 @@ __all__ = [
     "values",
 ]
 
+_MACS = {"mac", "macAddr", "addrMAC", "uniMacAddr"}
 _MAC = "a MAC address such as 52:54:00:12:34:56"
 _NUMBER_16 = "a number from 0 to 65535, or 0x0000 to 0xffff"
 _NUMBER_32 = "a number of 32 bits, decimal or hexadecimal such as 0x1f"
@@ -175,6 +177,83 @@ _SAME = (
     frozenset(("no", "off", "false", "0", "disabled", "disable", "none")),
 )
 
+# What people write, in small letters, for what libvirt calls otherwise: names and values.
+_CALLED = {
+    "addr": ("address",),
+    "cd": ("cdrom",),
+    "ceph": ("rbd",),
+    "cpus": ("vcpu",),
+    "disk": ("hd",),
+    "display": ("graphics",),
+    "drive": ("disk",),
+    "dvd": ("cdrom",),
+    "floppy": ("fd", "fdc"),
+    "format": ("type",),
+    "gmt": ("utc",),
+    "gpu": ("video",),
+    "guest": ("domain",),
+    "harddisk": ("hd", "disk"),
+    "hdd": ("hd", "disk"),
+    "host": ("host-passthrough",),
+    "iso": ("cdrom",),
+    "local": ("localtime", "file"),
+    "lvm": ("logical",),
+    "macvtap": ("direct",),
+    "mem": ("memory",),
+    "nat": ("network",),
+    "net": ("network",),
+    "nfs": ("netfs",),
+    "nic": ("interface",),
+    "passthrough": ("host-passthrough",),
+    "path": ("file", "dev", "dir"),
+    "pxe": ("network",),
+    "qemu-kvm": ("kvm",),
+    "ram": ("memory",),
+    "size": ("capacity",),
+    "slirp": ("user",),
+    "snapshot": ("domainsnapshot",),
+    "vhd": ("vpc",),
+    "virtio-blk": ("virtio",),
+    "virtio-scsi": ("scsi",),
+    "vm": ("domain",),
+}
+_FORMAT = "the format of an image is the attribute type of <driver>"
+_BOOT = "to boot from one device write <boot order='1'/> in that"
+_FEATURE = "it is a child of <features>"
+# What no schema knows of a mistake: by element and parent, by attribute, or by its value, too.
+_HINTS = {
+    "address/text()": "a PCI address is domain='0x0000' bus='0x00' slot='0x00' function='0x0'",
+    "boot/@dev": _BOOT,
+    "boot/@order": "order is for the <boot> of a device, dev for that of <os>",
+    "devices/cdrom": "a CD-ROM is a <disk> with device='cdrom'",
+    "devices/floppy": "a floppy is a <disk> with device='floppy'",
+    "disk/@format": _FORMAT,
+    "disk/@type=qcow": _FORMAT,
+    "disk/@type=qcow2": _FORMAT,
+    "disk/@type=raw": _FORMAT,
+    "disk/@type=vmdk": _FORMAT,
+    "disk/format": _FORMAT,
+    "disk/size": "an image is as large as its file or volume; the <capacity> is a volume's",
+    "domain/acpi": _FEATURE,
+    "domain/apic": _FEATURE,
+    "domain/hyperv": _FEATURE,
+    "domain/pae": _FEATURE,
+    "domain/commandline": "QEMU's is <qemu:commandline>, with xmlns:qemu=\"http://libvirt.org/"
+    'schemas/domain/qemu/1.0" at <domain>',
+    "secret/value": "what a secret is worth is told by virsh secret-set-value",
+}
+
+
+def hint(parent: str, child: str = "", attribute: str = "", value: str = "") -> str:
+    """What a person should do instead, where a mistake is a usual one; else empty.
+
+    parent: the element's name, or with child that of its parent.
+    """
+    if child:
+        return _HINTS.get(f"{parent}/{child}", "")
+    name = f"{parent}/@{attribute}"
+    return _HINTS.get(f"{name}={value}") or _HINTS.get(name, "")
+
 
 def cause(reason: str) -> str:
     """What libxml2 says of a file that is not well-formed, with the likely cause."""
@@ -308,6 +387,12 @@ def refusal(patterns: Sequence[Pattern], value: str, algebra: Algebra) -> str:
     mac = re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", value)
     if mac and "uniMacAddr" in defines:
         return "its first byte must be even"
+    if _MACS & defines and re.fullmatch(r"[0-9a-fA-F]{2}([-.]?[0-9a-fA-F]{2}){5}", value):
+        return "its bytes are not separated by :"
+    if {"ipv4Addr", "ipv6Addr", "addrIP", "addrIPv6"} & defines and "/" in value:
+        return "what is behind the / is an attribute of its own, prefix"
+    if "diskTargetDev" in defines and value.startswith("/dev/"):
+        return f"it is a name without /dev/: {quoted(value[5:])}"
     if "UUID" in defines:
         digits = value.replace("-", "")
         if wrong := re.search(r"[^0-9a-fA-F]", digits):
@@ -320,6 +405,8 @@ def refusal(patterns: Sequence[Pattern], value: str, algebra: Algebra) -> str:
     unit = re.fullmatch(r"\d+ ?([kKMGTPE]i?[bB]?|bytes|[bB])", value)
     if unit and any(leaf.type in INTEGERS for leaf in leaves):
         return f"the unit is an attribute: unit='{unit[1]}'"
+    if re.fullmatch(r"\d*[.,]\d+", value) and any(leaf.type in INTEGERS for leaf in leaves):
+        return "it has a fraction: say it in a smaller unit"
     for leaf in leaves:
         for name, facet in leaf.facets:
             if name == "pattern" and (found := _CLASS.fullmatch(facet)) is not None:
@@ -363,10 +450,11 @@ def alike(one: str, other: str) -> int:
     return min(begin + end, least)
 
 
-def near(word: str, known: Iterable[str], *, begun: bool = False) -> list[str]:
+def near(word: str, known: Iterable[str], *, begun: bool = False, called: bool = True) -> list[str]:
     """Those of the known words that may be meant, the nearest first.
 
     begun: also those that the word is the beginning of, or that are the beginning of the word.
+    called: also those that others call so.
     """
     limit = 1.2 if len(word) < 5 else 2.2 if len(word) < 10 else 3.2
     found = []
@@ -374,9 +462,11 @@ def near(word: str, known: Iterable[str], *, begun: bool = False) -> list[str]:
         far = distance(word, each)
         if far > limit and any(word.lower() in same and each in same for same in _SAME):
             far = 1.5
-        if far > limit and begun and min(len(word), len(each)) > 2:
+        if called and far > limit and each in _CALLED.get(word.lower(), ()):
+            far = 1.4
+        elif far > limit and begun and min(len(word), len(each)) > 2:
             far = 1.5 if each.startswith(word) or word.startswith(each) else far
-        if far <= min(limit, max(len(each) - 1, 1)) or far == 1.5:
+        if far <= min(limit, max(len(each) - 1, 1)) or far in (1.4, 1.5):
             found.append((far, number, each))
     return [each for _, _, each in sorted(found)]
 

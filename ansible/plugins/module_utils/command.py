@@ -1,0 +1,177 @@
+# Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
+"""The command xmlkit on a host, as the modules call it.
+
+Laws
+- What a module returns or shows is what the command printed as JSON, and the command redacts.
+- Nothing is guessed: another schema, another exit code, or no JSON is a failure that says so.
+- It runs with whatever Python Ansible finds on the host, from 3.8; xmlkit has its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any, Iterable
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+HOST: dict[str, Any] = {
+    "connect": {"type": "str"},
+    "executable": {"type": "path", "default": "xmlkit"},
+}
+CHANGING: dict[str, Any] = {
+    **HOST,
+    "accept": {"type": "list", "elements": "str", "default": []},
+    "rewrite_metadata": {"type": "bool", "default": False},
+    "running": {"type": "str", "choices": ["fail", "skip", "restart"], "default": "fail"},
+    "schemas": {"type": "path"},
+    "shutdown_timeout": {"type": "float"},
+    "state_dir": {"type": "path"},
+}
+
+# The states of a domain that is where it was wanted, or would be.
+GOOD = ("done", "nothing", "planned")
+
+# What a terminal would obey: names may be anybody's, and Ansible prints them as they are.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class CommandError(Exception):
+    """xmlkit did not say what became of the domains; the message is its reason."""
+
+
+def call(
+    module: AnsibleModule,
+    schema: str,
+    name: str,
+    options: Iterable[str],
+    arguments: Iterable[str] = (),
+    codes: Iterable[int] = (0, 1),
+) -> dict[str, Any]:
+    """Run `xmlkit NAME OPTIONS -- ARGUMENTS`; the JSON that it printed.
+
+    schema: that the JSON has to be of, such as xmlkit.apply/1. codes: exit codes that come with it.
+    Raises CommandError for any other.
+    """
+    words = [_executable(module), name, *options, "--format", "json", "--", *arguments]
+    if any("\0" in word for word in words):
+        raise CommandError("there is a NUL character in an option")
+    code, stdout, stderr = module.run_command(words)
+    if code not in codes:
+        raise CommandError(f"xmlkit {name}: {_complaint(code, stderr)}")
+    try:
+        found = json.loads(stdout)
+        known = found["schema"] == schema
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise CommandError(
+            f"{words[0]} {name} did not print {schema}: it is no xmlkit that this collection knows"
+        )
+    answer: dict[str, Any] = found
+    return answer
+
+
+def shared_options(params: dict[str, Any], *names: str) -> list[str]:
+    """The options of a command that are the module's by the same name, as far as they are given."""
+    options: list[str] = []
+    for name in names:
+        value = params[name]
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            options.append(option)
+        elif isinstance(value, list):
+            options += [f"{option}={each}" for each in value]
+        elif value is not None and value is not False:
+            options.append(f"{option}={value}")
+    return options
+
+
+def changing_options(module: AnsibleModule) -> list[str]:
+    """Those of apply and rollback: --dry-run in check mode, --diff in diff mode."""
+    options = shared_options(
+        module.params,
+        *("connect", "state_dir", "schemas", "accept", "rewrite_metadata", "shutdown_timeout"),
+    )
+    if module.params["running"] == "restart":
+        options.append("--restart")
+    if module._diff:
+        options.append("--diff")
+    options.append("--dry-run" if module.check_mode else "--yes")
+    return options
+
+
+def leave(
+    module: AnsibleModule,
+    domains: list[dict[str, Any]],
+    transitions: list[str],
+    error: CommandError | None = None,
+) -> None:
+    """End the module by what became of the domains, each as xmlkit.apply/1 has it.
+
+    It fails by an error, or if any is not where it was wanted. What was changed all the same is
+    told as well.
+    """
+    skip = module.params["running"] == "skip"
+    bad = [
+        each
+        for each in domains
+        if each["state"] not in GOOD and not (skip and _is_skipped_because_it_runs(each))
+    ]
+    result: dict[str, Any] = {
+        "changed": any(each["state"] in ("done", "pending", "planned") for each in domains),
+        "domains": [{k: v for k, v in each.items() if k != "unified"} for each in domains],
+        "transitions": transitions,
+    }
+    if module._diff:
+        result["diff"] = [
+            {"prepared": printable(each["unified"])}
+            for each in domains
+            if each.get("unified") and each["state"] in ("done", "pending", "planned")
+        ]
+    whys = [str(error)] if error else []
+    if bad:
+        reasons = "; ".join(f"{each['name']}: {_why(each)}" for each in bad)
+        whys.append(f"{len(bad)} of {len(domains)} domains are not as wanted: {reasons}")
+    if whys:
+        module.fail_json(msg=printable("; ".join(whys)), **result)
+    module.exit_json(**result)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey escaped."""
+    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def _is_skipped_because_it_runs(domain: dict[str, Any]) -> bool:
+    return (domain["state"], domain["id"]) == ("skipped", "running")
+
+
+def _why(domain: dict[str, Any]) -> str:
+    return ": ".join(domain[key] for key in ("state", "id", "message") if domain[key])
+
+
+def _executable(module: AnsibleModule) -> str:
+    given: str = module.params["executable"]
+    found: str | None = given if os.sep in given else module.get_bin_path(given)
+    if not found or not os.access(found, os.X_OK):
+        raise CommandError(
+            f"there is no {given} on this host: install libvirt-xmlkit[libvirt], and say with "
+            "executable where it is"
+        )
+    return found
+
+
+def _complaint(code: int, stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    if code == 130:
+        return "it was interrupted: run xmlkit recover on this host"
+    if not lines:
+        return f"exit code {code}"
+    last = lines[-1]
+    for start in ("xmlkit: ", "Error: "):
+        if last.startswith(start):
+            last = last[len(start) :]
+    return last
