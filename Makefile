@@ -59,7 +59,7 @@ printf '%-16s %5d s %s\n' '$(1)' $$(($$(date +%s) - start)) "$$state" >> .times;
 [ -z "$$state" ] || { cat .times; exit 1; }
 endef
 
-.PHONY: help demo test nova lint docs bench clean system-demo system-test system-bench environment
+.PHONY: help demo test nova lint docs compatibility bench clean system-demo system-test system-bench environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -91,6 +91,12 @@ docs: .venv/bin/sphinx-build .venv/bin/xmlkit  ## the site in build/html, the ma
 	@.venv/bin/sphinx-build -q -n -W --keep-going -j auto -c docs -b html . build/html
 	@.venv/bin/sphinx-build -q -n -W --keep-going -c docs -b man . build/man
 	@echo 'build/html/docs/index.html, build/man/xmlkit.1 ...'
+
+compatibility: system-test environment  ## docs/compatibility.md, from the tests with other versions of libvirt
+	@.venv/bin/tox run -q -e py --skip-pkg-install -- -m versions --no-cov \
+		--junitxml=$(CURDIR)/build/versions.xml $(ARGS)
+	@.tox/py/bin/python tests/compatibility.py build/versions.xml > build/compatibility.md
+	@mv build/compatibility.md docs/compatibility.md
 
 bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapper .venv/bin/tox  ## measure against the tools of libvirt and virt-manager, xmldiff, jing and Nova
 	@.venv/bin/python tests/bench.py $(ARGS); code=$$?; \

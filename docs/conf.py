@@ -17,6 +17,7 @@ import click
 
 import xmlkit
 from xmlkit.cli import COMMANDS
+from xmlkit.host import CAPABILITIES, version_text
 from xmlkit.rules import RULES, Rule
 
 if TYPE_CHECKING:
@@ -181,7 +182,21 @@ def _of_formats() -> str:
     return "\n".join(parts)
 
 
+def _of_capabilities() -> str:
+    rows = [
+        "| capability | since | only | never | seen | source |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in CAPABILITIES.values():
+        since = version_text(each.since) if each.since else "any"
+        only, never = (", ".join(sorted(values)) for values in (each.only, each.never))
+        texts = (f"{each.id}: {each.what}", since, only, never, ", ".join(each.seen), each.source)
+        rows.append(f"| {' | '.join(map(text_of, texts))} |")
+    return "\n".join(rows)
+
+
 _FILLED = {
+    "capabilities": _of_capabilities,
     "commands": _of_commands,
     "exit codes": _of_exit_codes,
     "formats": _of_formats,

@@ -1,0 +1,125 @@
+"""Writes docs/compatibility.md from what the tests of other versions reported, and nothing else.
+
+    python tests/compatibility.py REPORT.xml... > docs/compatibility.md
+
+A REPORT.xml is pytest's `--junitxml` of the mark `versions`; `make compatibility` does both. A row
+is a test, by its name and the first sentence of its docstring; a column is a version of libvirt, as it
+said itself. A test may record what it says in place of yes (`record_property("says", ...)`).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+
+from chroots import SUITES
+
+TESTS = Path(__file__).parent
+HEAD = """\
+# libvirt's versions
+
+Written by `make compatibility` from the tests' own report: each row is a test that ran on each of
+these versions, with the QEMU of the same release. Nothing here was typed by hand. What other versions
+have is known from libvirt's documents and schemas alone.
+
+{versions}
+
+## What was tried on each
+
+{tried}
+
+## Live migration between two of them
+
+{pairs}
+
+## The table of capabilities
+
+What the code goes by ([host](api.md)), with the versions on which each was seen; the tests above
+fail where libvirt does otherwise.
+
+<!-- filled in: capabilities -->
+"""
+WORDS = {"passed": "yes", "failed": "**fails**", "skipped": "not tried"}
+
+
+def docstrings() -> dict[str, str]:
+    """The first sentence of each test, by its name."""
+    found = {}
+    for path in sorted(TESTS.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                found[node.name] = re.split(r"(?<=[.]) |(?<=[^.])$", text)[0].rstrip(".")
+    return found
+
+
+def results(reports: list[Path]) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """What libvirt each suite has, and how each test ended: by its name and its parameters."""
+    versions: dict[str, str] = {}
+    ended: dict[tuple[str, str], str] = {}
+    cases = [each for path in reports for each in ElementTree.parse(path).iter("testcase")]
+    for case in cases:
+        name, _, parameters = case.get("name", "").rstrip("]").partition("[")
+        kinds = {child.tag for child in case}
+        state = "failed" if kinds & {"failure", "error"} else "passed"
+        ended[name, parameters] = WORDS["skipped" if "skipped" in kinds else state]
+        for each in case.iter("property"):
+            if each.get("name") == "libvirt":
+                versions[parameters] = each.get("value", "")
+            if each.get("name") == "says" and state == "passed":
+                ended[name, parameters] = each.get("value", "")
+    return versions, ended
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def page(reports: list[Path]) -> str:
+    """The page."""
+    versions, ended = results(reports)
+    suites = [suite for suite in SUITES if suite in versions]
+    said = docstrings()
+    rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    pairs: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for (name, parameters), state in ended.items():
+        parts = parameters.split("-")
+        if name == "test_between_versions":
+            pairs[parts[0], parts[1]]["-".join(parts[2:])] = state
+        elif one := [part for part in parts if part in suites]:
+            rest = re.sub(rf"(^|-){one[0]}(?=-|$)", "", parameters).strip("-")
+            rows[name, rest][one[0]] = state
+    tried = []
+    order = list(dict.fromkeys(name for name, _ in rows))
+    for (name, rest), states in sorted(rows.items(), key=lambda r: (order.index(r[0][0]), r[0][1])):
+        claim = said.get(name, name).replace("|", "\\|").replace("<", "\\<")
+        title = name.removeprefix("test_").replace("_", " ")
+        what = f"**{title}**{f' ({rest})' if rest else ''}: {claim}"
+        tried.append([what, *(states.get(suite, WORDS["skipped"]) for suite in suites)])
+    between = []
+    for (here, there), states in pairs.items():
+        machine = sorted({re.sub("-(shared|incremental|full)$", "", each) for each in states})
+        good = all(state == "yes" for state in states.values())
+        ways = sorted({each.rpartition("-")[2] for each in states})
+        between.append(
+            [
+                *(versions[here], versions[there], ", ".join(machine), ", ".join(ways)),
+                "yes" if good else WORDS["failed"],
+            ]
+        )
+    names = [versions[suite] for suite in suites]
+    return HEAD.format(
+        versions=table(["libvirt", "in Debian"], [list(each) for each in zip(names, suites)]),  # noqa: B905
+        tried=table(["claim", *names], tried),
+        pairs=table(["from", "to", "machine", "storage", "works"], between),
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page([Path(name) for name in sys.argv[1:]]))
