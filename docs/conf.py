@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from docutils import nodes
 
 import xmlkit
 from xmlkit.cli import COMMANDS
@@ -211,22 +212,38 @@ def fill(_: Sphinx, name: str, content: list[str]) -> None:
     )
 
 
+_FIELD = re.compile(r"[a-z_]+(, [a-z_]+)*: ")  # a parameter or a field, with what it means
+
+
 def plain(_: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Docstrings are plain text with lists: what reStructuredText wants around these is added."""
     found: list[str] = []
     listed = False
-    for line in lines:
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if _FIELD.match(line) and (not below or below.startswith(" ") or _FIELD.match(below)):
+            line = f"- {line}"
         item = line.startswith("- ")
         if (item and not listed and found and found[-1]) or (
             listed and line and not item and not line.startswith(" ")
         ):
             found.append("")
         listed = item or (listed and (not line or line.startswith(" ")))
+        if listed and line and not item:
+            line = f"  {line.lstrip()}"
         found.append(line.replace("*", "\\*"))
     lines[:] = found
 
 
+def unlinked(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """A man page has no links to other pages; docutils would write an empty address."""
+    if app.builder.name == "man":
+        for node in list(doctree.findall(nodes.reference)):
+            if not node.get("refuri"):
+                node.replace_self(node.children)
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("doctree-resolved", unlinked)
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon
     app.connect("source-read", fill)

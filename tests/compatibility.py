@@ -3,8 +3,8 @@
     python tests/compatibility.py REPORT.xml... > docs/compatibility.md
 
 A REPORT.xml is pytest's `--junitxml` of the mark `versions`; `make compatibility` does both. A row
-is a test, by its name and the first sentence of its docstring; a column is a version of libvirt, as it
-said itself. A test may record what it says in place of yes (`record_property("says", ...)`).
+is a test, by its name and the first sentence of its docstring; a column is a version of libvirt, as
+it said itself. A test may record what it says in place of yes (`record_property("says", ...)`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ HEAD = """\
 # libvirt's versions
 
 Written by `make compatibility` from the tests' own report: each row is a test that ran on each of
-these versions, with the QEMU of the same release. Nothing here was typed by hand. What other versions
-have is known from libvirt's documents and schemas alone.
+these versions, with the QEMU of the same release. Nothing here was typed by hand. What other
+versions have is known from libvirt's documents and schemas alone.
 
 {versions}
 

@@ -218,8 +218,8 @@ class PageHost:
         self._on_terminal(self._inside(["bash", str(script)]))
         found = {}
         for path in self.work.glob("out-*"):
-            at, number = path.name.split("-")[1:]
-            found[int(at), int(number)] = path.read_text().strip("\n")
+            _, at, nth = path.name.split("-")
+            found[int(at), int(nth)] = path.read_text().strip("\n")
         return found
 
     def _on_terminal(self, command: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import shlex
@@ -189,6 +190,23 @@ def test_what_is_said_of_exit_codes_is_complete() -> None:
         for each in inner:
             assert "Exit code" in (each.help or ""), each.name
         assert re.search(r"[Ee]xit code", (ROOT / "docs" / f"{name}.md").read_text()), name
+
+
+def test_the_page_of_versions_is_of_these_tests() -> None:
+    """Each test on other versions has a row, and none failed; else `make compatibility`."""
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    there = {
+        f"test_{name.replace(' ', '_')}" for name in re.findall(r"^\| \*\*(.*?)\*\*", text, re.M)
+    }
+    named = set()
+    for name in ("test_versions.py", "test_reproducers.py"):
+        tree = ast.parse((ROOT / "tests" / name).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                arguments = {each.arg for each in node.args.args}
+                named |= {node.name} if arguments & {"release", "scene"} else set()
+    assert named <= there
+    assert "fails" not in text.partition("## The table")[0]
 
 
 def test_words_of_a_shell() -> None:
