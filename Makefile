@@ -88,7 +88,7 @@ lint: .venv/bin/tox  ## style, format and types alone
 	@.venv/bin/tox run -e lint
 
 docs: .venv/bin/sphinx-build .venv/bin/xmlkit  ## the site in build/html, the man pages in build/man
-	@.venv/bin/sphinx-build -q -n -W --keep-going -j auto -c docs -b html . build/html
+	@.venv/bin/sphinx-build -q -n -W --keep-going -c docs -b html . build/html
 	@.venv/bin/sphinx-build -q -n -W --keep-going -c docs -b man . build/man
 	@echo 'build/html/docs/index.html, build/man/xmlkit.1 ...'
 

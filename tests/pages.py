@@ -36,7 +36,7 @@ WORDS = {
     r"\bUUID(?=_|\b)": UUID,
     rf"{ID.pattern}|(?<= )ID\b": "$(newest)",
 }
-SECONDS = 300.0
+SECONDS = 540.0
 
 _FENCE = re.compile(
     r"((?:^ *<!-- (?:first|not run): (?:(?!-->).)* -->\n+)*)^( *)```(\S*)\n(.*?)^\2```$",
