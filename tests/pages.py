@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scene import DOMAIN, disk_xml
 
@@ -68,13 +69,35 @@ cp sector "$base"
 truncate --size 1M "$base"
 qemu-img create -q -f qcow2 -b "$base" -F raw "/var/lib/nova/instances/$uuid/disk"
 virsh -q define guest.xml
-virsh -q pool-define-as nova-disks-pool dir --target /var/lib/nova/instances/disks
-virsh -q pool-start nova-disks-pool
-virsh -q pool-autostart nova-disks-pool
+for uri in qemu:///system "$3"; do
+    virsh -q -c "$uri" pool-define-as nova-disks-pool dir --target /var/lib/nova/instances/disks
+    virsh -q -c "$uri" pool-start nova-disks-pool
+    virsh -q -c "$uri" pool-autostart nova-disks-pool
+done
 virsh dumpxml --inactive --security-info instance-00000001 >guest.xml
 cp guest.xml domain.xml
 xmlkit observe --connect qemu:///system -o host.xml
 cp host.xml DEST.xml
+"""
+# To the other host, whatever its name: libvirt's client wants a line to its socket, and a command
+# is run here, where the files are the same. Arguments of this program: the socket, then ssh's.
+_SSH = r"""
+import os, re, socket, sys, threading
+path, *words = sys.argv[1:]
+line = " ".join(words)
+if "libvirt-sock" not in line:
+    command = re.sub(r"^\S+ ", "", line)
+    uri = f"qemu+unix:///system?socket={path}"
+    os.execvp("sh", ["sh", "-c", command.replace("qemu:///system", f"'{uri}'")])
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(path)
+def send():
+    while data := os.read(0, 65536):
+        peer.sendall(data)
+    peer.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while data := peer.recv(65536):
+    os.write(1, data)
 """
 _PYTHON = f"""
 import logging as log
@@ -134,7 +157,10 @@ def replaced(text: str) -> str:
 
 
 class PageHost:
-    """The host that the pages are written for: one guest of Nova's, off, and the pool."""
+    """The host that the pages are written for: one guest of Nova's, off, and the pool.
+
+    There is another host, empty but for the same pool, that sees the same files; `ssh` leads to it.
+    """
 
     def __init__(self, start: Callable[..., Libvirtd], directory: Path) -> None:
         own = directory / "own"
@@ -142,9 +168,16 @@ class PageHost:
             (own / name).mkdir(parents=True)
         for each in (directory, own):
             each.chmod(0o755)
-        self.libvirtd = start(
-            places={Path("/var/lib"): own / "lib", Path("/srv"): own / "srv"},
-        )
+        places = {Path("/var/lib"): own / "lib", Path("/srv"): own / "srv"}
+        options: dict[str, Any] = {
+            "places": places,
+            "remember_owner": False,
+            "private_network": False,
+        }
+        self.libvirtd = start(name="a", **options)
+        other = start(name="b", **options)
+        for host in (self.libvirtd, other):
+            (host.directory / "etc/hosts").write_text("127.0.0.1 localhost a b\n")
         self.work = directory / "work"
         self.work.mkdir()
         programs = directory / "bin"
@@ -153,6 +186,11 @@ class PageHost:
         code = "from xmlkit.cli import main; main()"
         program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
         program.chmod(0o755)
+        ssh = programs / "ssh"
+        (programs / "ssh.py").write_text(_SSH)
+        sock = other.directory / "run/libvirt/libvirt-sock"
+        ssh.write_text(f'#!/bin/sh\nexec {sys.executable} {programs}/ssh.py {sock} "$@"\n')
+        ssh.chmod(0o755)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
         own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
         self.environment = kept | {
@@ -165,16 +203,16 @@ class PageHost:
             (self.work / name).symlink_to(ROOT / name)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             (self.work / name).symlink_to(ROOT / name)
-        (self.work / "sector").write_bytes(boot_sector())
+        (self.work / "sector").write_bytes(boot_sector(hears_button=True))
         log = self.libvirtd.directory / "guest.log"
         guest = DOMAIN.format(
             name="instance-00000001",
             uuid=UUID,
             log=log,
-            disks=disk_xml(INSTANCES / UUID / "disk"),
+            disks=disk_xml(INSTANCES / UUID / "disk").replace("'/>", "' cache='none'/>", 1),
         )
         (self.work / "guest.xml").write_text(guest)
-        self._run(["bash", "-c", _HOST, "host", UUID, str(BASE)])
+        self._run(["bash", "-c", _HOST, "host", UUID, str(BASE), other.uri])
 
     def _run(self, command: Sequence[str]) -> None:
         done = subprocess.run(
