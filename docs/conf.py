@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"xmlkit\.nova\.builder\.(T|FormatsDom)"),  # a variable, and what Nova's classes have
 ]
 default_role = "code"
+smartquotes = False  # two hyphens are an option
 suppress_warnings = ["myst.xref_ambiguous"]
 
 myst_heading_anchors = 4
