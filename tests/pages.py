@@ -194,7 +194,7 @@ class PageHost:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
         own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
         self.environment = kept | {
-            "HOME": str(self.work),
+            "GIT_CONFIG_GLOBAL": str(self.work / "gitconfig"),
             "PATH": own_path,
             "TERM": "dumb",
             "NO_COLOR": "1",
