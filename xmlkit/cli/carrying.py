@@ -346,7 +346,7 @@ def _report(
             "dry_run": dry_run,
             "domains": [
                 _as_data(case, outcome, ids.get(case.uuid))
-                | ({} if differences is None else {"unified": differences.get(case.uuid)})
+                | {"unified": (differences or {}).get(case.uuid)}
                 for case, outcome in zip(cases, outcomes, strict=True)
             ],
         }
