@@ -94,6 +94,15 @@ def test_what_goes_wrong_is_no_answer(script: Path) -> None:
     assert 2 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_host_that_cannot_be_started_is_no_answer(name: str) -> None:
+    """As above, where the programs are not there."""
+    script = ROOT / "reproducers" / f"{name}.py"
+    variables = os.environ | {"PATH": os.devnull}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, env=variables)
+    assert 2 == done.returncode, done.stderr
+
+
 def test_each_reproducer_is_tried() -> None:
     """And stands on the page of the faults."""
     names = {path.stem for path in SCRIPTS if path.is_file()}
