@@ -1,8 +1,9 @@
 """Sphinx: one source for the site and the man pages, and what is read off the code itself.
 
 The sources are the Markdown files where they lie, also those beside the README, so that a link is
-the same one here and where a repository is browsed. A line `<!-- filled in: NAME -->` of a page is
-where `_FILLED[NAME]()` goes when the page is built: nobody writes down twice what the code says.
+the same one here and where a repository is browsed. A line `<!-- filled in: NAME -->` of a page,
+and the one below it, which says where to look meanwhile, make way for `_FILLED[NAME]()` when it is
+built: nobody writes down twice what the code says.
 """
 
 from __future__ import annotations
@@ -209,7 +210,10 @@ _FILLED = {
 def fill(_: Sphinx, name: str, content: list[str]) -> None:
     """Put in what is read off the code; a name that nobody knows is an error."""
     content[0] = re.sub(
-        r"^<!-- filled in: (.*) -->$", lambda match: _FILLED[match[1]](), content[0], flags=re.M
+        r"^<!-- filled in: (.*) -->\n\(.*\)$",
+        lambda match: _FILLED[match[1]](),
+        content[0],
+        flags=re.M,
     )
 
 

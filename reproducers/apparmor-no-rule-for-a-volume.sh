@@ -7,7 +7,8 @@
 # Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
 set -eu
 work=$(mktemp -d)
-trap 'code=$?; virsh -q pool-destroy reproducer || :; rm -rf "$work"; [ "$code" -le 1 ] || exit 2' EXIT
+fault=2
+trap 'virsh -q pool-destroy reproducer || :; rm -rf "$work"; exit $fault' EXIT
 virsh -q pool-create-as reproducer dir --target "$work"
 virsh -q vol-create-as reproducer disk.img 1M --format raw
 uuid=3f2c1c8e-0d4b-4a7e-9b1a-6d5f0e9c7a11
@@ -29,4 +30,5 @@ END
 file=$(rules file "file='$work/disk.img'")
 volume=$(rules volume "pool='reproducer' volume='disk.img'")
 echo "rules for the image: $file as a file, $volume as a volume"
-[ "$file" -gt 0 ] && [ "$volume" -eq 0 ]
+[ "$file" -gt 0 ] || exit
+if [ "$volume" -eq 0 ]; then fault=0; else fault=1; fi

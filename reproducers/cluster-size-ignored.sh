@@ -5,7 +5,8 @@
 # Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
 set -eu
 work=$(mktemp -d)
-trap 'code=$?; virsh -q pool-destroy reproducer || :; rm -rf "$work"; [ "$code" -le 1 ] || exit 2' EXIT
+fault=2
+trap 'virsh -q pool-destroy reproducer || :; rm -rf "$work"; exit $fault' EXIT
 virsh -q pool-create-as reproducer dir --target "$work"
 cat >"$work/new.xml" <<'END'
 <volume>
@@ -16,4 +17,4 @@ cat >"$work/new.xml" <<'END'
 END
 virsh -q vol-create reproducer "$work/new.xml"
 qemu-img info "$work/disk" | grep cluster_size
-qemu-img info "$work/disk" | grep -q "cluster_size: 65536"
+if qemu-img info "$work/disk" | grep -q "cluster_size: 65536"; then fault=0; else fault=1; fi

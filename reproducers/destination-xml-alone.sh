@@ -7,17 +7,18 @@
 # $SOURCE and $DESTINATION are their URIs. qemu.conf: remember_owner = 0.
 # Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
 set -eu
+fault=2
+trap 'exit $fault' EXIT
 source="virsh -q -c $SOURCE" destination="virsh -q -c $DESTINATION"
 work=$(mktemp -d)
 chmod 755 "$work"
-trap 'code=$?
-for each in "$source" "$destination"; do
+trap 'for each in "$source" "$destination"; do
     $each destroy reproducer || :
     $each undefine reproducer || :
     $each pool-destroy reproducer || :
 done >/dev/null 2>&1
 rm -rf "$work"
-[ "$code" -le 1 ] || exit 2' EXIT
+exit $fault' EXIT
 qemu-img create -q -f raw "$work/disk" 1M
 chmod 666 "$work/disk"
 $source pool-create-as reproducer dir --target "$work"
@@ -48,5 +49,5 @@ $source migrate --live --persistent --unsafe --xml "$work/there.xml" \
     --migrateuri "tcp://127.0.0.1:${PORT:-49300}" reproducer "$DESTINATION"
 echo "runs there from:  $($destination dumpxml reproducer | grep '<source ')"
 echo "defined there as: $($destination dumpxml --inactive reproducer | grep '<source ')"
-$destination dumpxml reproducer | grep -q "<source pool='reproducer'" || exit 2
-$destination dumpxml --inactive reproducer | grep -q "<source file='"
+$destination dumpxml reproducer | grep -q "<source pool='reproducer'" || exit
+if $destination dumpxml --inactive reproducer | grep -q "<source file='"; then fault=0; else fault=1; fi

@@ -7,9 +7,11 @@
 # $LIBVIRTD: its PID (else that of the pidfile).
 # Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
 set -eu
+fault=2
+trap 'exit $fault' EXIT
 pid=${LIBVIRTD:-$(cat /run/libvirtd.pid)}
 work=$(mktemp -d)
-trap 'code=$?; virsh -q undefine reproducer || :; rm -rf "$work"; [ "$code" -le 1 ] || exit 2' EXIT
+trap 'virsh -q undefine reproducer || :; rm -rf "$work"; exit $fault' EXIT
 cat >"$work/guest.xml" <<'END'
 <domain type='qemu'>
   <name>reproducer</name>
@@ -22,12 +24,12 @@ virsh dumpxml --inactive reproducer | sed 's/16384</32768</' >"$work/guest.xml"
 strace -f -y -qq -p "$pid" -o "$work/calls" \
     -e trace=openat,fsync,fdatasync,sync,syncfs,rename,renameat,renameat2 &
 tracing=$!
-while ! grep -q TracerPid:.*[1-9] "/proc/$pid/status"; do :; done
+while ! grep -q 'TracerPid:.*[1-9]' "/proc/$pid/status"; do kill -0 "$tracing"; done
 virsh -q define "$work/guest.xml"
 kill "$tracing"
 wait "$tracing" || :
 calls=$(grep -E 'rename.*reproducer\.xml|sync\(' "$work/calls")
 echo "$calls"
-echo "$calls" | grep -q 'sync(.*reproducer\.xml.*= 0' || exit 2
+echo "$calls" | grep -q 'sync(.*reproducer\.xml.*= 0' || exit
 # a sync behind the rename would have been the directory's
-[ -z "$(echo "$calls" | sed '1,/rename.*reproducer\.xml/d' | grep 'sync(' || :)" ]
+if [ -z "$(echo "$calls" | sed '1,/rename.*reproducer\.xml/d' | grep 'sync(' || :)" ]; then fault=0; else fault=1; fi

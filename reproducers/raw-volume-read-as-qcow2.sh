@@ -5,11 +5,12 @@
 # Needs: virsh, qemu-img, a libvirtd at $LIBVIRT_DEFAULT_URI (else qemu:///system), root.
 # Exit code: 0 the fault is there, 1 it is not, 2 something else went wrong.
 set -eu
-trap 'code=$?; [ "$code" -le 1 ] || exit 2' EXIT
+fault=2
+trap 'exit $fault' EXIT
 work=$(mktemp -d)
 chmod 755 "$work"
 virsh -q pool-create-as reproducer dir --target "$work"
-trap 'virsh -q pool-destroy reproducer || :; rm -rf "$work"' EXIT
+trap 'virsh -q pool-destroy reproducer || :; rm -rf "$work"; exit $fault' EXIT
 
 head -c 65536 /dev/zero | tr '\0' 'S' >"$work/secret-of-the-host"
 virsh -q vol-create-as reproducer disk 1M --format raw
@@ -28,4 +29,4 @@ grep -E "<format|<path" "$work.xml"
 copied=$(head -c 4 "$work/copy" 2>/dev/null || :)
 rm -f "$work.xml" "$work.new.xml"
 echo "the copy begins with: $copied"
-[ "$copied" = SSSS ]
+if [ "$copied" = SSSS ]; then fault=0; else fault=1; fi

@@ -7,7 +7,7 @@ its own: no lock keeps them apart. A moment has to be met, so it is tried again 
 
 Needs: root, libvirtd, QEMU, libvirt-python, and xmlkit.testing for the two libvirtds
 (pip install 'libvirt-xmlkit[libvirt]').
-Exit code: 0 the fault is there, 1 it was not met.
+Exit code: 0 the fault is there, 1 it was not met, 2 something else went wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -117,4 +118,9 @@ def running(connection: libvirt.virConnect) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception:
+        # Python's own exit code would be 1, which is an answer
+        traceback.print_exc()
+        sys.exit(2)

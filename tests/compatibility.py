@@ -42,6 +42,7 @@ What the code goes by ([host](api.md)), with the versions on which each was seen
 fail where libvirt does otherwise.
 
 <!-- filled in: capabilities -->
+(Here `make docs` writes it, from `CAPABILITIES` in `xmlkit/host.py`.)
 """
 WORDS = {"passed": "yes", "failed": "**fails**", "skipped": "not tried"}
 

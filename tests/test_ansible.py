@@ -400,3 +400,16 @@ def test_the_role_is_documented(ansible: Ansible) -> None:
         for name in ansible.arguments("domain_storage")
         if name != "max_failures"
     } == options.keys()
+
+
+def test_a_rollback_takes_the_inventory_at_its_word(ansible: Ansible) -> None:
+    """What the inventory accepted on the way there holds on the way back, too.
+
+    But for the URI: that of each transition is in its journal.
+    """
+    play = (COLLECTION / "playbooks/rollback.yml").read_text()
+    shared = (
+        ansible.arguments("storage_rollback").keys() & ansible.arguments("domain_storage").keys()
+    )
+    asked = set(re.findall(r"^ +(\w+): .*\bstorage_transition_\1\b", play, re.M))
+    assert shared - {"connect", "domains"} == asked

@@ -96,6 +96,19 @@ def test_what_libvirt_reads_alike_is_said_to_be_so(git: Git, work: Path) -> None
     assert said.startswith("no difference to libvirt")
 
 
+def test_ends_of_lines_are_shown_whatever_git_does_to_them(git: Git, work: Path) -> None:
+    """git's own conversion is not applied to what it has given out, nor warned of."""
+    (work / "other.xml").write_bytes(b"<project>\r\n</project>\n")
+    commit(git)
+    (work / "other.xml").write_bytes(b"<project>\n</project>\n")
+    commit(git)
+    (work / ".git/info/attributes").write_text("* text=auto\n")
+
+    options = ("-c", "core.autocrlf=input", "-c", "core.safecrlf=warn")
+    found = git(*options, "diff", "HEAD^", "HEAD").splitlines()
+    assert ["-<project>\\r", "+<project>", " </project>"] == found[-3:]
+
+
 def test_new_and_gone_files_are_shown_whole(git: Git, work: Path) -> None:
     """Their other side is /dev/null, as git says it, and each line is there but for secrets."""
     (work / "gone.xml").write_bytes(OLD)

@@ -194,6 +194,16 @@ def test_what_is_said_of_exit_codes_is_complete() -> None:
         assert re.search(r"[Ee]xit code", (ROOT / "docs" / f"{name}.md").read_text()), name
 
 
+def test_a_page_that_is_not_built_is_no_blank() -> None:
+    """Where the site fills something in, the page as it lies there says where to find it."""
+    found = []
+    for page in PAGES:
+        for name, below in re.findall(r"^<!-- filled in: (.*) -->\n(.*)", page.read_text(), re.M):
+            found.append(name)
+            assert re.fullmatch(r"\(Here `make docs` writes .*\)", below), (page.name, name)
+    assert {"ids", "formats", "exit codes", "commands", "capabilities"} == set(found)
+
+
 def test_the_page_of_versions_is_of_these_tests() -> None:
     """Each test on other versions has a row, and none failed; else `make compatibility`."""
     text = (ROOT / "docs" / "compatibility.md").read_text()

@@ -167,13 +167,22 @@ def test_command_starts_without_libvirt_python() -> None:
 
 
 def interpreters() -> list[str]:
-    """This one, and the others at hand that xmlkit supports and that can make environments."""
+    """This one, and the others at hand that xmlkit supports and that can make environments.
+
+    At hand are those in PATH, and those that pyenv keeps beside it.
+    """
     found = {"{}.{}".format(*sys.version_info[:2]): sys.executable}
+    kept = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     for minor in range(11, 20):
-        path = shutil.which(f"python3.{minor}")
-        usable = path and subprocess.run([path, "-c", "import ensurepip"], capture_output=True)
-        if path and usable and usable.returncode == 0:
-            found.setdefault(f"3.{minor}", path)
+        beside = sorted(kept.glob(f"3.{minor}.*/bin/python3.{minor}"), reverse=True)
+        for path in (shutil.which(f"python3.{minor}"), *map(str, beside)):
+            if (
+                path
+                and not subprocess.run(
+                    [path, "-c", "import ensurepip"], capture_output=True
+                ).returncode
+            ):
+                found.setdefault(f"3.{minor}", path)
     return list(found.values())
 
 
@@ -205,7 +214,23 @@ def test_a_fresh_environment_has_it_all(fresh: Path, dist: Path, tmp_path: Path)
 
     _install(fresh, f"{wheel}[libvirt]")
     assert "<capabilities>" in run(*observe, cwd=tmp_path)
+
+    _install(fresh, f"{wheel}[testing]")
+    (tmp_path / "test_guest.py").write_text(
+        f"from pathlib import Path\nGUEST = Path({str(guest)!r})\n"
+        "def test_guest(libvirt_snapshot):\n    assert libvirt_snapshot == GUEST.read_text()\n"
+    )
+    for options in (["--snapshot-update"], []):
+        run(fresh / "python", "-W", "error", "-m", "pytest", "-q", *options, cwd=tmp_path)
     run(fresh / "python", "-m", "pip", "check")
+
+
+def test_the_sdist_installs_as_well(dist: Path, tmp_path: Path) -> None:
+    """In a fresh environment, where pip builds the wheel."""
+    (archive,) = dist.glob("*.tar.gz")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    _install(tmp_path / "venv/bin", str(archive))
+    run(tmp_path / "venv/bin/xmlkit", "validate", ROOT / "fixtures/nova/qcow2-file.xml")
 
 
 def _install(programs: Path, what: str) -> None:

@@ -82,6 +82,27 @@ def test_a_fault_that_a_moment_makes() -> None:
         assert 0 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "script", [path for path in SCRIPTS if path.suffix == ".sh"], ids=lambda path: path.stem
+)
+def test_what_goes_wrong_is_no_answer(script: Path) -> None:
+    """Where no libvirtd answers, nobody can say that the fault is not there."""
+    nowhere = "qemu+unix:///system?socket=/nowhere"
+    away = dict.fromkeys(("LIBVIRT_DEFAULT_URI", "SOURCE", "DESTINATION"), nowhere)
+    variables = os.environ | away | {"LIBVIRTD": str(os.getpid())}
+    done = subprocess.run(["sh", str(script)], capture_output=True, text=True, env=variables)
+    assert 2 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_host_that_cannot_be_started_is_no_answer(name: str) -> None:
+    """As above, where the programs are not there."""
+    script = ROOT / "reproducers" / f"{name}.py"
+    variables = os.environ | {"PATH": os.devnull}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, env=variables)
+    assert 2 == done.returncode, done.stderr
+
+
 def test_each_reproducer_is_tried() -> None:
     """And stands on the page of the faults."""
     names = {path.stem for path in SCRIPTS if path.is_file()}

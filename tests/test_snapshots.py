@@ -168,6 +168,28 @@ def test_a_difference_fails_and_shows_its_place(project: Path, run: Run) -> None
     run().assert_outcomes(passed=1)
 
 
+def test_no_secret_is_shown_beside_the_difference(pytester: pytest.Pytester, run: Run) -> None:
+    """pytest shows what a failed test was given: not the stored document, nor the one it stores."""
+    pytester.makepyfile(
+        test_device="""
+        def test_device(libvirt_snapshot):
+            assert libvirt_snapshot == f"<graphics type='vnc' passwd='{chr(115)}esame'/>"
+            assert libvirt_snapshot == f"<graphics type='vnc' passwd='{chr(116)}ahini'/>", "other"
+            assert not libvirt_snapshot
+        """
+    )
+    run("--snapshot-update").assert_outcomes(failed=1)
+    first = pytester.path / "__snapshots__" / "test_device" / "test_device.xml"
+    stored = first.read_text()
+    first.write_text(stored.replace("sesame", "halva"))
+    for arguments in ((), ("-vv", "--showlocals"), ("--snapshot-update",)):
+        result = run(*arguments)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["libvirt_snapshot = <libvirt XML, * bytes>"])
+        for secret in ("sesame", "tahini", "halva"):
+            result.stdout.no_fnmatch_line(f"*{secret}*")
+
+
 @pytest.mark.parametrize(
     ("guest", "told"),
     [

@@ -162,19 +162,19 @@ def _hunks(before: str, after: str) -> list[str]:
     import subprocess
     import tempfile
 
+    # what git has given out is as it shall be shown: ends of lines are not converted once more
+    settings = ("-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null")
     options = ("--no-ext-diff", "--no-textconv", "--no-color", "--text", "--unified=3")
     with tempfile.TemporaryDirectory(prefix="xmlkit-") as directory:
         for name, text in (("old", before), ("new", after)):
             with open(os.path.join(directory, name), "w", encoding="utf-8", newline="") as file:
                 file.write(text)
         done = subprocess.run(
-            ["git", "diff", "--no-index", *options, "--", "old", "new"],
+            ["git", *settings, "diff", "--no-index", *options, "--", "old", "new"],
             cwd=directory,
             stdout=subprocess.PIPE,
-            encoding="utf-8",
-            errors="backslashreplace",
         )
-    lines = done.stdout.removesuffix("\n").split("\n")
+    lines = done.stdout.decode(errors="backslashreplace").removesuffix("\n").split("\n")
     return list(dropwhile(lambda line: not line.startswith("@@"), lines))
 
 

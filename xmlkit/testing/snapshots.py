@@ -23,6 +23,15 @@ from xmlkit.testing.checks import differences, document_of, faults, masked_docum
 __all__ = ["LibvirtXml"]
 
 
+class _Source(bytes):
+    """The bytes of a document, which syrupy's `snapshot` shows as its own when a test fails."""
+
+    def __repr__(self) -> str:
+        return f"<libvirt XML, {len(self)} bytes>"
+
+    __str__ = __repr__
+
+
 class LibvirtXml(SingleFileSnapshotExtension):
     """libvirt XML of any kind, lone devices too, in one .xml file each.
 
@@ -46,7 +55,13 @@ class LibvirtXml(SingleFileSnapshotExtension):
         made = self._made(data, matcher)
         if isinstance(made, str):
             pytest.fail(f"no snapshot: {made}", pytrace=False)
-        return made.source if made.text.endswith("\n") else Document.parse(made.text + "\n").source
+        ended = made if made.text.endswith("\n") else Document.parse(made.text + "\n")
+        return _Source(ended.source)
+
+    def read_snapshot_data_from_location(self, **place: Any) -> bytes | None:
+        """The bytes of a stored document, None if there is none."""
+        data = super().read_snapshot_data_from_location(**place)
+        return None if data is None else _Source(data)
 
     def _made(self, data: Any, matcher: Any) -> Document | str:
         """The document, or why it cannot be stored."""
