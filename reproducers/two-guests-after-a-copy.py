@@ -6,7 +6,7 @@ source takes that for a migration that failed, and resumes the guest, too. Each 
 its own: no lock keeps them apart. A moment has to be met, so it is tried again and again.
 
 Needs: root, libvirtd, QEMU, libvirt-python, and xmlkit.testing for the two libvirtds
-(pip install 'libvirt-xmlkit[libvirt]').
+(pip install '.[libvirt]' in a checkout).
 Exit code: 0 the fault is there, 1 it was not met, 2 something else went wrong.
 """
 

@@ -286,7 +286,7 @@ def test_without_syrupy_the_rest_works(pytester: pytest.Pytester, run: Run) -> N
     result.assert_outcomes(passed=1, failed=1, errors=1)
     result.stdout.fnmatch_lines(["E * AssertionError: <volume> is no domain", "test_it.py:*"])
     result.stdout.no_fnmatch_line("*checks.py*")  # where the test is wrong is told, not where from
-    result.stdout.fnmatch_lines(["*pip install 'libvirt-xmlkit[[]testing]'"])
+    result.stdout.fnmatch_lines(["*pip install syrupy"])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
         import libvirt
     except ImportError:
         raise LibvirtError(
-            "talking to libvirt needs libvirt-python: pip install 'libvirt-xmlkit[libvirt]' "
+            "talking to libvirt needs libvirt-python: pip install libvirt-python "
             "(it is built from source: apt-get install libvirt-dev pkg-config gcc python3-dev)"
         ) from None
     # libvirt prints every error to stderr by itself unless a handler is there

@@ -38,8 +38,7 @@ def libvirt_snapshot(request: pytest.FixtureRequest) -> SnapshotAssertion:
         made: SnapshotAssertion = snapshot.use_extension(LibvirtXml)
     except (pytest.FixtureLookupError, ImportError, AttributeError):
         pytest.fail(
-            "libvirt_snapshot needs syrupy and its fixture `snapshot`: "
-            "pip install 'libvirt-xmlkit[testing]'",
+            "libvirt_snapshot needs syrupy and its fixture `snapshot`: pip install syrupy",
             pytrace=False,
         )
     return made

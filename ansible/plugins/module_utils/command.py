@@ -158,8 +158,8 @@ def _executable(module: AnsibleModule) -> str:
     found: str | None = given if os.sep in given else module.get_bin_path(given)
     if not found or not os.access(found, os.X_OK):
         raise CommandError(
-            f"there is no {given} on this host: install libvirt-xmlkit[libvirt], and say with "
-            "executable where it is"
+            f"there is no {given} on this host: install xmlkit with its extra [libvirt], "
+            "and say with executable where it is"
         )
     return found
 
