@@ -20,7 +20,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from commands import WAITING, Shell, until_said
+from commands import WAITING, Shell, hears, until_said
 from loops import mounted
 from scene import POOL, Scene, edited, run, until
 
@@ -490,6 +490,24 @@ def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
     assert ("undone" if command == "apply" else "nothing to recover") in recovered.stdout
     assert [] == list((scene.instances / "disks").iterdir())
     scene.boots(domain)
+
+
+def test_a_terminal_that_closes_does_not_end_it_in_the_middle(scene: Scene, xmlkit: Shell) -> None:
+    """It is told twice, by the kernel and by the shell: who has not been warned is not meant."""
+    daemon = scene.libvirtd.daemon
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        process = xmlkit.start("status")
+        until(lambda: has_socket(process.pid))
+        until(lambda: hears(process.pid, signal.SIGTERM))
+        # of one signal the kernel may keep but one
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(8)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert WAITING.strip() == xmlkit.end(process).told(130).stderr.strip()
 
 
 # At their own leisure.

@@ -118,6 +118,19 @@ def test_the_state_of_the_whole(tmp_path: Path, states: tuple[str, ...], whole_s
     assert whole_state == journal.read(str(path_of(tmp_path))).state
 
 
+def test_a_step_that_is_begun_again_is_not_done(tmp_path: Path) -> None:
+    """A snapshot freezes a guest anew where libvirt makes no backup."""
+    writer = written(tmp_path)
+    for write in (writer.begin, writer.done, writer.begin):
+        write((A, 0))
+    writer.close()
+
+    found = journal.read(writer.path)
+
+    assert ({0}, set()) == (found.begun[A], found.done[A])
+    assert "begun" == journal.as_data(found)["domains"][0]["steps"][0]["state"]
+
+
 def test_lines_are_only_ever_appended(tmp_path: Path) -> None:
     """What stands there stays there, byte for byte, also when it is opened again."""
     path = path_of(tmp_path)

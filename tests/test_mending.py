@@ -219,3 +219,12 @@ def test_a_secret_that_moves_is_hidden_where_it_goes() -> None:
 
     assert "hunter2" not in unified("a", before, after)
     assert "+<auth type='(redacted)'/>" in unified("a", before, after)
+
+
+def test_what_is_a_secret_once_repaired_is_hidden_before() -> None:
+    """By its old place it may be none."""
+    before = Document.parse("<x type='hunter2'/>\n")
+    after = Document.parse("<graphics passwd='hunter2'/>\n")
+
+    assert "hunter2" not in unified("a", before, after)
+    assert "-<x type='(redacted)'/>" in unified("a", before, after)

@@ -23,6 +23,7 @@ from xmlkit.observe import (
     LibvirtError,
     domain_xml,
     domains_of,
+    is_local,
     observe,
     opened,
     why_off,
@@ -378,6 +379,21 @@ def test_a_host_without_anything_reads_back() -> None:
 def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
     """But with all that is needed to connect again."""
     assert shown == without_password(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("qemu:///system", True),
+        ("qemu+unix:///system?socket=/run/x", True),
+        ("qemu+ssh://host/system", False),
+        ("qemu+ext:///system?command=/usr/local/bin/tunnel", False),
+        ("test:///default", False),
+    ],
+)
+def test_whose_files_libvirt_speaks_of(uri: str, local: bool) -> None:
+    """What a program leads to that is named for it is another machine, as a rule."""
+    assert local == is_local(uri)
 
 
 def test_why_a_guest_is_off_is_known_after_a_restart_of_libvirtd(release: Release) -> None:

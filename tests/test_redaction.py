@@ -281,3 +281,35 @@ def test_what_is_nearly_a_secret_is_one(text: str) -> None:
 def test_names_that_are_only_like_others_are_none(text: str) -> None:
     """Blank text is none either."""
     assert () == secrets(text)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<source protocol='https' qurey='sig=HIDE-ME'/>",
+        "<target query='HIDE-ME'/>",
+        "<auth usrname='HIDE-ME'/>",
+        "<atuh username='HIDE-ME'/>",
+        "<q:agr value='secret,id=a,data=HIDE-ME'/>",
+        "<q:arg vaule='secret,id=a,data=HIDE-ME'/>",
+        "<q:evn name='API_TOKEN' value='HIDE-ME'/>",
+        "<q:env nmae='API_TOKEN' vlaue='HIDE-ME'/>",
+    ],
+)
+def test_a_slip_in_other_names_makes_no_secret_shown(xml: str) -> None:
+    """Of an attribute that holds one only in some elements, and of these."""
+    assert ["HIDE-ME"] == [xml[start:end].rpartition("=")[2] for start, end in secrets(xml)]
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<user username='root'/>",
+        "<driver queue='4' queues='8'/>",
+        "<bandwidth vale='5'/>",
+        "<entry nmae='serial' value='a'/>",
+    ],
+)
+def test_names_near_to_those_hide_nothing_else(xml: str) -> None:
+    """A finding shows what is wrong."""
+    assert () == secrets(xml)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -501,6 +502,29 @@ def test_recovery_goes_on_after_a_host_that_cannot_be_reached(
     assert 1 == len(errors)
     assert "/nowhere" in str(errors[0])
     assert 2 == len(read_all(str(directory))[0])
+
+
+def test_recovery_goes_on_after_a_host_that_another_one_works_on(
+    scene: Scene, directory: Path
+) -> None:
+    """It is told at the end, and what is pending there stays so."""
+    busy = str(uuid.uuid4())
+    for name in ("one", "two"):
+        scene.nova_guest(name)
+        task = case_of(scene, name).task
+        assert task is not None
+        Writer.create(str(directory), state.new_id(directory), [task], uri=name).close()
+
+    def connect(journal: Any) -> Any:
+        with state.host_lock(busy if journal.uri == "one" else None):
+            return scene.connection
+
+    with state.host_lock(busy):
+        found, errors = service.recover_all(connect, directory)
+
+    assert ["two"] == [journal.uri for journal, _ in found]
+    assert [state.LockedError] == list(map(type, errors))
+    assert ["one"] == [each.uri for each in read_all(str(directory))[0] if each.pending]
 
 
 def test_the_core_of_it_needs_no_libvirt() -> None:

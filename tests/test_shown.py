@@ -26,6 +26,11 @@ WITH_SECRET = [
     f"<pool>\n<source><auth><secret usage='x'>{SECRET}</secret></auth></source></pool>",
     f"<disk>\n<source><cookies><cookie name='c'>{SECRET}</cookie></cookies></source></disk>",
     f"<disk>\n<source><cokie name='c'><![CDATA[{SECRET}]]></cokie></source></disk>",
+    f"<disk>\n<source protocol='https' name='x' qeury='{SECRET}'/></disk>",
+    f"<disk>\n<auth uesrname='{SECRET}'><secret usage='x'/></auth></disk>",
+    f"<disk>\n<atuh username='{SECRET}'><secret usage='x'/></atuh></disk>",
+    f"<domain>\n<env name='API_TOKEN' vaule='{SECRET}'/></domain>",
+    f"<domain>\n<evn nmae='API_TOKEN' value='{SECRET}'/></domain>",
 ]
 
 

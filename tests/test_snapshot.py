@@ -1058,6 +1058,35 @@ def test_recovery_thaws_what_xmlkit_froze(scene: Scene, directory: Path, agent: 
 
 
 @pytest.mark.machine
+def test_recovery_thaws_a_guest_whose_libvirtd_ended_while_it_froze(
+    scene: Scene, directory: Path, agent: Any
+) -> None:
+    """The answer is lost, and with it whether the guest is frozen: it is thawed all the same."""
+    freeze = libvirt.virDomain.fsFreeze
+
+    def lost(domain: Any) -> None:
+        freeze(domain)
+        scene.libvirtd.restart(signal.SIGKILL)
+        domain.info()  # fails, as the freezing would have
+
+    for number in range(10):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(libvirt.virDomain, "fsFreeze", lost)
+            taken = shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+        if taken.outcome.state != "done":
+            break  # the agent has answered in time
+    assert [b"FREEZE"] == agent_did(scene)[-1:]
+    assert ("pending", "libvirt") == taken.outcome[:2]
+    scene.reopen()
+    domain = scene.connection.lookupByName("agent")
+    until(lambda: "state='connected'" in domain.XMLDesc(0))
+
+    recovered(scene, directory)
+
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+@pytest.mark.machine
 def test_recovery_leaves_frozen_what_somebody_else_froze(
     scene: Scene, directory: Path, agent: Any
 ) -> None:

@@ -396,6 +396,8 @@ def _journal(path: str, head: dict[str, Any], records: list[dict[str, Any]]) -> 
     for record in records:
         if "begin" in record:
             _steps_of(record, tasks, journal.begun).add(record["begin"])
+            # one that is taken once more is not done any more
+            journal.done.get(record["domain"], set()).discard(record["begin"])
         elif "done" in record:
             _steps_of(record, tasks, journal.done).add(record["done"])
         elif "facts" in record:

@@ -299,8 +299,12 @@ def _yes(value: Any) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Whether the files that libvirt at this URI speaks of are this machine's."""
-    return not urlsplit(uri).hostname and not uri.startswith("test:")
+    """Whether the files that libvirt at this URI speaks of are this machine's.
+
+    Source: libvirt's "Remote support": with +ext an external program makes the connection.
+    """
+    parts = urlsplit(uri)
+    return not parts.hostname and parts.scheme != "test" and not parts.scheme.endswith("+ext")
 
 
 def without_password(uri: str) -> str:

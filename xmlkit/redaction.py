@@ -33,6 +33,9 @@ _WITHOUT_TEXT = frozenset(("auth", "graphics", "secret"))
 _WORD = re.compile(r"[\w-]+")
 # Those of their names that are long enough to be known with a mistake in them.
 _MISSPELLABLE = ("passwd", "password", "passphrase", "cookie", "cookies")
+# Attributes that hold a secret in some elements, or say what another one holds, and how many
+# letters of each may be wrong.
+_SLIPS = (("query", 2), ("username", 2), ("value", 1), ("name", 1))
 # What others call a secret: names that libvirt does not have, bar an attribute of the time.
 _CALLED = re.compile(r"pass(?!thr|wdvalid)|pwd|token|credential", re.IGNORECASE)
 # All that a document <secret> holds; what it is worth is told to libvirt otherwise.
@@ -77,7 +80,8 @@ def secrets(text: str) -> tuple[tuple[int, int], ...]:
 
     The document need not be valid: what is nearly a secret's name counts, too, since a misspelled
     password is one all the same, and so does a text in <auth>, <secret> or <graphics>, which can
-    have none, and what stands in the place of a secret's UUID.
+    have none, what stands in the place of a secret's UUID, and a query, an argument of a command
+    line or a user's name by nearly these names.
     Spans do not overlap, and none is empty.
     """
     merged: list[tuple[int, int]] = []
@@ -93,13 +97,18 @@ def may_have_secrets(text: str) -> bool:
     """Whether a text that need not even be XML has a word that speaks of secrets."""
     folded = text.casefold()
     hinted = any(hint in folded for hint in _HINTS)
-    return hinted or any(map(_is_nearly, set(_WORD.findall(text))))
+    return hinted or any(
+        _is_nearly(word) or _slip_of(word) in ("query", "username")
+        for word in set(_WORD.findall(text))
+    )
 
 
 def _misspelled(text: str) -> Iterator[tuple[int, int]]:
     """What would be a secret if its name or its place were right."""
     words = set(_WORD.findall(text))
-    if words.isdisjoint({*_WITHOUT_TEXT, "key"}) and not any(map(_is_nearly, words)):
+    if words.isdisjoint({*_WITHOUT_TEXT, "key"}) and not any(
+        _is_nearly(word) or _slip_of(word) for word in words
+    ):
         return
     began = 0  # where the text of such an element began
     of_uuid = False  # whether it may be a UUID
@@ -118,6 +127,12 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
             within &= tag[2:8] != "secret"
             continue
         written = name_of(tag).rstrip("/>")
+        variable = ""  # of a command line, by its name
+        for each in ATTRIBUTE.finditer(text, *match.span()):
+            start, end = each.start(4) + 1, each.end(4) - 1
+            name = each.group(2)
+            if _slip_of(name) == "name":
+                variable = text[start:end]
         for each in ATTRIBUTE.finditer(text, *match.span()):
             start, end = each.start(4) + 1, each.end(4) - 1
             name = each.group(2)
@@ -131,6 +146,7 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
                     and written == "secret"
                     and not _NEARLY_UUID.fullmatch(text, start, end)
                 )
+                or _is_slip(name, written, variable, text[start:end])
             ):
                 yield start, end
         if tag[-2] == "/":
@@ -150,6 +166,27 @@ def _is_nearly(name: str) -> bool:
     return _CALLED.search(name) is not None or any(
         _distance(name, each) <= 2 + (len(each) > 8) for each in _MISSPELLABLE
     )
+
+
+@lru_cache(maxsize=4096)
+def _slip_of(name: str) -> str:
+    """The attribute that a name is, or is nearly: one that may hold a secret, or says so; or ""."""
+    name = name.rpartition(":")[2].lower()
+    return next((of for of, slips in _SLIPS if _distance(name, of) <= slips), "")
+
+
+def _is_slip(name: str, element: str, variable: str, value: str) -> bool:
+    """Whether a value would be a secret if the names of its attribute and element were right."""
+    match _slip_of(name):
+        case "query":
+            # but the number of a queue
+            return not value.isdigit()
+        case "username":
+            element = element.rpartition(":")[2].lower()
+            return name != "username" or _distance(element, "auth") <= 2
+        case "value":
+            return _SECRET.search(f"{variable}={value}") is not None
+    return False
 
 
 def _distance(one: str, other: str) -> int:

@@ -483,12 +483,12 @@ def recover_all(
                 else:
                     outcomes = executor.recover(connections(each), each, listener=listener)
                 found.append((each, outcomes))
-            except (JournalError, LibvirtError) as error:
+            except (JournalError, LibvirtError, state.LockedError) as error:
                 errors.append(error)
     for each, uuids in _asked(journals):
         try:
             outcomes = executor.start_late(connections(each), each, uuids, listener=listener)
-        except (JournalError, LibvirtError) as error:
+        except (JournalError, LibvirtError, state.LockedError) as error:
             errors.append(error)
             continue
         if outcomes:

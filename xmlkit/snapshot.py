@@ -594,6 +594,9 @@ class _Maker:
                 domain.fsFreeze()
                 frozen = True
             except libvirt.libvirtError:
+                if not self.connection.isAlive():
+                    # they may be: whoever settles it thaws them
+                    raise
                 # paused, an agent that cannot, or somebody else has frozen them: it refuses a
                 # second time, and what was not frozen here is not thawed here
                 self._end(number)
@@ -768,11 +771,14 @@ def _settle(connection: Any, task: Task, begun: set[int], known: list[Identity])
     """
     try:
         backups = [step for number in begun if isinstance(step := task.steps[number], Backup)]
-        for backup in backups:
-            _abort(connection, backup)
-        for number in begun:
-            if isinstance(step := task.steps[number], Freeze):
-                _thaw(connection, step)
+        try:
+            for backup in backups:
+                _abort(connection, backup)
+        finally:
+            # a guest does not hang for a job that does not end
+            for number in begun:
+                if isinstance(step := task.steps[number], Freeze):
+                    _thaw(connection, step)
         rename = _of(task, Publish)
         complete = bool(known) and _identity(rename.target) == known[-1]
         with contextlib.ExitStack() as stack:

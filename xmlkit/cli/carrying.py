@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -253,7 +254,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
-    """Read the signals as they arrive; end the process by the second one that is not heard.
+    """Read the signals as they arrive; end the process by one that is not heard after a warning.
 
     heard: when the last one was, by the monotonic clock.
     """
@@ -273,6 +274,9 @@ def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
             os._exit(130)
         warned = time.monotonic()
         _tell("waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once")
+        # a terminal that closes says it twice: who has not been told this does not mean it
+        while select.select((told,), (), (), 0)[0] and os.read(told, 1024):
+            pass
 
 
 def _tell(line: str) -> None:

@@ -349,9 +349,9 @@ def unified(name: str, old: Document, new: Document) -> str:
     difference = difflib.unified_diff(
         _lines(before), _lines(after), f"{name} (before)", f"{name} (after)"
     )
-    # a secret may have moved to where it is none
-    hide = hider(old)
-    difference = (hide(line) if line.startswith("+") else line for line in difference)
+    # a secret may have moved to where it is none, or become one
+    hide = {"+": hider(old), "-": hider(new)}
+    difference = (hide.get(line[:1], str)(line) for line in difference)
     ending = "\n\\ No newline at end of file\n"
     return "".join(line if line.endswith("\n") else line + ending for line in difference)
 
