@@ -29,7 +29,8 @@ from novahost import guest as boots
 from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
-from xmlkit import journal
+from xmlkit import images, journal
+from xmlkit.nova import store
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
@@ -389,6 +390,25 @@ def test_a_volume_in_a_pool_that_storage_pools_does_not_name_is_deleted(
     host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
     assert sorted(others) == sorted(os.listdir(directory))
     assert [] == os.listdir(host.disks)
+
+
+def test_what_other_hosts_may_have_as_well_is_not_deleted(
+    nova_host: NovaHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a pool that storage_pools does not name Nova cannot know that an instance uses it now
+    from another host, where it was evacuated to."""
+    host = nova_host
+    host.spawn()
+    host.hard_reboot()
+    directory = move_elsewhere(host)
+    kind = images.file_system(str(directory)).type
+    monkeypatch.setattr(store, "_SHARED_FILE_SYSTEMS", frozenset([kind]))
+    attached = guests.block_device_info_of(host.wanted)
+
+    host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+
+    assert [f"{UUID}_disk"] == os.listdir(directory)
+    assert f"elsewhere/{UUID}_disk stays: other hosts may have its pool" in caplog.text
 
 
 def test_a_guest_whose_pool_is_not_active_stops_nothing_of_the_others(

@@ -270,8 +270,9 @@ def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> Non
     """Remove the volumes of an instance that is off from pools that are none of `places`.
 
     They are those that its domain has for a disk and that are named `{uuid}_NAME`: an operator has
-    moved it there, or storage_pools has been changed since. Raises libvirt's errors: Nova deletes
-    again, as long as the domain is there.
+    moved it there, or storage_pools has been changed since. Of a pool that other hosts may have
+    nothing goes: Nova does not know it, and the instance may run there by now. Raises libvirt's
+    errors: Nova deletes again, as long as the domain is there.
     """
     try:
         domain = connection.lookupByUUIDString(uuid)
@@ -288,8 +289,12 @@ def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> Non
         own = names.split_volume_name(name)
         if own is None or own[0] != uuid or names.kind_of(own[1]) in (None, "config"):
             continue
-        pool = volume.storagePoolLookupByVolume().name()
+        handle = volume.storagePoolLookupByVolume()
+        pool = handle.name()
         if pool in places:
+            continue
+        if _may_be_shared(parse_pool(etree.fromstring(handle.XMLDesc(0).encode()))):
+            LOG.warning("Volume %s/%s stays: other hosts may have its pool", pool, name)
             continue
         if volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK:
             lvm.clear_volume(volume.path())
@@ -372,15 +377,34 @@ def _shared_unsaid(pool: Pool) -> Iterator[str]:
     if pool.type not in ("dir", "fs"):
         return
     try:
-        kind = images.file_system(os.path.realpath(pool.path)).type
+        kind = _shared_by(pool)
     except XmlkitError as error:
         yield f"pool {pool.name}: {error}"
         return
-    if kind in _SHARED_FILE_SYSTEMS and not is_with_instances(pool):
+    if kind:
         yield (
             f"pool {pool.name} lies on {kind}, which other hosts may share, and not on that of "
             f"{CONF.instances_path}: make it a pool of type netfs, or put it below there"
         )
+
+
+def _may_be_shared(pool: Pool) -> bool:
+    """Whether other hosts may have a pool, and Nova does not know it by its instances_path."""
+    if pool.type not in ("dir", "fs"):
+        return pool.type not in ("logical", "disk")
+    try:
+        return bool(_shared_by(pool))
+    except (XmlkitError, OSError):
+        return True
+
+
+def _shared_by(pool: Pool) -> str:
+    """The file system by which other hosts may have a directory, if it is not instances_path's.
+
+    Raises XmlkitError, OSError.
+    """
+    kind = images.file_system(os.path.realpath(pool.path)).type
+    return "" if kind not in _SHARED_FILE_SYSTEMS or is_with_instances(pool) else kind
 
 
 def is_with_instances(pool: Pool) -> bool:
