@@ -721,7 +721,7 @@ from xmlkit import journal, snapshot
 from xmlkit.disks import Address
 uri, domain, directory, pool, path, live, at = sys.argv[1:]
 count = 0
-write = journal.Writer.write
+append = journal.Writer._append
 def die():
     global count
     count += 1
@@ -729,9 +729,9 @@ def die():
         os.kill(os.getpid(), signal.SIGKILL)
 def dying(*given):
     die()
-    write(*given)
+    append(*given)
     die()
-journal.Writer.write = dying
+journal.Writer._append = dying
 connection = libvirt.open(uri)
 target = Address("volume", None, pool, path) if pool else Address("file", path)
 shot = snapshot.prepare(connection, domain, "vda", target, live=live == "live")
