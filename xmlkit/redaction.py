@@ -107,7 +107,9 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
     """What would be a secret if its name or its place were right."""
     words = set(_WORD.findall(text))
     if words.isdisjoint({*_WITHOUT_TEXT, "key"}) and not any(
-        _is_nearly(word) or _slip_of(word) for word in words
+        # a name alone is none: it says of what a value is
+        _is_nearly(word) or _slip_of(word) not in ("", "name")
+        for word in words
     ):
         return
     began = 0  # where the text of such an element began
@@ -127,15 +129,15 @@ def _misspelled(text: str) -> Iterator[tuple[int, int]]:
             within &= tag[2:8] != "secret"
             continue
         written = name_of(tag).rstrip("/>")
+        attributes = [
+            (each.group(2), each.start(4) + 1, each.end(4) - 1)
+            for each in ATTRIBUTE.finditer(text, *match.span())
+        ]
         variable = ""  # of a command line, by its name
-        for each in ATTRIBUTE.finditer(text, *match.span()):
-            start, end = each.start(4) + 1, each.end(4) - 1
-            name = each.group(2)
+        for name, start, end in attributes:
             if _slip_of(name) == "name":
                 variable = text[start:end]
-        for each in ATTRIBUTE.finditer(text, *match.span()):
-            start, end = each.start(4) + 1, each.end(4) - 1
-            name = each.group(2)
+        for name, start, end in attributes:
             # <encryption secret=...> of a TPM has the UUID of one
             if (
                 name == "key"
