@@ -240,14 +240,12 @@ def plan(
     return Plan(to, said.name, said.uuid, tuple(decisions))
 
 
-def check_pools(wanted: Iterable[str], known: Iterable[str]) -> None:
+def check_pools(wanted: Iterable[str], known: Collection[str]) -> None:
     """Raise PlanError for a pool to relocate to that is none of the known ones."""
-    names = sorted(known)
     for pool in wanted:
-        if pool not in names:
-            raise PlanError(
-                f"no pool {pool!r} to relocate to; the host's pools: {', '.join(names) or 'none'}"
-            )
+        if pool not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise PlanError(f"no pool {pool!r} to relocate to; the host's pools: {names}")
 
 
 def _without_clashes(decisions: list[Transition | Skip]) -> Iterator[Transition | Skip]:
