@@ -22,8 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from xmlkit import disk_info, journal, names, service, state
-from xmlkit.errors import XmlkitError
-from xmlkit.nova.seams import Asked, Libvirt, Seam, bound
+from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected
 from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
 
@@ -109,7 +108,7 @@ class Mover:
         try:
             outcome = transition(connection, uuid, options, state_dir=self.state_dir)
         except Exception as error:
-            if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+            if not is_expected(error):
                 raise
             LOG.warning("Instance %s stays where it is: %s", uuid, error)
             return
@@ -133,7 +132,7 @@ class Mover:
                     return
                 found, errors = service.recover_all(lambda _: connection, directory)
         except Exception as error:
-            if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+            if not is_expected(error):
                 raise
             LOG.warning("No instance comes over: %s", error)
             return

@@ -43,6 +43,7 @@ __all__ = [
     "Seam",
     "SeamError",
     "find",
+    "is_expected",
     "put_in",
     "take_out",
 ]
@@ -318,6 +319,11 @@ def _pool(pool: Any, wanted: set[str]) -> Pool:
     return parse_pool(xml, volumes)
 
 
+def is_expected(error: Exception) -> bool:
+    """Whether an error is xmlkit's or libvirt's, and not a fault; libvirt need not be imported."""
+    return isinstance(error, XmlkitError) or type(error).__name__ == "libvirtError"
+
+
 # The three seams of the builder: written, read, migrated.
 
 
@@ -328,7 +334,7 @@ def written(xml: Any, lookup: Lookup, connect: Callable[[], Any], *, live: bool 
     try:
         rewritten = to_volumes(xml, lookup.host(connect, xml), live=live)
     except Exception as error:
-        if not isinstance(error, XmlkitError) and type(error).__name__ != "libvirtError":
+        if not is_expected(error):
             raise
         LOG.warning("The disks stay on their paths: %s", error)
         return xml
