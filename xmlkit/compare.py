@@ -22,7 +22,7 @@ from xmlkit import meaning
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.markup import quoted
-from xmlkit.printable import printable
+from xmlkit.printable import in_line
 from xmlkit.redaction import CHANGED, HIDDEN, redact
 
 __all__ = ["SCHEMA", "CompareError", "Difference", "compare", "in_words", "lost", "lost_at"]
@@ -113,9 +113,8 @@ def in_words(difference: Difference) -> tuple[str, str, str]:
 
     Each is one line and safe on a terminal; the first is filled up to one width for all.
     """
-    values = [_in_line(value) for value in difference[2:4] if value is not None]
-    where = printable(difference.where).replace("\n", "\\n")
-    return f"{difference.action:<7}", where, " -> ".join(values)
+    values = [_value_in_line(value) for value in difference[2:4] if value is not None]
+    return f"{difference.action:<7}", in_line(difference.where), " -> ".join(values)
 
 
 class _Effort:
@@ -632,8 +631,8 @@ def _written(node: _Node, name: str | None) -> str | None:
     return f"{value} {unit}" if unit else value
 
 
-def _in_line(value: str) -> str:
-    return printable(value).replace("\n", "\\n") if value.strip() else repr(value)
+def _value_in_line(value: str) -> str:
+    return in_line(value) if value.strip() else repr(value)
 
 
 def _escaped(text: str) -> str:

@@ -459,8 +459,8 @@ def recover_all(
     there: Any = None,
     listener: Listener = lambda *_: None,
 ) -> tuple[list[tuple[Journal, dict[str, Outcome]]], list[XmlkitError]]:
-    """Bring every pending transition to an end. To be called with the
-    directory's lock held; `connections` takes that of the host.
+    """Bring every pending transition to an end. To be called with the directory's lock held;
+    `connections` takes that of the host.
 
     connections: a function from a journal to a connection that may write; there: the same, to
     where a migration was to go. A migration one of whose hosts cannot be reached stays pending.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import drop_output, printable
+from xmlkit.cli import drop_output
 from xmlkit.cli.paint import drawable
+from xmlkit.printable import in_line
 
 if TYPE_CHECKING:  # a help text needs none of them
     from xmlkit.journal import Outcome
@@ -29,7 +30,6 @@ __all__ = [
     "check",
     "code_of",
     "differences",
-    "drawable",
     "interruptible",
     "limited",
     "line",
@@ -82,7 +82,7 @@ def uri_of(connect: str | None) -> str:
 
 def line(text: str) -> str:
     """The text as one line that a terminal does not obey: names may be anybody's."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return in_line(text).replace("\t", "\\t")
 
 
 def size(number: int) -> str:

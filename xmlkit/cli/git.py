@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import dropwhile
 from typing import NamedTuple
 
-from xmlkit.cli import files, printable
+from xmlkit.cli import files
 from xmlkit.cli.paint import Paint
 from xmlkit.document import MIB, Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
+from xmlkit.printable import in_line
 
 __all__ = ["Change", "GitError", "change_of", "shown"]
 
@@ -78,14 +79,14 @@ def shown(
     """
     change = change_of(given)
     if change is None:
-        yield _line(f"* Unmerged path {given[0]}")
+        yield in_line(f"* Unmerged path {given[0]}")
         return
     for line in _header(change):
-        yield paint(_line(line), bold=True)
+        yield paint(in_line(line), bold=True)
     try:
         old, new = (_read(file, bounds) for file in (change.old_file, change.new_file))
     except files.FileError as error:
-        yield _line(str(error))
+        yield in_line(str(error))
         return
     if old == new:
         return
@@ -100,9 +101,9 @@ def shown(
                 raise
     try:
         for line in _by_lines(change, old, new, show_secrets):
-            yield paint(_line(line), fg=_COLOURS.get(line[:1]))
+            yield paint(in_line(line), fg=_COLOURS.get(line[:1]))
     except OSError as error:
-        yield _line(f"cannot be shown: {error}")
+        yield in_line(f"cannot be shown: {error}")
 
 
 def _header(change: Change) -> Iterator[str]:
@@ -184,7 +185,3 @@ def _text(data: bytes) -> str | None:
         if data.startswith(mark):
             return data.decode(encoding, "backslashreplace")
     return None if b"\0" in data else data.decode(errors="backslashreplace")
-
-
-def _line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")

@@ -15,8 +15,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from xmlkit import __version__
-from xmlkit.cli import printable
 from xmlkit.cli.paint import Paint
+from xmlkit.printable import in_line, printable
 from xmlkit.validation.findings import Edit, Finding
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def text(files: Iterable[Judged], paint: Paint, several: bool) -> Iterator[str]:
     for judged in files:
         for number, result in enumerate(judged.results):
             for finding, excerpt, said in _told(result, number, several):
-                place = _line(f"{judged.file}:{finding.line}:{finding.column}:")
+                place = in_line(f"{judged.file}:{finding.line}:{finding.column}:")
                 color = _COLORS[finding.severity]
                 severity = paint(f"{finding.severity}:", fg=color, bold=True)
-                yield f"{paint(place, bold=True)} {severity} {_line(said)}\n"
+                yield f"{paint(place, bold=True)} {severity} {in_line(said)}\n"
                 if excerpt is not None:
                     yield from _pointed(excerpt, paint, color)
             if result.repair is not None:
@@ -187,10 +187,6 @@ def _told(
         if several and result.schemas and at < len(result.findings):
             said += f" ({result.schemas})"
         yield finding, excerpt, said
-
-
-def _line(said: str) -> str:
-    return printable(said).replace("\n", "\\n")
 
 
 def _pointed(excerpt: Excerpt, paint: Paint, color: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmlkit.cli import carrying, options, printable
+from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:
     from xmlkit.journal import Outcome
@@ -108,7 +109,7 @@ def _target(to_file: str | None, to_volume: str | None) -> Any:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A listener that shows how far it is: a bar on a terminal, nothing elsewhere."""
-    if not carrying.drawable(sys.stderr):
+    if not drawable(sys.stderr):
         yield lambda *_: None
         return
     from rich.console import Console

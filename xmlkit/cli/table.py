@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
-from xmlkit.cli import printable
 from xmlkit.cli.paint import drawable
+from xmlkit.printable import in_line
 
 __all__ = ["table"]
 
@@ -25,8 +25,7 @@ def table(head: Sequence[str], rows: Rows, *, text: bool = False, name: int = 36
     the terminal is too narrow, each row is a paragraph.
     name: columns of a terminal for the first column; 36 has a UUID.
     """
-    # a name may have a line break, and each row is a line
-    clean = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
+    clean = [[in_line(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(head, *clean, strict=True)]
     if not drawable(sys.stdout):
         for line in (list(head), *clean):
