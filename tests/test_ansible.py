@@ -24,8 +24,9 @@ from scene import POOL, Scene
 
 from xmlkit.testing import Libvirtd, boot_sector
 
-# One worker installs the collection once for all of these.
+# One worker installs the collection once for the modules, another one for the fleets.
 pytestmark = [pytest.mark.ansible, pytest.mark.xdist_group("ansible")]
+fleets = pytest.mark.xdist_group("fleets")
 
 MODULES = ("domain_storage", "domain_storage_info", "storage_recover", "storage_rollback")
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
@@ -99,6 +100,7 @@ def states(found: dict[str, Any]) -> list[tuple[str, str, str | None]]:
 # Fleets.
 
 
+@fleets
 def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     """Check mode changes nothing, a second run neither, and the rollback gives the bytes back."""
     made = fleet("one", "two")
@@ -150,6 +152,7 @@ def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     assert "HIDE-ME7" not in check.said + done.said + back.said
 
 
+@fleets
 def test_a_host_that_fails_stops_the_next_wave(fleet: Callable[..., Fleet]) -> None:
     """Lost, or in the middle of its steps: its wave is done, and later it all goes on."""
     made = fleet("one", "two", "three", "four")
@@ -185,6 +188,7 @@ def test_a_host_that_fails_stops_the_next_wave(fleet: Callable[..., Fleet]) -> N
     assert {"volume"} == set(forms(made).values())
 
 
+@fleets
 def test_a_host_that_was_killed_is_recovered_by_a_playbook(fleet: Callable[..., Fleet]) -> None:
     """The module and its xmlkit, half way: the guest boots, and until then nothing is begun."""
     made = fleet("one", "two")
@@ -224,6 +228,7 @@ def test_a_host_that_was_killed_is_recovered_by_a_playbook(fleet: Callable[..., 
     assert before == {name: text(scene) for name, scene in made.hosts.items()}
 
 
+@fleets
 def test_an_ansible_that_goes_leaves_nothing_half_way(
     fleet: Callable[..., Fleet], ansible: Ansible
 ) -> None:
