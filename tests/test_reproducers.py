@@ -112,7 +112,7 @@ def test_a_host_that_cannot_be_started_is_no_answer(name: str) -> None:
 def test_what_is_somebody_s_stays(
     name: str, start_libvirtd: Callable[..., Libvirtd], tmp_path: Path
 ) -> None:
-    """A pool and a domain of the very name that the script makes up: it is no answer, and they stay."""
+    """A pool and a domain of the very name that the script makes up: they stay, it is no answer."""
     libvirtd = start_libvirtd()
     mktemp, made = tmp_path / "bin/mktemp", tmp_path / "tmp.taken"
     mktemp.parent.mkdir()
