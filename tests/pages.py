@@ -3,7 +3,7 @@
 Rules
 - A block is fenced and says its language. What CONTRIBUTING.md says of each is what is done.
 - A comment before a block may say what it takes for granted (`first:`), or where it is to be
-  written (`file:`, on the other host behind a `b:`). A block of a shell or of Python that is no file
+  written (`file:`, on the other host behind a `b:`). Any other block of a shell or of Python
   is run as it stands, by a shell as root; no comment keeps it from that.
 - The host is a private libvirtd whose /var/lib and /srv are its own, so that the paths of a page
   are real ones. Words that stand for a name are replaced by one (`WORDS`).
