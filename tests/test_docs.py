@@ -149,7 +149,7 @@ def test_each_page_is_looked_at() -> None:
     kinds = {kind for page in PAGES for kind in re.findall(r"<!-- ([\w ]+):", page.read_text())}
     assert {"first", "file", "filled in"} == kinds
     kept = [
-        sum(len(re.findall(r"<!-- (?:first|file): ", page.read_text())) for page in PAGES),
+        sum(len(re.findall(r"^ *<!-- (?:first|file): ", page.read_text(), re.M)) for page in PAGES),
         sum(len(b.first) + bool(b.file) for page in BLOCKS.values() for b in page),
     ]
     assert kept[0] == kept[1], "a comment does not stand right before its block"
@@ -226,7 +226,11 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_links_lead_somewhere() -> None:
-    """Each relative link names a file, and a heading in it; others are well-formed."""
+    """Each relative link names a file, and a heading in it as GitHub names it.
+
+    Those to the web are looked at by their form alone, since the tests have no network; but see
+    below for libvirt's.
+    """
     missing = []
     for page in PAGES:
         for link in re.findall(r"\]\(([^)\s]+)\)|<(https?:[^>]+)>", page.read_text()):
@@ -241,6 +245,45 @@ def test_links_lead_somewhere() -> None:
                     good = parts.fragment in anchors(target)
             missing += [] if good else [(page.name, link)]
     assert [] == missing
+
+
+def test_pages_of_libvirt_are_in_its_source(libvirt_source: Path) -> None:
+    """Each link to libvirt.org is to a page that libvirt 9.0.0 has."""
+    found = [
+        link
+        for page in PAGES
+        for link in re.findall(r"https://libvirt\.org/([\w/-]+)\.html", page.read_text())
+    ]
+    assert found
+    docs = libvirt_source / "docs"
+    there = [f"{name}.{kind}" for name in found for kind in ("rst", "html.in")]
+    assert len(found) == sum((docs / name).exists() for name in there)
+
+
+def test_files_that_are_named_are_there() -> None:
+    """What a page calls a file of the checkout, by its path, is one."""
+    tops = "ansible|docs|fixtures|reproducers|schemas|systemd|templates|tests|xmlkit"
+    missing = []
+    for page in PAGES:
+        for name in re.findall(rf"`((?:{tops})/[\w./-]+)`", page.read_text()):
+            missing += [] if "NAME" in name or (ROOT / name).exists() else [(page.name, name)]
+    assert [] == missing
+
+
+def test_what_contributing_names_is_there() -> None:
+    """The tuples and tables in which something has its place, by the file that has them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for name, place in (
+        ("TRANSFORMERS", "xmlkit/transformers.py"),
+        ("EXAMPLES", "tests/test_transformers.py"),
+        ("unaddressed", "tests/test_transformers.py"),
+        ("_GUEST_RULES", "xmlkit/preflight.py"),
+        ("_DISK_RULES", "xmlkit/preflight.py"),
+        ("COMMANDS", "xmlkit/cli/__init__.py"),
+    ):
+        assert f"`{name}`" in text
+        code = (ROOT / place).read_text()
+        assert re.search(rf"^(?:def )?{name}\b", code, re.M), name
 
 
 def test_what_is_said_of_exit_codes_is_complete() -> None:
