@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ NODE = f"test://{FIXTURES}/every-pool-type.xml"
 ADOPTED = FIXTURES / "file-in-pool.xml"
 OUTSIDE = FIXTURES / "subdirectory.xml"
 SECRETS = FIXTURES / "secrets.xml"
+COMMAND = (sys.executable, "-c", "from xmlkit.cli import main; main()")
 # Under this schema nothing may have an attribute named "volume".
 NO_VOLUMES = """<grammar xmlns="http://relaxng.org/ns/structure/1.0">
   <start><ref name="any"/></start>
@@ -42,7 +44,7 @@ def xmlkit(
 ) -> subprocess.CompletedProcess[bytes]:
     """The command, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", "from xmlkit.cli import main; main()", *arguments],
+        [*COMMAND, *arguments],
         input=stdin,
         capture_output=True,
         env={key: value for key, value in os.environ.items() if key != "LIBVIRT_DEFAULT_URI"}
@@ -95,6 +97,32 @@ def test_valid_before_and_invalid_after_is_trouble(without_volumes: Path, format
 
     assert 2 == xmlkit("diff", *IMAGES, *options, ADOPTED).returncode
     assert 0 == xmlkit("diff", *IMAGES, *options, OUTSIDE).returncode
+
+
+def test_a_file_is_written_alike_from_a_terminal(tmp_path: Path) -> None:
+    """-o: in no colours that nobody asked for, and no line broken by the terminal's width."""
+    outs = [tmp_path / name for name in "abc"]
+    ours, theirs = pty.openpty()
+    for out, color in ((outs[0], "auto"), (outs[1], "always")):
+        words: list[str | Path] = [
+            *COMMAND,
+            "diff",
+            *IMAGES,
+            "--color",
+            color,
+            "-o",
+            out,
+            OUTSIDE,
+            ADOPTED,
+        ]
+        env = os.environ | {"TERM": "xterm", "COLUMNS": "40", "NO_COLOR": ""}
+        assert 1 == subprocess.run(words, stdin=theirs, stdout=theirs, env=env).returncode
+    os.close(ours)
+    os.close(theirs)
+    assert 1 == xmlkit("diff", *IMAGES, "-o", outs[2], OUTSIDE, ADOPTED).returncode
+
+    assert outs[2].read_bytes() == outs[0].read_bytes()
+    assert b"\x1b[32madopt" in outs[1].read_bytes()
 
 
 def test_what_is_wrong_afterwards_is_told(without_volumes: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -15,11 +15,13 @@ from xmlkit import __version__
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import read_plans, write
 from xmlkit.cli.hosts import PLANNING, Planner, host_options, planner
+from xmlkit.cli.lines import disk_lines, wrapped
 from xmlkit.cli.options import ALL
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Form, Plan, PlanError, Skip, Transition, no_volume_disks
+from xmlkit.plan import Form, Plan, PlanError, no_volume_disks
+from xmlkit.printable import in_line
 from xmlkit.validation.profiles import NO_VOLUME_DISKS
 
 if TYPE_CHECKING:  # no other format needs them
@@ -89,7 +91,8 @@ def command(
         raise click.UsageError("a page goes from hand to hand: --format html shows no secrets")
     code = changed = 0
     entries = []
-    paint = painter(color)
+    terminal = sys.stdout if output is None else None
+    paint = painter("never" if output is not None and color == "auto" else color)
     told: list[str] = []
 
     def tell(text: str) -> None:
@@ -143,7 +146,7 @@ def command(
                 entries.append(as_data(made, show_secrets=show_secrets))
                 continue
             if format_ == "text":
-                tell(_show(made, paint) + "\n")
+                tell(_show(made, paint, terminal) + "\n")
             tell(_painted(unified(made, show_secrets=show_secrets), paint))
     if format_ == "json":
         import json
@@ -239,32 +242,15 @@ def _binding(uri: str, state_dir: str | None) -> Iterator[Callable[[Plan], None]
         yield refuse_stale
 
 
-def _show(made: Preview, paint: Paint) -> str:
+def _show(made: Preview, paint: Paint, terminal: TextIO | None) -> str:
     plan = made.plan
     title = printable(f"{plan.name or '(no name)'}  {plan.uuid}".rstrip())
     lines = [paint(title, bold=True), f"  {printable(made.file)}"]
     for disk in plan.disks:
-        lines += _show_disk(disk, paint)
+        lines += disk_lines(disk, paint, terminal)
     if not plan.disks:
         lines.append("  no disks")
-    return "\n".join([*lines, f"  {_verdict(made, paint)}\n"])
-
-
-def _show_disk(disk: Transition | Skip, paint: Paint) -> Iterator[str]:
-    target = f"{disk.target or '?':<5}"
-    if isinstance(disk, Skip) or not disk.changes:
-        address = disk.address if isinstance(disk, Skip) else disk.before
-        kept = f" {address.type:>6} {address} ({disk.format})"
-        yield f"  {target} {paint('stays', fg='yellow')}{printable(kept)}"
-    else:
-        action = paint(f"{disk.action:<5}", fg="green")
-        unverified = "" if disk.verified else paint(", not verified", fg="yellow")
-        yield f"  {target} {action} {disk.before.type:>6} {printable(str(disk.before))}"
-        after = printable(str(disk.after))
-        yield f"           -> {disk.after.type:>6} {after} ({disk.format}{unverified})"
-    if disk.reason is not None:
-        message = printable(disk.reason.message)
-        yield f"                  {paint(disk.reason.id, bold=True)}: {message}"
+    return "\n".join([*lines, *wrapped(f"  {_verdict(made, paint)}", terminal), ""])
 
 
 def _verdict(made: Preview, paint: Paint) -> str:
@@ -274,7 +260,7 @@ def _verdict(made: Preview, paint: Paint) -> str:
         words.append(f"{paint('invalid' if findings else 'valid', fg=colour)} {when}")
     text = ", ".join(words)
     findings = made.findings_after if made.broken else made.findings_before
-    return text + (f": line {findings[0].line}: {findings[0].message}" if findings else "")
+    return text + (f": line {findings[0].line}: {in_line(findings[0].message)}" if findings else "")
 
 
 def _painted(text: str, paint: Paint) -> str:
