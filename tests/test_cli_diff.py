@@ -99,6 +99,27 @@ def test_valid_before_and_invalid_after_is_trouble(without_volumes: Path, format
     assert 0 == xmlkit("diff", *IMAGES, *options, OUTSIDE).returncode
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("diff", "--format", "html", ADOPTED, OUTSIDE),
+        ("diff", "missing.xml", ADOPTED),
+        ("plan", ADOPTED, OUTSIDE),
+        ("transform", ADOPTED),
+    ],
+)
+def test_a_pool_that_the_host_has_not_is_told_once(
+    tmp_path: Path, command: Sequence[str | Path]
+) -> None:
+    """However many domains there are, and before any is read; nothing is written."""
+    out = tmp_path / "out"
+    done = xmlkit(*command, *IMAGES, "--relocate", "nope", "-o", out)
+
+    said = "xmlkit: no pool 'nope' to relocate to; the host's pools: images\n"
+    assert (2, said) == (done.returncode, done.stderr.decode())
+    assert not out.exists()
+
+
 def test_a_file_is_written_alike_from_a_terminal(tmp_path: Path) -> None:
     """-o: in no colours that nobody asked for, and no line broken by the terminal's width."""
     outs = [tmp_path / name for name in "abc"]
