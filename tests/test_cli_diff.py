@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from loops import mounted
 from lxml import html as lxml_html
 from scene import Scene
 
@@ -397,6 +398,20 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
         assert str(scene.base) in (svg.get("aria-label") or "")
     assert "the host itself was not looked at" not in file.read_text()
 
+    done = xmlkit("diff", *options, "--restart", "--format", "html", "-o", file)
+    assert 1 == done.returncode, done.stderr
+    off, on = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+    assert "changes" == on.get("data-state")
+    there, back = (
+        [(each.text or "").split()[:2] for each in steps.iter("code")]
+        for steps in on.find_class("steps")
+    )
+    for steps in there, back:
+        assert 1 == steps.count(["virsh", "start"])
+        assert ["virsh", "shutdown"] == steps[0]
+    assert f"xmlkit rollback --restart ID {runs.UUIDString()}" in on.text_content()
+    assert "--restart" not in off.text_content()
+
     state = ("--connect", libvirtd.uri, "--state-dir", libvirtd.directory / "state")
     planned = tmp_path / "plan.json"
     done = xmlkit("plan", *state, *options[2:], "-o", planned)
@@ -405,6 +420,46 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
     assert 1 == done.returncode, done.stderr
     domains = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
     assert ["changes", "refused"] == [each.get("data-state") for each in domains]
+
+
+def test_a_page_says_what_is_copied(libvirtd: Libvirtd, tmp_path: Path) -> None:
+    """Where the pool is on another file system; with --copy the steps are those of apply."""
+    scene = Scene(libvirtd)
+    with mounted("ext4", 256 << 20) as directory:
+        scene.pool("far", directory)
+        scene.nova_guest("guest")
+        file = tmp_path / "review.html"
+        options = ("--connect", libvirtd.uri, "--all", "--relocate", "far")
+        pages = []
+        for more in ((), ("--copy",)):
+            done = xmlkit("diff", *options, *more, "--format", "html", "-o", file)
+            assert 1 == done.returncode, done.stderr
+            (domain,) = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+            pages.append(domain)
+        state = ("--state-dir", tmp_path / "state")
+        dry = xmlkit("apply", *options, *state, "--copy", "--dry-run", "--format", "json")
+        scene.connection.storagePoolLookupByName("far").destroy()
+    refused, copied = pages
+
+    assert ("refused", "changes") == (refused.get("data-state"), copied.get("data-state"))
+    assert " other-file-system " in f" {refused.get('data-ids')} "
+    there, back = (
+        [each.text or "" for each in steps.iter("code")] for steps in copied.find_class("steps")
+    )
+    assert json.loads(dry.stdout)["domains"][0]["steps"] == there
+    assert there[0].startswith("cp ")
+    assert back[0].startswith("cp ")
+    (svg,) = copied.iter("svg")
+    assert "moves by a copy" in (svg.get("aria-label") or "")
+
+
+@pytest.mark.parametrize("option", ["--copy", "--restart", "--rewrite-metadata"])
+def test_how_steps_are_taken_is_said_of_a_hosts_page(option: str) -> None:
+    """Nothing else that diff shows has steps, and of a file alone nobody knows."""
+    for given in ((*IMAGES, "--format", "html"), ("--connect", NODE)):
+        done = xmlkit("diff", *given, option, ADOPTED)
+        assert (2, b"") == (done.returncode, done.stdout)
+        assert b"--format html and --connect" in done.stderr
 
 
 # Secrets.

@@ -52,6 +52,17 @@ if TYPE_CHECKING:  # no other format needs them
 @click.option(
     "--state-dir", metavar="DIR", help="With --plan: where the host's key is, as for xmlkit plan."
 )
+@click.option(
+    "--copy", is_flag=True, help="On a page: images may be copied, as by xmlkit apply --copy."
+)
+@click.option(
+    "--restart", is_flag=True, help="On a page: guests that run are restarted, as by apply."
+)
+@click.option(
+    "--rewrite-metadata",
+    is_flag=True,
+    help="On a page: snapshots and the like get the new addresses, as by apply.",
+)
 @click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1)
 def command(
     files: tuple[str, ...],
@@ -63,6 +74,9 @@ def command(
     show_secrets: bool,
     plan_file: str | None,
     state_dir: str | None,
+    copy: bool,
+    restart: bool,
+    rewrite_metadata: bool,
     **options: Any,
 ) -> int:
     """Show what a transition will change in a domain, and whether the result is valid.
@@ -89,6 +103,11 @@ def command(
         _refuse_decided()
     if format_ == "html" and show_secrets:
         raise click.UsageError("a page goes from hand to hand: --format html shows no secrets")
+    applied: dict[str, Any] = {
+        "copy": copy,
+        "restart": restart,
+        "rewrite_metadata": rewrite_metadata,
+    }
     code = changed = 0
     entries = []
     terminal = sys.stdout if output is None else None
@@ -115,8 +134,13 @@ def command(
             refuse_stale = stack.enter_context(_binding(uri, state_dir))
         if all_ and planned.connection is None:
             raise click.UsageError("--all are the domains of a libvirt: say --connect URI")
+        if any(applied.values()) and (format_ != "html" or planned.connection is None):
+            raise click.UsageError(
+                "--copy, --restart and --rewrite-metadata say how steps on a page are taken: they "
+                "go with --format html and --connect"
+            )
         files = tuple(planned.domains()) if all_ else files or tuple(plans)
-        page = _Page(planned, files, options["accept"]) if format_ == "html" else None
+        page = _Page(planned, files, options["accept"], applied) if format_ == "html" else None
         for file, document in planned.documents(files):
             try:
                 if isinstance(document, XmlkitError):
@@ -164,9 +188,16 @@ def command(
 class _Page:
     """The reviews of a page, and what the host said besides if it could be asked."""
 
-    def __init__(self, planned: Planner, names: tuple[str, ...], accept: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        planned: Planner,
+        names: tuple[str, ...],
+        accept: tuple[str, ...],
+        applied: dict[str, Any],
+    ) -> None:
         self.host = planned.host
         self.accept = accept
+        self.applied = applied
         self.troubles: list[str] = []
         self.reviews: list[Review] = []
         self.to: Form = "volume"
@@ -190,10 +221,12 @@ class _Page:
             self.reviews.append(review(made))
             return
         from xmlkit.preflight import judge
+        from xmlkit.service import Options, circumstances
 
-        concerns = judge(made.plan, guest, self.survey, accept=self.accept)
+        concerns = judge(made.plan, guest, self.survey, accept=self.accept, **self.applied)
         layers = layers_of(guest.document, self.survey)
-        self.reviews.append(review(made, concerns=concerns, layers=layers))
+        how = circumstances(made.plan, guest, self.survey, Options(**self.applied))
+        self.reviews.append(review(made, concerns=concerns, layers=layers, **how._asdict()))
 
     def html(self, to: Form | None = None) -> str:
         """The whole page."""
