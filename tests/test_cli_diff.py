@@ -394,7 +394,7 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
     assert " running " in f" {on.get('data-ids')} "
     assert " running " not in f" {off.get('data-ids')} "
     for domain in (off, on):
-        (svg,) = domain.iter("svg")
+        (svg,) = domain.find_class("wide")
         assert str(scene.base) in (svg.get("aria-label") or "")
     assert "the host itself was not looked at" not in file.read_text()
 
@@ -449,7 +449,7 @@ def test_a_page_says_what_is_copied(libvirtd: Libvirtd, tmp_path: Path) -> None:
     assert json.loads(dry.stdout)["domains"][0]["steps"] == there
     assert there[0].startswith("cp ")
     assert back[0].startswith("cp ")
-    (svg,) = copied.iter("svg")
+    (svg,) = copied.find_class("wide")
     assert "moves by a copy" in (svg.get("aria-label") or "")
 
 
