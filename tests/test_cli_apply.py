@@ -65,7 +65,7 @@ def test_a_guest_is_moved(scene: Scene, xmlkit: Shell) -> None:
 
     assert f"guest  done\napply {id}: 1 done\n" == done.stdout
     assert f"take it back with: xmlkit rollback {id}" in done.stderr
-    assert "vda   move    file /" in done.stderr
+    assert re.search("  vda  move, file to volume, qcow2\n       /.*\n    -> ", done.stderr)
     assert "volume" == form(scene, domain)
     scene.boots(domain)
 

@@ -58,6 +58,7 @@ nova.compute
 about
 cli
 cli.files cli.options cli.paint cli.workers cli.counting
+cli.lines
 cli.carrying cli.git cli.hosts cli.report cli.table
 """
 TIERS = (

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from xmlkit import journal, state
 from xmlkit.document import Document
@@ -38,12 +38,14 @@ if TYPE_CHECKING:  # it imports libvirt
 
 __all__ = [
     "Case",
+    "Circumstances",
     "Options",
     "Result",
     "ServiceError",
     "bound",
     "carry_out",
     "cases_of",
+    "circumstances",
     "directories_of",
     "is_done",
     "migrate_one",
@@ -230,13 +232,25 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         findings = validate(after, options.schemas)
         if findings:
             return replace(case, state="refused", id="schema", message=findings[0].message)
-    steps = steps_of(
-        made,
-        copied=_on_other_file_systems(made, surveyed) if options.copy else (),
-        metadata=_metadata(guest) if options.rewrite_metadata else (),
-        restart=guest.active,
-    )
+    steps = steps_of(made, **circumstances(made, guest, surveyed, options)._asdict())
     return replace(case, task=Task(made, steps))
+
+
+class Circumstances(NamedTuple):
+    """What makes the steps of a plan others on one host than on another, as steps_of() takes it."""
+
+    copied: frozenset[str] = frozenset()
+    metadata: tuple[tuple[str, str], ...] = ()
+    restart: bool = False
+
+
+def circumstances(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Circumstances:
+    """Those of a guest that is not refused with these options."""
+    return Circumstances(
+        copied=_on_other_file_systems(made, surveyed) if options.copy else frozenset(),
+        metadata=_metadata(guest) if options.rewrite_metadata else (),
+        restart=guest.active and options.restart,
+    )
 
 
 def _why_nothing(made: Plan) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmlkit.cli import drop_output
-from xmlkit.cli.paint import drawable
+from xmlkit.cli.lines import disk_lines, wrapped
+from xmlkit.cli.paint import drawable, painter
 from xmlkit.printable import in_line
 
 if TYPE_CHECKING:  # a help text needs none of them
@@ -128,17 +129,18 @@ def show(
 def _lines(case: Case, *, steps: bool) -> Iterator[str]:
     from xmlkit.plan import Transition
 
-    why = f": {case.id}" if case.id else ""
-    message = f": {case.message}" if case.message else ""
-    yield f"{case.name}  {case.uuid}  {case.state}{why}{message}"
+    why = ": ".join(filter(None, (case.id, case.message)))
+    head = f"{case.name}  {case.uuid}  {case.state}{f': {why}' if why else ''}"
+    yield from wrapped(line(head), sys.stderr)
     for disk in case.plan.disks if case.plan is not None else ():
         if isinstance(disk, Transition) and disk.changes and case.state != "nothing":
-            yield f"  {disk.target:<5} {disk.action:<5} {disk.before.type:>6} {disk.before}"
-            yield f"           -> {disk.after.type:>6} {disk.after} ({disk.format})"
+            yield from disk_lines(disk, painter("never"), sys.stderr)
     for concern in case.concerns:
         target = f"{concern.target}: " if concern.target else ""
         accepted = " (accepted)" if concern.accepted else ""
-        yield f"  {concern.severity}: {concern.id}: {target}{concern.message}{accepted}"
+        said = f"{concern.id}: {target}{concern.message}"
+        if said != why:
+            yield from wrapped(line(f"  {concern.severity}: {said}{accepted}"), sys.stderr)
     if steps and case.task is not None:
         yield from (f"    {step}" for step in case.task.steps)
 
@@ -359,7 +361,7 @@ def _report(
     for case, outcome in zip(cases, outcomes, strict=True):
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
-            click.echo(line(f"{case.name}  {outcome}"))
+            click.echo("\n".join(wrapped(line(f"{case.name}  {outcome}"), sys.stdout)))
     counts = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in dict.fromkeys(outcome.state for outcome in outcomes)
