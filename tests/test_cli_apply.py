@@ -57,6 +57,24 @@ def target(scene: Scene, domain: Any) -> Path:
 # Done.
 
 
+def test_hints_name_the_state_directory_that_was_given(scene: Scene, xmlkit: Shell) -> None:
+    """They can be typed as they stand."""
+    domain = scene.nova_guest("guest")
+    there = scene.libvirtd.directory / "its own"
+    option = ("--state-dir", there)
+    done = xmlkit("apply", *TO_POOL, "--yes", "guest", *option).told(0)
+    (path,) = there.glob("*.jsonl")
+    assert f"take it back with: xmlkit rollback {path.stem} --state-dir '{there}'\n" in done.stderr
+    *kept, end = path.read_text().splitlines(keepends=True)
+    assert '"end"' in end
+    path.write_text("".join(kept))
+    words = f"has not come to an end: run xmlkit recover --state-dir '{there}' first"
+    xmlkit("apply", "--all", "--yes", *option).refused(words)
+    xmlkit("recover", *option).told(0)
+    xmlkit("rollback", path.stem, "--yes", *option).told(0)
+    assert "file" == form(scene, domain)
+
+
 def test_a_guest_is_moved(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 0; what was planned is on stderr, how it ended on stdout, with the id."""
     domain = scene.nova_guest("guest")
@@ -654,6 +672,7 @@ def test_an_unknown_pool_is_refused(scene: Scene, xmlkit: Shell) -> None:
         (("--all", "--connect", "nonsense"), "cannot connect"),
         (("--all", "--state-dir", "/proc/xmlkit"), "/proc/xmlkit"),
         (("--all", "--state-dir", "/dev/null"), "/dev/null"),
+        (("--all", "--dry-run", "--state-dir", "/nowhere/xmlkit"), "/nowhere/xmlkit: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

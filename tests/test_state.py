@@ -75,6 +75,34 @@ def test_what_others_may_change_is_refused(tmp_path: Path) -> None:
         state.directory(str(tmp_path / "none/state"))
 
 
+def test_a_preview_refuses_what_nobody_could_make(tmp_path: Path) -> None:
+    """In no directory, in a file, or where nothing can be written; what is not there is well."""
+    for name in ("none/state", "file/state"):
+        (tmp_path / "file").touch()
+        with pytest.raises(StateError, match=f"{tmp_path / name}: No.*--state-dir"):
+            state.refuse_impossible(tmp_path / name)
+    path = tmp_path / "state"
+    state.refuse_impossible(path)
+    assert not path.exists()
+    state.refuse_impossible(state.directory(str(path)))
+    with mounted("tmpfs", MIB) as there:
+        subprocess.run(["mount", "-o", "remount,ro", there], check=True)
+        for each in (there, there / "state"):
+            with pytest.raises(StateError, match="Read-only file system; find out why"):
+                state.refuse_impossible(each)
+
+
+def test_a_command_finds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an option, quoted for a shell; where it would look anyway it needs none."""
+    monkeypatch.setenv("XMLKIT_STATE_DIR", str(tmp_path))
+    assert "" == state.option(None)
+    assert "" == state.option(tmp_path)
+    assert f" --state-dir '{tmp_path}/a b'" == state.option(str(tmp_path / "a b"))
+    monkeypatch.delenv("XMLKIT_STATE_DIR")
+    assert "" == state.option(state.DEFAULT)
+    assert f" --state-dir {tmp_path}" == state.option(tmp_path)
+
+
 def test_who_only_reads_makes_nothing(tmp_path: Path) -> None:
     """A directory that is not there may be named; one that is there is looked at all the same."""
     path = tmp_path / "none/state"

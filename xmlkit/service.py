@@ -389,7 +389,8 @@ def refuse_pending(directory: Path) -> None:
     pending = [each.id for each in journals if each.pending]
     if pending:
         raise ServiceError(
-            f"transition {', '.join(pending)} has not come to an end: run xmlkit recover first"
+            f"transition {', '.join(pending)} has not come to an end: "
+            f"run xmlkit recover{state.option(directory)} first"
         )
 
 

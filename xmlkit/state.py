@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import socket
 import stat
 import struct
@@ -57,7 +58,7 @@ def directory(given: str | None = None, *, make: bool = True) -> Path:
     Raises StateError if it cannot be made, is a symbolic link, belongs to somebody else, or others
     than its owner can write there.
     """
-    path = Path(given or os.environ.get("XMLKIT_STATE_DIR") or DEFAULT).absolute()
+    path = _path(given)
     with _reported(path):
         if make:
             with contextlib.suppress(FileExistsError):
@@ -73,6 +74,30 @@ def directory(given: str | None = None, *, make: bool = True) -> Path:
         raise StateError(f"{path} is not a directory: name another one with --state-dir")
     _trusted(path, facts, 0o022, "writable")
     return path
+
+
+def refuse_impossible(path: Path) -> None:
+    """Raise StateError where directory() could make none, or nothing be written, whoever asks.
+
+    For who says what would be done, and makes nothing. path: what directory() gave. What its user
+    may do is not asked: a preview is for others, too.
+    """
+    with _reported(path):
+        place = path if path.exists() else path.parent
+        if not stat.S_ISDIR(place.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def option(given: str | Path | None) -> str:
+    """What a command needs to find that directory again: " --state-dir PATH", or nothing."""
+    path = _path(given)
+    return "" if path == _path(None) else f" --state-dir {shlex.quote(str(path))}"
+
+
+def _path(given: str | Path | None) -> Path:
+    return Path(given or os.environ.get("XMLKIT_STATE_DIR") or DEFAULT).absolute()
 
 
 @contextlib.contextmanager

@@ -222,7 +222,9 @@ class _Apply:
                 schemas=self.options.schemas,
             )
             directory = state.directory(self.state_dir, make=not dry_run)
-            if not dry_run:
+            if dry_run:
+                state.refuse_impossible(directory)
+            else:
                 stack.enter_context(service.writing(connection, directory))
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)
@@ -329,4 +331,5 @@ class _Apply:
             kind="apply",
             dry_run=dry_run,
             differences=self.differences,
+            state_dir=self.state_dir,
         )

@@ -295,10 +295,12 @@ def report(
     kind: str,
     dry_run: bool = False,
     differences: Mapping[str, str] | None = None,
+    state_dir: str | None = None,
 ) -> int:
     """Say how it ended, and return the exit code, which counts also if nobody can be told.
 
-    differences: by UUID, for the JSON; None if nobody has asked for them.
+    differences: by UUID, for the JSON; None if nobody has asked for them. state_dir: as it was
+    given.
     """
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     outcomes = [outcome_of(case, ended) for case in cases]
@@ -309,6 +311,7 @@ def report(
             kind=kind,
             dry_run=dry_run,
             differences=differences,
+            state_dir=state_dir,
         )
     return code_of(outcomes)
 
@@ -340,7 +343,10 @@ def _report(
     kind: str,
     dry_run: bool,
     differences: Mapping[str, str] | None,
+    state_dir: str | None,
 ) -> None:
+    from xmlkit import state
+
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     ids = {uuid: result.id for result in results for uuid in result.outcomes}
     if format_ == "json":
@@ -371,9 +377,10 @@ def _report(
     click.echo(f"{kind} {' '.join(made)}: {summary}" if made else f"{kind}: {summary}")
     for id in made if kind == "apply" else ():
         if any(ids.get(uuid) == id and end.state == "done" for uuid, end in ended.items()):
-            click.echo(f"take it back with: xmlkit rollback {id}", err=True)
+            words = f"rollback {id}{state.option(state_dir)}"
+            click.echo(f"take it back with: xmlkit {words}", err=True)
     if counts.get("pending"):
-        click.echo("bring it to an end with: xmlkit recover", err=True)
+        click.echo(f"bring it to an end with: xmlkit recover{state.option(state_dir)}", err=True)
 
 
 def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:

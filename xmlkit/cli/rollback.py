@@ -61,6 +61,8 @@ def command(
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
     directory = state.directory(state_dir, make=False)
+    if dry_run:
+        state.refuse_impossible(directory)
     done = journal.find(str(directory), id)
     uri = connect or done.uri
     known = {name for task in done.tasks.values() for name in (task.uuid, task.plan.name)}
@@ -100,6 +102,7 @@ def command(
                     kind="rollback",
                     dry_run=dry_run,
                     differences=shown,
+                    state_dir=state_dir,
                 )
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 return 1
@@ -115,5 +118,9 @@ def command(
                     of=done.id,
                 )
             return carrying.report(
-                cases, (result,), format_=format_, kind="rollback", differences=shown
+                *(cases, (result,)),
+                format_=format_,
+                kind="rollback",
+                differences=shown,
+                state_dir=state_dir,
             )
