@@ -152,7 +152,7 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
             "consistency": taken.consistency,
             "state": outcome.state,
             "reason": outcome.id or None,
-            "message": outcome.message or None,
+            "message": outcome.message or taken.unfrozen or None,
         }
         click.echo(json.dumps(data, indent=2))
     else:
@@ -164,6 +164,7 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
             )
         )
         if outcome.state == "done":
-            click.echo(_WORTH[taken.consistency], err=True)
+            why = f" ({taken.unfrozen})" if taken.unfrozen else ""
+            click.echo(carrying.line(_WORTH[taken.consistency] + why), err=True)
         if outcome.state == "pending":
             click.echo("bring it to an end with: xmlkit recover", err=True)
