@@ -50,7 +50,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
             connection = connected(connect or journal.uri)
             host = host_uuid(connection)
             if host not in hosts:  # two URIs may lead to one
-                stack.enter_context(state.host_lock(host))
+                stack.enter_context(service.host_locked(connection))
                 hosts.add(host)
             if connect and journal.pending and without_password(connect) != journal.uri:
                 _refuse_another(connection, connect, journal)
