@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import TROUBLE, carrying, options
+from xmlkit.cli import TROUBLE, carrying, options, signals
 
 
 @click.command(name="recover")
@@ -35,7 +35,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     from xmlkit.observe import host_uuid, opened, without_password
 
     directory = state.directory(state_dir, make=False)
-    with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
+    with signals.interruptible(), carrying.begun(), ExitStack() as stack:
         if directory.exists():
             stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, options, printable
+from xmlkit.cli import carrying, options, printable, signals
 from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 
-    with carrying.interruptible(), opened(uri, write=True) as connection:
+    with signals.interruptible(), opened(uri, write=True) as connection:
         from xmlkit import service, snapshot, state
 
         prepared = partial(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from xmlkit.cli import carrying, options, printable
+from xmlkit.cli import carrying, options, printable, signals
 from xmlkit.cli.hosts import relocations
 from xmlkit.cli.table import table
 from xmlkit.status import DomainStatus, Status, status
@@ -67,10 +67,9 @@ def command(
         if schemas:
             raise
         place = None
-    from xmlkit.observe import opened
     from xmlkit.survey import survey
 
-    with carrying.interruptible(), opened(uri) as connection:
+    with signals.reading(uri) as connection:
         surveyed = survey(connection)
     found = status(surveyed, schemas=place, relocate=pools, accept=accept)
     if warn:
