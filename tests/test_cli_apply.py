@@ -355,7 +355,7 @@ def test_a_signal_in_the_middle_takes_back_what_was_begun(
     assert "guest  undone: interrupted: " in done.stdout
     assert "file" == form(scene, domain)
     assert [] == list((scene.instances / "disks").iterdir())
-    assert "nothing to recover\n" == xmlkit("recover").told(0).stdout
+    assert "nothing to recover in" in xmlkit("recover").told(0).stdout
     scene.boots(domain)
 
 

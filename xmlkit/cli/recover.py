@@ -56,6 +56,9 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
                 _refuse_another(connection, connect, journal)
             return connection
 
+        if connect:
+            # also where nothing is pending: what was asked for was that host
+            connected(connect)
         found, errors = service.recover_all(
             host_of,
             directory,
@@ -90,7 +93,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
                 name = journal.tasks[uuid].plan.name
                 click.echo(carrying.line(f"{journal.id}  {name}  {outcome}"))
         if not (found or errors):
-            click.echo("nothing to recover")
+            click.echo(carrying.line(f"nothing to recover in {directory}"))
     for error in errors:
         click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
     if errors:
