@@ -181,8 +181,39 @@ def test_a_volume_disk_that_must_stay_is_invalid_on_such_a_host() -> None:
     assert b"type='volume'" in done.stdout
 
 
+NOT_INSTALLED = """
+from xmlkit.validation import schemas
+schemas._PLACES = ()
+from xmlkit.cli import main
+main()
+"""
+
+
+def test_where_no_schemas_are_installed_nothing_is_validated() -> None:
+    """What would change is shown, and that there is no verdict is told. A page needs one."""
+
+    def diff(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-c", NOT_INSTALLED, "diff", *IMAGES, *arguments]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
+        return subprocess.run(command, capture_output=True, env=kept)
+
+    for file, code in ((ADOPTED, 1), (OUTSIDE, 0)):
+        text = diff(file)
+        assert code == text.returncode
+        assert b"  not validated\n" in text.stdout
+        assert 1 == text.stderr.count(b"\n")
+        assert b"xmlkit: not validated: libvirt's schemas are not installed" in text.stderr
+        entry = data(diff("--format", "json", file))["domains"][0]
+        assert ({"valid": None}, {"valid": None}) == (entry["before"], entry["after"])
+        usual = data(xmlkit("diff", *IMAGES, "--format", "json", file))["domains"][0]
+        assert usual | {"before": None, "after": None} == entry | {"before": None, "after": None}
+    page = diff("--format", "html", ADOPTED)
+    assert (2, b"") == (page.returncode, page.stdout)
+    assert b"libvirt's schemas are not installed" in page.stderr
+
+
 def test_a_schema_that_is_not_there_is_trouble(tmp_path: Path) -> None:
-    """Without a verdict nothing is shown."""
+    """Who names schemas wants a verdict: without one nothing is shown."""
     done = xmlkit("diff", *IMAGES, "--schemas", tmp_path, ADOPTED)
     by_variable = xmlkit("diff", *IMAGES, ADOPTED, XMLKIT_SCHEMAS=str(tmp_path))
 

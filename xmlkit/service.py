@@ -24,7 +24,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, host_uuid, without_password
+from xmlkit.observe import LibvirtError, host_uuid, is_own, without_password
 from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
@@ -47,6 +47,7 @@ __all__ = [
     "cases_of",
     "circumstances",
     "directories_of",
+    "host_locked",
     "is_done",
     "migrate_one",
     "recover_all",
@@ -290,8 +291,14 @@ def writing(connection: Any, directory: Path, wait: float = 0) -> Iterator[None]
 
     wait: seconds to wait for another one. Raises LockedError, StateError.
     """
-    with state.lock(directory, wait), state.host_lock(host_uuid(connection), wait):
+    with state.lock(directory, wait), host_locked(connection, wait):
         yield
+
+
+def host_locked(connection: Any, wait: float = 0) -> contextlib.AbstractContextManager[None]:
+    """The lock of the host of a connection: state.host_lock()."""
+    own = is_own(connection.getURI())
+    return state.host_lock(host_uuid(connection), wait, own=own)
 
 
 def carry_out(

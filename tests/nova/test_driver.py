@@ -102,6 +102,10 @@ class Life:
         state = self.libvirtd.directory / "state"
         state.mkdir(mode=0o700)
         base = self.scene.base
+        locks = self.libvirtd.directory / "run/xmlkit"
+        locks.mkdir()
+        locks.chmod(0o2770)
+        os.chown(locks, 0, user)
         for path in (self.scene.instances, base.parent, base, self.disks, self.glance, state):
             os.chown(path, user, user)
         (self.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)

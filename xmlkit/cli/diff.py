@@ -23,6 +23,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.plan import Form, Plan, PlanError, no_volume_disks
 from xmlkit.printable import in_line
 from xmlkit.validation.profiles import NO_VOLUME_DISKS
+from xmlkit.validation.schemas import SchemaError, directory
 
 if TYPE_CHECKING:  # no other format needs them
     from xmlkit.review import Review
@@ -82,7 +83,8 @@ def command(
     """Show what a transition will change in a domain, and whether the result is valid.
 
     For each domain: what happens to each disk (adopted where it is, moved, or why not), the
-    verdict of libvirt's schema before and after, and the difference of the bytes.
+    verdict of libvirt's schema before and after (none, and that is told, where its schemas
+    are not installed), and the difference of the bytes.
     A FILE is libvirt XML, - is stdin; with --connect a DOMAIN is a name or UUID.
 
     \b
@@ -121,6 +123,7 @@ def command(
         else:
             told.append(text)
 
+    validated = _validated(schemas, needed=format_ == "html")
     with planner(**options) as planned, ExitStack() as stack:
         plans = {}
         if plan_file is not None:
@@ -160,7 +163,8 @@ def command(
                 code = TROUBLE
                 continue
             bare = no_volume_disks(document, planned.host) is not None
-            made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
+            profile = NO_VOLUME_DISKS if bare else None
+            made = preview(file, document, plan, schemas, profile, validated=validated)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
             if page is not None:
@@ -183,6 +187,21 @@ def command(
     if output is not None:
         write("".join(told).encode("utf-8", "backslashreplace"), output)
     return code
+
+
+def _validated(schemas: str | None, *, needed: bool) -> bool:
+    """Whether there are schemas to validate by; without any installed that is told.
+
+    Raises SchemaError where some were named, or are needed.
+    """
+    try:
+        directory(schemas)
+    except SchemaError as error:
+        if needed or schemas is not None or os.environ.get("XMLKIT_SCHEMAS"):
+            raise
+        click.echo(f"xmlkit: not validated: {error}", err=True)
+        return False
+    return True
 
 
 class _Page:
@@ -287,6 +306,8 @@ def _show(made: Preview, paint: Paint, terminal: TextIO | None) -> str:
 
 
 def _verdict(made: Preview, paint: Paint) -> str:
+    if not made.validated:
+        return paint("not validated", fg="yellow")
     words = []
     for findings, when in ((made.findings_before, "before"), (made.findings_after, "after")):
         colour = "red" if findings else "green"

@@ -211,9 +211,10 @@ def planner(
     }
     uri = connect or (None if given else os.environ.get("LIBVIRT_DEFAULT_URI"))
     if uri:
-        from xmlkit.observe import observe, opened
+        from xmlkit.cli.signals import reading
+        from xmlkit.observe import observe
 
-        with opened(uri) as connection:
+        with reading(uri) as connection:
             observed = parse_host(observe(connection), replace(HOST_LIMITS, markup=1 << 30))
             host = _assumed(observed, assume_libvirt)
             check_pools(options["relocate"].values(), host.by_name)
