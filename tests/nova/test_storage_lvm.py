@@ -20,8 +20,9 @@ from machines import Machine, MachineError, emulated_machine, in_machine
 from nova import exception
 from nova.virt.image import model
 from nova.virt.libvirt import imagebackend
-from novahost import IMAGE, MIB, NovaHost, guest, source
+from novahost import IMAGE, MIB, NovaHost, domain, guest, source
 from oslo_concurrency import processutils
+from scene import UP, until
 
 from xmlkit import pools
 from xmlkit.actions import create_pool
@@ -36,7 +37,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One for all tests, with a volume group and the pool over it."""
     tmp_path_factory.getbasetemp()
     tree("linux")
-    with emulated_machine() as machine:
+    with emulated_machine(emulator=True) as machine:
         machine.run(f"pvcreate /dev/vda\nvgcreate {VG} /dev/vda")
         connection = libvirt.open(machine.uri)
         create_pool(connection, pools.pool(VG, "logical", source=VG))
@@ -190,6 +191,23 @@ def test_the_xml_is_that_of_lvm_and_the_volume(host: NovaHost) -> None:
     fs = disk.libvirt_fs_info("/mnt")
     assert ("block", disk.path) == (fs.source_type, fs.source_dev)
     assert model.LocalBlockImage(disk.path) == disk.get_model(None)
+
+
+@in_machine
+def test_a_guest_boots_from_its_volume(host: NovaHost, machine: Machine) -> None:
+    """The XML, given to the machine's libvirt: the guest runs, and writes to its volume."""
+    disk = host.make(host.disk(), 8 * MIB)
+    log = "/root/console"
+    running = host.connection.defineXML(domain(host, disk.libvirt_info("none", {}), log=log))
+    volume = f"{host.instance.uuid}_disk"
+    running.create()
+    try:
+        until(lambda: f"{UP.decode()}\nW" in machine.run(f"cat {log}").replace("\r", ""))
+        assert f"<source pool='{VG}' volume='{volume}'" in running.XMLDesc()
+    finally:
+        running.destroy()
+        running.undefine()
+    assert "TICK" == machine.run(f"dd if={disk.path} bs=512 skip=8 count=1 2>/dev/null | head -c 4")
 
 
 @in_machine
