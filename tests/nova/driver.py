@@ -212,12 +212,14 @@ class Compute:
             case.stub_out(name, lambda *_, value=value, **__: value)
         case.stub_out("os.uname", UNAME)
 
+        formats: dict[str, str] = {}
+
         def get(_: Any, context: Any, image: str, *rest: Any, **more: Any) -> dict[str, Any]:
             return {
                 "id": image,
                 "name": image,
                 "status": "active",
-                "disk_format": "raw",
+                "disk_format": formats.get(image, "raw"),
                 "container_format": "bare",
                 "properties": {},
             }
@@ -228,6 +230,7 @@ class Compute:
         def update(
             _: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any
         ) -> None:
+            formats[image] = said["disk_format"]
             with (settings.glance / image).open("wb") as file:
                 shutil.copyfileobj(data, file)
 
@@ -278,6 +281,16 @@ class Compute:
             self.instance.image_ref = image
             known = [self.instance]
         self.driver.manage_image_cache(self.admin, known)
+
+    def unshelve(self, image: str) -> None:
+        """As ComputeManager.unshelve_instance, from the snapshot that shelving has left."""
+        from nova.objects import ImageMeta
+
+        before = self.instance.image_ref
+        self.instance.vm_state, self.instance.image_ref = "shelved_offloaded", image
+        meta = ImageMeta(id=image, properties=self.meta.properties)
+        self.driver.spawn(self.admin, self.instance, meta, [], None, {}, [], self.attached)
+        self.instance.vm_state, self.instance.image_ref = None, before
 
     def destroy(self) -> None:
         """As a user deletes it."""
