@@ -137,8 +137,8 @@ class MachineError(RuntimeError):
 class Machine:
     """A running emulated machine: Debian 12's kernel, libvirt, LVM and busybox, nothing else.
 
-    Fields: `uri` opens its libvirt, which has storage pools of all kinds, and an emulator if asked for;
-    `directory` is its own, with the image of /dev/vda and the log of its console in it.
+    Fields: `uri` opens its libvirt, which has storage pools of all kinds, and an emulator if asked
+    for; `directory` is its own, with the image of /dev/vda and the log of its console in it.
     """
 
     uri: str

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -457,16 +455,6 @@ class _Ssh:
     def copy_file(self, source: str, target: str, **_: Any) -> None:
         there = self._there(target.partition(":")[2])
         subprocess.run(["cp", "--sparse=always", source, there], check=True)
-
-
-@contextlib.contextmanager
-def running(libvirtd: Libvirtd, settings: Settings) -> Iterator[Host]:
-    """A nova-compute."""
-    host = Host(libvirtd, settings)
-    try:
-        yield host
-    finally:
-        host.stop()
 
 
 if __name__ == "__main__":

@@ -789,9 +789,9 @@ def test_a_shared_pool_has_to_be_said_to_be_one(
 
 
 @pytest.fixture
-def partitions(host: NovaHost) -> Iterator[tuple[Any, Path]]:
-    """A pool of type disk on a device of its own, of a libvirt that sees what the kernel makes; and
-    the directory of that libvirt."""
+def partitions(host: NovaHost) -> Iterator[tuple[Any, str, Path]]:
+    """A pool of type disk, its device, and the directory of its libvirt, which sees the partitions
+    that the kernel makes."""
     with loop_device(64 * MIB) as device, private_libvirtd() as other:
         run("parted", "-s", device, "mklabel", "gpt")
         run("nsenter", "--mount", "-t", other.pid, "mount", "-t", "devtmpfs", "dev", "/dev")
@@ -802,7 +802,7 @@ def partitions(host: NovaHost) -> Iterator[tuple[Any, Path]]:
         )
         pool.create()
         host.store = store.bind(lambda: connection)
-        yield pool, other.directory
+        yield pool, device.name, other.directory
         connection.close()
 
 
@@ -810,20 +810,21 @@ VOLUME = "<volume><name>{}</name><capacity unit='MiB'>8</capacity></volume>"
 
 
 def test_partitions_are_no_disks_of_novas(
-    host: NovaHost, partitions: tuple[Any, Path]
+    host: NovaHost, partitions: tuple[Any, str, Path]
 ) -> None:
     """libvirt names them by their number, which is given anew when it is free, and leaves one
     behind when it is asked for another name: nothing says whose a partition is."""
-    pool, _ = partitions
-    device = etree.fromstring(pool.XMLDesc()).find("source/device").get("path")
-    first, second = (f"{os.path.basename(device)}p{number}" for number in (1, 2))
+    pool, device, _ = partitions
+    first, second = f"{device}p1", f"{device}p2"
     with pytest.raises(libvirt.libvirtError, match=f"expected '{first}'"):
         pool.createXML(VOLUME.format(host.path().name))
     pool.refresh()
     assert [first] == pool.listVolumes()
 
     pool.createXML(VOLUME.format(second))
-    run("parted", "-s", device, "rm", "1")  # libvirt cannot where a device's name ends in a digit
+    run(
+        "parted", "-s", f"/dev/{device}", "rm", "1"
+    )  # libvirt cannot where a device's name ends in a digit
     pool.refresh()
     pool.createXML(VOLUME.format(first))
     assert [first, second] == sorted(pool.listVolumes())
@@ -834,14 +835,13 @@ def test_partitions_are_no_disks_of_novas(
 
 
 def test_a_guest_boots_from_a_partition_that_it_has(
-    host: NovaHost, partitions: tuple[Any, Path]
+    host: NovaHost, partitions: tuple[Any, str, Path]
 ) -> None:
     """A block disk of Nova's that is a volume of the pool is written as that; Nova reads its path,
     and it does not go with the instance."""
-    pool, directory = partitions
+    pool, device, directory = partitions
     connection = pool.connect()
-    device = etree.fromstring(pool.XMLDesc()).find("source/device").get("path")
-    name = f"{os.path.basename(device)}p1"
+    name = f"{device}p1"
     path = Path(pool.createXML(VOLUME.format(name)).path())
     with path.open("r+b") as partition:
         partition.write(guest())

@@ -16,11 +16,12 @@ from typing import Any
 import libvirt
 import pytest
 from chroots import tree
+from lxml import etree
 from machines import Machine, MachineError, emulated_machine, in_machine
 from nova import exception
 from nova.virt.image import model
 from nova.virt.libvirt import imagebackend
-from novahost import IMAGE, MIB, NovaHost, domain, guest, source
+from novahost import DISK, IMAGE, MIB, NovaHost, domain, guest, source
 from oslo_concurrency import processutils
 from scene import UP, until
 
@@ -180,9 +181,22 @@ def test_nothing_is_reserved_by_fallocate(host: NovaHost, monkeypatch: pytest.Mo
 
 @in_machine
 def test_the_xml_is_that_of_lvm_and_the_volume(host: NovaHost) -> None:
-    """A block device for Nova, the volume for libvirt."""
-    disk = host.make(host.disk())
-    found = disk.libvirt_info("none", {})
+    """A block device for Nova, as its own Lvm would say it, and the volume for libvirt."""
+    host.case.flags(hw_disk_discard="unmap", images_volume_group=VG, group="libvirt")
+    quota = {"quota:disk_read_bytes_sec": "10", "quota:disk_total_iops_sec": "20"}
+    mappings: tuple[tuple[dict[str, str], dict[str, Any]], ...] = (
+        ({"type": "cdrom", "dev": "hda", "bus": "ide"}, {"boot_order": "1"}),
+        ({"bus": "scsi", "dev": "sda"}, {"disk_unit": 5}),
+        ({"bus": "scsi", "dev": "sda"}, {"disk_unit": None}),
+        ({}, {}),
+    )
+    host.make(host.disk())
+    for mapping, more in mappings:
+        disk = host.disk(**mapping)
+        found = disk.libvirt_info("none", quota, **more)
+        theirs = imagebackend.Lvm(host.instance, "disk", disk_info_mapping={**DISK, **mapping})
+        expected = theirs.libvirt_info("none", quota, **more)
+        assert etree.tostring(expected.format_dom()) == etree.tostring(found.format_dom())
     assert ("block", disk.path, "raw", "native") == (
         *(found.source_type, found.source_path),
         *(found.driver_format, found.driver_io),
