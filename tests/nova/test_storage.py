@@ -29,6 +29,7 @@ from nova.conf import CONF
 from nova.virt.image import model
 from nova.virt.libvirt import config, driver, imagebackend
 from novahost import DISK, IMAGE, MIB, NovaHost, domain, guest, head, info, source
+from oslo_concurrency import processutils
 from oslo_utils import units
 from scene import DOMAIN, UP, run, until
 
@@ -419,8 +420,12 @@ def test_a_base_that_fails_takes_nothing_from_the_next(host: NovaHost) -> None:
 def test_a_full_disk_leaves_no_volume(host: NovaHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy of a raw base fails in the middle."""
     host.case.flags(use_cow_images=False)
-    monkeypatch.setattr(LibvirtStorage, "_copy", lambda self, *_: run("false"))
-    with pytest.raises(AssertionError, match="false"):
+
+    def full(*command: object) -> None:
+        raise processutils.ProcessExecutionError(stderr="No space left on device", cmd=command[0])
+
+    monkeypatch.setattr(processutils, "execute", full)
+    with pytest.raises(processutils.ProcessExecutionError, match="No space"):
         host.make(host.disk())
     assert [] == host.volumes()
 
