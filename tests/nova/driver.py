@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -30,7 +28,6 @@ from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
-UNAME = os.uname  # Nova's fixtures take it away
 
 CallError = RuntimeError
 
@@ -107,7 +104,11 @@ class Host:
 
 def main(descriptor: int) -> int:
     """Serve until nobody asks any more."""
-    from conftest import set_up  # type: ignore[attr-defined] # to mypy it is another one
+    sys.path.append(str(Path(__file__).parents[1]))
+    import nova.tests.unit  # first of all: it chooses the threads
+    from novahost import set_up
+
+    assert nova.tests.unit
 
     # pytest shows it with a test that fails
     said = logging.StreamHandler()
@@ -137,7 +138,6 @@ class Compute:
     def __init__(self, case: Any, settings: Settings) -> None:
         import guests
         from nova import context
-        from nova.tests import fixtures
         from nova.virt import fake
         from nova.virt.libvirt import driver
 
@@ -147,21 +147,15 @@ class Compute:
         self.settings = settings
         self.case = case
         self.admin = context.get_admin_context()
-        case.useFixture(fixtures.PrivsepFixture())
-        case.useFixture(fixtures.OSBrickFixture())
+        guests.prepare_alone(case, settings.uri)
         store.register_options()
         case.flags(host=settings.name, my_ip=settings.address)
         case.flags(instances_path=str(settings.instances))
         case.flags(lock_path=str(settings.instances / "locks"), group="oslo_concurrency")
         # else Nova makes a raw disk qcow2 when it migrates
         case.flags(use_cow_images=settings.images_type != "raw")
-        case.flags(enabled=False, group="vnc")
-        case.flags(default_ephemeral_format="ext4")
         case.flags(skip_cpu_compare_on_dest=True, group="workarounds")
         case.flags(
-            connection_uri=settings.uri,
-            virt_type="qemu",
-            cpu_mode="none",
             images_type=settings.images_type,
             snapshots_directory=str(settings.instances / "snapshots"),
             live_migration_inbound_addr=LOCAL,
@@ -169,7 +163,7 @@ class Compute:
             live_migration_uri=f"{settings.peer}&to=%s",
             group="libvirt",
         )
-        self._without_a_deployment()
+        self._without_glance_and_ssh()
         if settings.enabled:
             xmlkit.nova.enable(state_dir=str(settings.state))
         self.wanted = guests.Guest(settings.images_type, ephemeral=1, swap=1)
@@ -189,35 +183,17 @@ class Compute:
         self.driver = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
         self.driver.init_host(settings.name)
 
-    def _without_a_deployment(self) -> None:
-        """What would ask a database, Glance, Neutron or another machine."""
-        from nova import objects
-
+    def _without_glance_and_ssh(self) -> None:
+        """What would ask Glance or another machine."""
         case, settings = self.case, self.settings
-        nothing = {
-            "nova.virt.libvirt.host.Host._init_events": None,  # nobody waits for one
-            "nova.virt.libvirt.driver.LibvirtDriver._check_my_ip": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details": None,
-            "nova.network.neutron.API.has_port_binding_extension": False,
-            "nova.objects.Instance.save": None,
-            "nova.objects.Migration.save": None,
-            "nova.objects.InstanceList.get_by_host": objects.InstanceList(objects=[]),
-            "nova.objects.BlockDeviceMappingList.get_by_instance_uuid": (
-                objects.BlockDeviceMappingList(objects=[])
-            ),
-            "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid": {},
-        }
-        for name, value in nothing.items():
-            case.stub_out(name, lambda *_, value=value, **__: value)
-        case.stub_out("os.uname", UNAME)
+        formats: dict[str, str] = {}
 
         def get(_: Any, context: Any, image: str, *rest: Any, **more: Any) -> dict[str, Any]:
             return {
                 "id": image,
                 "name": image,
                 "status": "active",
-                "disk_format": "raw",
+                "disk_format": formats.get(image, "raw"),
                 "container_format": "bare",
                 "properties": {},
             }
@@ -228,6 +204,7 @@ class Compute:
         def update(
             _: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any
         ) -> None:
+            formats[image] = said["disk_format"]
             with (settings.glance / image).open("wb") as file:
                 shutil.copyfileobj(data, file)
 
@@ -278,6 +255,16 @@ class Compute:
             self.instance.image_ref = image
             known = [self.instance]
         self.driver.manage_image_cache(self.admin, known)
+
+    def unshelve(self, image: str) -> None:
+        """As ComputeManager.unshelve_instance, from the snapshot that shelving has left."""
+        from nova.objects import ImageMeta
+
+        before = self.instance.image_ref
+        self.instance.vm_state, self.instance.image_ref = "shelved_offloaded", image
+        meta = ImageMeta(id=image, properties=self.meta.properties)
+        self.driver.spawn(self.admin, self.instance, meta, [], None, {}, [], self.attached)
+        self.instance.vm_state, self.instance.image_ref = None, before
 
     def destroy(self) -> None:
         """As a user deletes it."""
@@ -472,16 +459,6 @@ class _Ssh:
     def copy_file(self, source: str, target: str, **_: Any) -> None:
         there = self._there(target.partition(":")[2])
         subprocess.run(["cp", "--sparse=always", source, there], check=True)
-
-
-@contextlib.contextmanager
-def running(libvirtd: Libvirtd, settings: Settings) -> Iterator[Host]:
-    """A nova-compute."""
-    host = Host(libvirtd, settings)
-    try:
-        yield host
-    finally:
-        host.stop()
 
 
 if __name__ == "__main__":
