@@ -277,8 +277,19 @@ def test_a_resize_is_taken_back_and_done_again(life: Life) -> None:
 class Two:
     """An instance and two hosts, with one storage or each with its own at the same path."""
 
-    def __init__(self, pair: Pair, place: Path, begun: str, images_type: str) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        place: Path,
+        begun: str,
+        images_type: str,
+        *,
+        live: bool = False,
+        memory: int = 64,
+    ) -> None:
         self.pair = pair
+        self.live = live
+        self.memory = memory
         self.shared = pair.storages[0] == pair.storages[1]
         self.glance = glance(place / "glance")
         self.state = place
@@ -307,6 +318,8 @@ class Two:
                 images_type=images_type,
                 state=self.state / f"state-{side}",
                 enabled=enabled,
+                live=self.live,
+                memory=self.memory,
                 address=f"127.0.0.{2 + side}",
                 peer=libvirtds[1 - side].uri,
                 root=self.pair.root,
