@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -117,7 +118,7 @@ class Host:
 
     def kill(self) -> None:
         """As a machine ends."""
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # nsenter has a child
         self._process.wait()
 
     def stop(self) -> None:

@@ -15,16 +15,19 @@ import pytest
 from guests import GUESTS, UUID
 from lookups import Seen
 from nova import objects
+from nova.compute.manager import ComputeManager
 from nova.virt.libvirt import driver, guest, imagebackend, imagecache, migration, utils
 from threads import environment
 
 import xmlkit.nova
 from xmlkit.host import Host
 from xmlkit.nova.instances import INSTANCES, warn_of_legacy
+from xmlkit.nova.live import LIVE
 from xmlkit.nova.seams import BUILDER, Seam, SeamError, find
 
 RELEASE = int(nova.version.version_string().partition(".")[0])
 OWNERS = (
+    ComputeManager,
     driver.LibvirtDriver,
     guest.Guest,
     imagebackend.Backend,
@@ -79,7 +82,7 @@ def test_twice_is_refused(out: None) -> None:
 
 def test_each_seam_is_recognised() -> None:
     """All that this release is known to have."""
-    seams = (*BUILDER, *INSTANCES)
+    seams = (*BUILDER, *INSTANCES, *LIVE)
     known = [each for each in seams if each.since <= RELEASE < (each.until or RELEASE + 1)]
     assert len(known) == len(find(seams, RELEASE))
 
