@@ -39,7 +39,7 @@ def enable(
     where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
     the place of Nova's manager, which would delete the base images of disks that have moved;
     without it, disks on base images do not come over. live: whether instances come over with
-    their live migration, too, if both hosts have it so.
+    their live migration, too, if both hosts have it so; not with `destination`.
 
     Raises SeamError: this Nova is not one that xmlkit knows, or xmlkit is in it already.
     """
@@ -62,7 +62,7 @@ def enable(
     register_options()
     mover = Mover(pools, state_dir, image_cache=image_cache)
     lookup = lookup or Libvirt(mover.places)
-    moved = Live(mover, lookup, on=live)
+    moved = Live(mover, lookup, on=live and destination is None)
     _put.extend(put_in(found, Asked(lookup, mover, moved, destination)))
 
 

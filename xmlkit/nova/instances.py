@@ -1,8 +1,9 @@
 """Instances come over by themselves, and Nova finds their disks afterwards.
 
 Laws
-- A disk is moved where Nova has defined the guest anew and has not started it yet, never elsewhere;
-  if it cannot be moved, the guest starts from where it was.
+- A disk is moved where Nova has defined the guest anew and has not started it yet (with a live
+  migration it is live.py's); if it cannot be moved, the guest starts from where it was.
+- What was interrupted is brought to an end when Nova knows which instances are another host's now.
 - Whether a disk has moved is asked of each disk: its image is gone from the instance's directory
   and exactly one pool has its volume.
 - A format comes from disk.info. Of a disk on a volume of which it says nothing, none is guessed.
@@ -423,6 +424,9 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         instance = bound(original, self, *args, **kwargs)["instance"]
         if store.is_bound():
             storage.refuse_to_move(instance)
+        if isinstance(asked.lookup, Libvirt):
+            # while the domain is there to say that what was made for it is its own
+            asked.live.clear(self._host.get_connection(), _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
@@ -614,6 +618,9 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])
         if call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
+            if isinstance(asked.lookup, Libvirt):
+                # a name that its live migration has made libvirt need not have seen
+                _look_for(self._host.get_connection(), _uuid_of(call["instance"]))
             asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
             asked.live.clear(self._host.get_connection(), _uuid_of(call["instance"]))
         return found

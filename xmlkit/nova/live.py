@@ -55,6 +55,8 @@ SETTLING = 30.0  # seconds that libvirt has to end the job of a migration that N
 
 _LIMITS = Limits(markup=1 << 30)
 _ARRIVING = "arriving-"
+_BEFORE = ": its disks do not move with its live migration"
+_AFTER = ", after its live migration"
 _INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
 
 
@@ -156,6 +158,7 @@ class Live:
         self._lookup = lookup
         self._real = isinstance(lookup, Libvirt)
         self._on = on
+        self._offered: set[str] = set()
 
     @property
     def on(self) -> bool:
@@ -178,6 +181,7 @@ class Live:
             found = movable(connection.lookupByUUIDString(uuid).XMLDesc(0), uuid)
             if found:
                 tell(data, {"disks": sorted(found)})
+                self._offered.add(uuid)
 
     def begin(self, connection: Any, uuid: str, uri: Callable[[], str]) -> None:
         """Give the images of an instance that is about to migrate their second names.
@@ -256,7 +260,9 @@ class Live:
         host = answered(data)
         with _warned(uuid), self._begun(uuid) as (writer, begun):
             task = None if begun is None else begun.tasks[uuid]
-            if task is None and (host is None or data.is_shared_instance_path):
+            waited = host is not None or uuid in self._offered
+            self._offered.discard(uuid)
+            if task is None and (data.is_shared_instance_path or not waited):
                 return xml, None
             try:
                 if host is None:
@@ -275,10 +281,12 @@ class Live:
                 raise
         return xml, None
 
-    def finish(self, connection: Any, uuid: str) -> None:
+    def finish(self, uuid: str) -> None:
         """By libvirt's word the guest runs at the destination, by the XML that it was given there:
         the old names go. Nothing is raised."""
-        with _warned(uuid), self._begun(uuid) as (writer, begun):
+        if not self._real:
+            return
+        with _warned(uuid, _AFTER), self._begun(uuid) as (writer, begun):
             task = None if begun is None else begun.tasks[uuid]
             if begun is None or task is None:
                 return
@@ -302,7 +310,7 @@ class Live:
         directory = self._directory(make=False)
         if directory is None or _pending(directory, uuid) is None:
             return
-        with _warned(uuid), self._writing() as directory:
+        with _warned(uuid, _AFTER), self._writing() as directory:
             self._settle(connection, directory, uuid, SETTLING)
 
     def _settle(self, connection: Any, directory: Path, uuid: str, seconds: float) -> None:
@@ -316,7 +324,7 @@ class Live:
             if where == "here":
                 _take_back(connection, writer, task, "the guest did not migrate")
                 return
-            if where == "gone":
+            if where == "gone" and all(os.path.isdir(os.path.dirname(e.target)) for e in links):
                 if not any(os.path.lexists(each.source) for each in links):
                     # the destination has removed them, or the instance is deleted
                     writer.end((uuid, Outcome("done")))
@@ -324,6 +332,7 @@ class Live:
                 if not any(os.path.lexists(each.target) for each in links):
                     writer.end((uuid, Outcome("undone", "", "the new names are gone")))
                     return
+            if where == "gone":
                 where = "this host has not got it any more"
         shown = ", ".join(f"{each.source} and {each.target}" for each in links)
         LOG.warning(
@@ -343,16 +352,17 @@ class Live:
         """
         if not self._real or self._directory(make=False) is None:
             return
-        with _warned("of a live migration"), self._writing() as directory:
+        with _warned("?", _AFTER), self._writing() as directory:
             journals, errors = journal.read_all(str(directory))
             for fault in errors:
                 LOG.warning("%s", fault)
             for each in journals:
                 for task in each.pending:
-                    with _warned(task.uuid):
+                    with _warned(task.uuid, _AFTER):
                         self._settle(connection, directory, task.uuid, 0.0)
             for path in sorted(directory.glob(f"{_ARRIVING}*.json")):
-                self._clear(connection, path)
+                with _warned(path.stem.removeprefix(_ARRIVING), _AFTER):
+                    self._clear(connection, path)
 
     # At the destination.
 
@@ -398,20 +408,21 @@ class Live:
         with _warned(uuid):
             pools: dict[str, Pool] = {}
             volumes: dict[str, list[str]] = {}
+            made = self._made(uuid)
             for name in sorted(wanted):
                 volume = names.volume_name(uuid, name)
-                if shared and self._pool_name(name) is None:
-                    return
+                if not shared and volume not in made:
+                    continue
                 pool = self._ready(connection, name, pools, alone=not shared)
                 path = str(pool.path_of(volume))
-                made = (
-                    images.is_linked(f"{directory}/{name}", path)
-                    if shared
-                    else (volume in self._made(uuid))
-                )
-                if volume not in pool.by_name or not made:
+                if shared and not images.is_linked(f"{directory}/{name}", path):
+                    # the source has found something in the way, and says so itself
                     return
+                if volume not in pool.by_name:
+                    raise LiveError(f"pool {pool.name} does not list volume {volume}")
                 volumes.setdefault(pool.name, []).append(volume)
+            if not volumes:
+                return
             known = self._lookup.known(connection)
             host = {
                 "libversion": known.libversion,
@@ -468,8 +479,8 @@ class Live:
         """
         if not self._real:
             return
-        with _warned(uuid):
-            self.clear(connection, uuid)
+        self.clear(connection, uuid)
+        with _warned(uuid, _AFTER):
             domain = connection.lookupByUUIDString(uuid)
             live, kept = (_addresses(domain.XMLDesc(each)) for each in (0, _INACTIVE))
             for target, address in kept.items():
@@ -489,7 +500,7 @@ class Live:
 
         Nothing is raised.
         """
-        with _warned(uuid):
+        with _warned(uuid, _AFTER):
             directory = self._directory(make=False) if self._real else None
             if directory is not None:
                 self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
@@ -550,8 +561,9 @@ class Live:
 class _warned:
     """What goes wrong within stops no migration of Nova's: it is a warning."""
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, uuid: str, when: str = _BEFORE) -> None:
         self._uuid = uuid
+        self._when = when
 
     def __enter__(self) -> None:
         pass
@@ -562,7 +574,7 @@ class _warned:
         ):
             return False
         why = said(error) if hasattr(error, "get_error_code") else error
-        LOG.warning("Instance %s migrates with its disks where they are: %s", self._uuid, why)
+        LOG.warning("Instance %s%s: %s", self._uuid, self._when, why)
         return True
 
 
@@ -716,7 +728,7 @@ def _operating(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
         with aiming():
             found = original(self, *args, **kwargs)
-        asked.live.finish(self._host.get_connection(), uuid)
+        asked.live.finish(uuid)
         return found
 
     return live_migration_operation
