@@ -15,11 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import libvirt
 import pytest
 from driver import CallError
 from guests import UUID
 from lxml import etree
+from nova.compute.manager import ComputeManager
 from nova.objects.base import NovaObject
 from nova.objects.migrate_data import LibvirtLiveMigrateBDMInfo, LibvirtLiveMigrateData
 from nova.virt.libvirt import migration
@@ -27,7 +30,8 @@ from novapair import NAMES, VOLUMES, Two, goes_on
 from pair import make_pair
 from scene import POOL, Scene
 
-from xmlkit import journal
+import xmlkit.nova
+from xmlkit import journal, service
 from xmlkit.nova import live as ours
 from xmlkit.nova import store
 from xmlkit.nova.instances import Mover
@@ -179,6 +183,51 @@ def test_an_instance_comes_over_with_its_live_migration(two: Live) -> None:
     assert [] == two.left(1)
 
 
+@pytest.mark.xdist_group("live")
+def test_what_nobody_can_tell_both_hosts_are_asked(
+    place: Path,
+    start_libvirtd: Callable[..., Libvirtd],
+    nova_case: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The guest has gone, and neither nova-compute has heard of it: xmlkit recover."""
+    pair = make_pair(start_libvirtd, place)
+    nova_case.flags(instances_path=str(pair.instances))
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+    old, new = pair.instances / uuid / "disk", pair.instances / "disks" / f"{uuid}_disk"
+    here, there = (
+        ours.Live(Mover({None: POOL}, str(place / name)), Libvirt(), on=True)
+        for name in ("here", "there")
+    )
+    found = data(shared=True)
+    linked = here.begin(pair.source, uuid, lambda: pair.there.uri)
+    there.answer(pair.destination, uuid, found, str(old.parent), linked)
+    flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+    xml, _ = here.aimed(lambda: pair.source, uuid, domain.XMLDesc(flags), found)
+    domain.migrate3(
+        pair.destination,
+        {
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml,
+            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: xml,
+            libvirt.VIR_MIGRATE_PARAM_URI: pair.unix(),
+        },
+        libvirt.VIR_MIGRATE_LIVE
+        | libvirt.VIR_MIGRATE_PERSIST_DEST
+        | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        | libvirt.VIR_MIGRATE_UNSAFE,
+    )
+    here.settle(pair.source, uuid)
+    assert "asks both hosts" in caplog.text
+    assert old.samefile(new)
+    ((_, outcomes),), errors = service.recover_all(
+        lambda _: pair.source, place / "here/live", there=lambda _: pair.destination
+    )
+    assert ("done", []) == (outcomes[uuid].state, errors)
+    assert (False, True) == (old.exists(), new.exists())
+    pair.goes_on(pair.destination.lookupByUUIDString(uuid))
+
+
 # One host, and what is said to it.
 
 
@@ -207,8 +256,8 @@ class One:
     def new(self) -> Path:
         return self.scene.instances / "disks" / f"{self.uuid}_disk"
 
-    def begin(self) -> None:
-        self.live.begin(self.connection, self.uuid, lambda: "qemu+tcp://there/system")
+    def begin(self) -> frozenset[str]:
+        return self.live.begin(self.connection, self.uuid, lambda: "qemu+tcp://there/system")
 
     def aimed(self, data: Any) -> tuple[str, Any]:
         xml = self.domain.XMLDesc(0)
@@ -281,7 +330,7 @@ def test_who_has_the_option_off_says_nothing(one: One) -> None:
 
 def test_without_an_answer_nothing_moves(one: One, caplog: pytest.LogCaptureFixture) -> None:
     """The second name goes, and the guest migrates as it is."""
-    one.begin()
+    assert {"disk"} == one.begin()
     assert one.old.samefile(one.new)
     assert ["pending"] == one.outcomes
     one.aimed(data(shared=True))
@@ -359,12 +408,27 @@ def test_where_the_guest_is_decides(one: One, caplog: pytest.LogCaptureFixture) 
     assert one.new.exists()
 
 
+def test_a_migration_that_nova_resets_at_its_start_is_taken_back(
+    one: One, nova_case: Any, request: pytest.FixtureRequest
+) -> None:
+    """It aborts then what libvirt still does, which our own recovery came too early for."""
+    one.begin()
+    request.addfinalizer(xmlkit.nova.disable)
+    xmlkit.nova.enable(pools={None: POOL}, state_dir=str(one.state), live=True)
+    nova_case.stub_out("nova.objects.Migration.get_by_instance_and_status", lambda *_: None)
+    manager = mock.Mock()
+    manager.driver._host.get_connection.return_value = one.connection
+    ComputeManager._reset_live_migration(manager, None, mock.Mock(uuid=one.uuid))
+    assert ["undone"] == one.outcomes
+    assert not one.new.exists()
+
+
 def test_what_stands_in_the_way_at_the_source_is_told(
     one: One, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The guest migrates as it is."""
     one.new.write_bytes(b"another's")
-    one.begin()
+    assert set() == one.begin()
     assert b"another's" == one.new.read_bytes()
     assert 1 == one.old.stat().st_nlink
     assert "pending" not in one.outcomes

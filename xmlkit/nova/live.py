@@ -51,6 +51,7 @@ LOG = logging.getLogger(__name__)
 # Of what the destination tells of attached volumes; no volume of Cinder's has it for its serial.
 SERIAL = "xmlkit-storage"
 
+SHOWING = 10.0  # seconds in which the other host's name must show here (NFS keeps attributes)
 SETTLING = 30.0  # seconds that libvirt has to end the job of a migration that Nova gave up
 
 _LIMITS = Limits(markup=1 << 30)
@@ -183,11 +184,11 @@ class Live:
                 tell(data, {"disks": sorted(found)})
                 self._offered.add(uuid)
 
-    def begin(self, connection: Any, uuid: str, uri: Callable[[], str]) -> None:
+    def begin(self, connection: Any, uuid: str, uri: Callable[[], str]) -> frozenset[str]:
         """Give the images of an instance that is about to migrate their second names.
 
         For storage that both hosts share. uri: of the destination's libvirt, for the journal.
-        Nothing is raised: without them the disks stay what they are.
+        Returns which disks have one, by Nova's names: all that can, or none. Nothing is raised.
         """
         with _warned(uuid), self._writing() as directory:
             if _pending(directory, uuid) is not None:
@@ -196,7 +197,7 @@ class Live:
                 raise LiveError("an earlier migration of it has not come to an end")
             task = self._task(connection, uuid, without_password(uri()))
             if task is None:
-                return
+                return frozenset()
             writer = Writer.create(
                 str(directory),
                 state.new_id(directory),
@@ -215,6 +216,9 @@ class Live:
                 except (XmlkitError, OSError) as error:
                     _take_back(connection, writer, task, str(error))
                     raise LiveError(str(error)) from None
+            paths = (str(each.before.path) for each in task.plan.transitions)
+            return frozenset(os.path.basename(path) for path in paths)
+        return frozenset()
 
     def _task(self, connection: Any, uuid: str, uri: str) -> Task | None:
         """What is to be done; None if no disk moves. Raises LiveError, PlanError."""
@@ -414,12 +418,18 @@ class Live:
                 if not shared and volume not in made:
                     continue
                 pool = self._ready(connection, name, pools, alone=not shared)
-                path = str(pool.path_of(volume))
-                if shared and not images.is_linked(f"{directory}/{name}", path):
-                    # the source has found something in the way, and says so itself
-                    return
-                if volume not in pool.by_name:
-                    raise LiveError(f"pool {pool.name} does not list volume {volume}")
+                deadline = time.monotonic() + SHOWING
+                while volume not in pool.by_name or (
+                    shared and not images.is_linked(f"{directory}/{name}", f"{pool.path}/{volume}")
+                ):
+                    if time.monotonic() > deadline:
+                        raise LiveError(
+                            f"{pool.path}/{volume} is no volume that pool {pool.name} lists, or "
+                            f"not the image {directory}/{name}"
+                        )
+                    time.sleep(0.2)
+                    pools.clear()
+                    pool = self._ready(connection, name, pools, alone=not shared)
                 volumes.setdefault(pool.name, []).append(volume)
             if not volumes:
                 return
@@ -459,6 +469,8 @@ class Live:
             raise LiveError(f"pool {wanted} is of type {pool.type}")
         if alone and store.may_be_shared(pool):
             raise LiveError(f"other hosts may have pool {wanted}, whose disks are copied")
+        if alone and not os.access(pool.path, os.W_OK | os.X_OK):
+            raise LiveError(f"Nova's user may not write into {pool.path}: chown it")
         listed = tuple(Volume(wanted, each, f"{pool.path}/{each}") for each in handle.listVolumes())
         pools[wanted] = Pool(pool.name, pool.type, pool.path, volumes=listed)
         return pools[wanted]
@@ -712,7 +724,10 @@ def _going(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if not asked.live.on or not offered(data) or not data.is_shared_instance_path:
             return original(self, *args, **kwargs)
         connection = driver._host.get_connection()
-        asked.live.begin(connection, uuid, lambda: str(driver._live_migration_uri(call["dest"])))
+        linked = asked.live.begin(
+            connection, uuid, lambda: str(driver._live_migration_uri(call["dest"]))
+        )
+        tell(data, {"disks": sorted(linked)})
         try:
             return original(self, *args, **kwargs)
         finally:
