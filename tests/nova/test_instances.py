@@ -352,6 +352,7 @@ def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: N
     host.runs(host.disks / f"{UUID}_disk", format)
 
 
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
 def test_what_was_evacuated_is_no_more_this_hosts(
     nova_host: NovaHost, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -390,6 +391,7 @@ def test_what_was_evacuated_is_no_more_this_hosts(
     assert 2 < both
 
 
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
 def test_an_evacuation_that_has_begun_counts(nova_host: NovaHost) -> None:
     """Its instance has this host still, by Nova's database, and starts on the other one."""
     host = nova_host

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import disk_info, journal, names, service, state
+from xmlkit import disk_info, images, journal, names, service, state
 from xmlkit.nova import live
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected
 from xmlkit.plan import KINDS
@@ -325,11 +325,7 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         elsewhere = [each for each in found if _is_volume_of(each["path"], uuid)]
         if not elsewhere:
             return original(self, *args, **kwargs)
-        for each in elsewhere:
-            # of a disk that comes from another host Nova writes the format beside its own name
-            beside = os.path.join(call["instance_dir"], os.path.basename(each["path"]))
-            disk_info.add(beside, each["path"])
-            disk_info.remove(beside)
+        _declare(call["instance_dir"], [each["path"] for each in elsewhere])
         made = [each["path"] for each in elsewhere if not os.path.exists(each["path"])]
         for directory in sorted({os.path.dirname(each["path"]) for each in elsewhere}):
             there = [each for each in elsewhere if os.path.dirname(each["path"]) == directory]
@@ -341,6 +337,20 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return done
 
     return create_images_and_backing
+
+
+def _declare(directory: str, paths: Iterable[str]) -> None:
+    """Of disks that come from another host Nova has told the formats by names of its own making:
+    that is told of their paths as well."""
+    try:
+        said = disk_info.formats(os.path.join(directory, disk_info.NAME))
+        for path in paths:
+            beside = os.path.join(directory, os.path.basename(path))
+            if beside in said:
+                disk_info.add(beside, path)
+                disk_info.remove(beside)
+    except images.ImageError as error:
+        LOG.warning("The formats of disks in %s are not told: %s", directory, error)
 
 
 def _name_in(path: str) -> str:
