@@ -51,6 +51,7 @@ service status
 nova.seams nova.store
 nova.rbd
 nova.storage
+nova.live
 nova.imagecache nova.instances
 nova
 nova.compute
@@ -88,6 +89,7 @@ OTHERS = {
         ),
         *("xmlkit.survey", "xmlkit.validation.through"),
         *("xmlkit.nova.rbd", "xmlkit.nova.seams", "xmlkit.nova.storage", "xmlkit.nova.store"),
+        "xmlkit.nova.live",
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},

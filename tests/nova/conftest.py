@@ -14,7 +14,9 @@ import nova.tests.unit  # first of all: it chooses the threads
 
 assert nova.tests.unit
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +51,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
             yield libvirtd
     except LibvirtdMissingError as error:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that QEMU's user may enter."""
+    with tempfile.TemporaryDirectory(prefix="xmlkit-nova-") as name:
+        os.chmod(name, 0o755)  # noqa: S103
+        yield Path(name)

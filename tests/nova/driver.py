@@ -13,14 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from threads import environment
 
@@ -38,7 +44,8 @@ class Settings:
 
     Fields: `name` of the host; `uri` of its libvirt; `instances`, Nova's directory; `glance` has
     the images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where
-    xmlkit keeps its own; `user`, who runs it; for two hosts `address`, which ssh has for it,
+    xmlkit keeps its own; `user`, who runs it; `live`, whether instances come over with a live
+    migration; `memory` of the guest in MiB; for two hosts `address`, which ssh has for it,
     `peer`, the other's libvirt, and `elsewhere`, where this one finds what the other has in `root`.
     """
 
@@ -50,6 +57,8 @@ class Settings:
     state: Path
     enabled: bool = True
     user: int = 0
+    live: bool = False
+    memory: int = 64
     address: str = LOCAL
     peer: str = ""
     root: Path = Path("/")
@@ -61,6 +70,7 @@ class Host:
 
     def __init__(self, libvirtd: Libvirtd, settings: Settings) -> None:
         self.settings = settings
+        self.asked: Any = None  # who answers what this nova-compute asks of the other one
         self._ours, theirs = Pipe()
         inside = ["nsenter", f"--target={libvirtd.daemon}", "--mount", "--uts", "--ipc", "--pid"]
         if user := settings.user:
@@ -88,11 +98,26 @@ class Host:
     def _answer(self, name: str) -> Any:
         try:
             fine, value = self._ours.recv()
-        except EOFError:
+            while fine is None:
+                self._ours.send(self._other(*value))
+                fine, value = self._ours.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise CallError(f"{name}: nova-compute has ended") from None
         if not fine:
             raise CallError(f"{self.settings.name}: {name}: {value}")
         return value
+
+    def _other(self, name: str, args: Any) -> tuple[bool, Any]:
+        """What the other nova-compute answers to a call of this one."""
+        try:
+            return True, getattr(self.asked, name)(*args)
+        except CallError as error:
+            return False, str(error)
+
+    def kill(self) -> None:
+        """As a machine ends."""
+        os.killpg(self._process.pid, signal.SIGKILL)  # nsenter has a child
+        self._process.wait()
 
     def stop(self) -> None:
         """End it; a second call does nothing."""
@@ -123,7 +148,7 @@ def main(descriptor: int) -> int:
                 return 0
             try:
                 if made is None:
-                    made = Compute(case, call)
+                    made = Compute(case, call, asked)
                     asked.send((True, None))
                 else:
                     name, args, kwargs = call
@@ -135,7 +160,7 @@ def main(descriptor: int) -> int:
 class Compute:
     """The driver of one host, and the one instance that there is."""
 
-    def __init__(self, case: Any, settings: Settings) -> None:
+    def __init__(self, case: Any, settings: Settings, asked: Connection) -> None:
         import guests
         from nova import context
         from nova.virt import fake
@@ -145,6 +170,7 @@ class Compute:
         from xmlkit.nova import store
 
         self.settings = settings
+        self.asked = asked
         self.case = case
         self.admin = context.get_admin_context()
         guests.prepare_alone(case, settings.uri)
@@ -165,14 +191,14 @@ class Compute:
         )
         self._without_glance_and_ssh()
         if settings.enabled:
-            xmlkit.nova.enable(state_dir=str(settings.state))
+            xmlkit.nova.enable(state_dir=str(settings.state), live=settings.live)
         self.wanted = guests.Guest(settings.images_type, ephemeral=1, swap=1)
         self.attached = guests.block_device_info_of(self.wanted)
         self.meta = guests.image_meta_of(self.wanted)
         self.instance = guests.instance_of(self.wanted)
         self.instance.root_device_name = self.attached["root_device_name"]
         small = self.instance.flavor
-        small.memory_mb = self.instance.memory_mb = 64
+        small.memory_mb = self.instance.memory_mb = settings.memory
         small.vcpus = self.instance.vcpus = 1
         small.root_gb = self.instance.root_gb = 1
         self.large = small.obj_clone()
@@ -182,11 +208,21 @@ class Compute:
         self.migration: Any = None
         self.driver = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
         self.driver.init_host(settings.name)
+        returned(self.driver, self.admin, settings.name)
 
     def _without_glance_and_ssh(self) -> None:
-        """What would ask Glance or another machine."""
+        """What would ask Glance or another machine, and what the database says of the instance."""
+        from nova import objects
+
         case, settings = self.case, self.settings
         formats: dict[str, str] = {}
+        nothing = {
+            "nova.objects.Instance.refresh": None,
+            "nova.objects.Instance.get_by_uuid": objects.Instance(host=settings.name),
+            "nova.objects.MigrationList.get_by_filters": [],
+        }
+        for name, value in nothing.items():
+            case.stub_out(name, lambda *_, value=value, **__: value)
 
         def get(_: Any, context: Any, image: str, *rest: Any, **more: Any) -> dict[str, Any]:
             return {
@@ -360,13 +396,78 @@ class Compute:
         )
         return found.obj_to_primitive()
 
-    def go(self, primitive: Any) -> None:
-        """As ComputeManager._do_live_migration and _post_live_migration."""
+    def migrate(self, primitive: Any, told: str | None, *, aborted: bool = False) -> str:
+        """ComputeManager._do_live_migration itself; what it asks of the other host is asked.
+
+        aborted: as soon as it is under way. Returns what became of it.
+        """
         from nova.compute.manager import ComputeManager
 
         data = _data(primitive)
+        ends = ["raised"]
+        bandwidth = 1 if aborted else 0  # MiB/s
+        self.case.flags(live_migration_bandwidth=bandwidth, group="libvirt")
+
+        def prepare(*_: Any) -> Any:
+            return _data(self._ask("prepare", data.obj_to_primitive(), told))
+
+        def post(*_: Any, **__: Any) -> None:
+            ends[:] = ["gone"]
+            self._gone(data)
+            self._ask("came")
+
+        def rollback(*_: Any, **__: Any) -> None:
+            ends[:] = ["stayed"]
+            self.driver.rollback_live_migration_at_source(self.admin, self.instance, data)
+            self._ask("roll_back", data.obj_to_primitive())
+
+        manager = mock.Mock(
+            driver=self.driver,
+            _waiting_live_migrations={self.instance.uuid: None},
+            _do_pre_live_migration_from_source=prepare,
+            _post_live_migration_update_host=post,
+            _rollback_live_migration=rollback,
+        )
+        self._unsafe(data)
+        if aborted:
+            threading.Thread(target=self._abort, daemon=True).start()
+        try:
+            ComputeManager._do_live_migration(
+                manager, self.admin, "there", self.instance, data.block_migration,
+                _running(), data,
+            )  # fmt: skip
+        except Exception as error:
+            return f"{ends[0]}: {error}"
+        return ends[0]
+
+    def _abort(self) -> None:
+        """As an operator does, as soon as there is something to abort."""
+        import libvirt
+
+        while True:
+            with contextlib.suppress(libvirt.libvirtError):
+                self.driver.live_migration_abort(self.instance)
+                return
+            time.sleep(0.01)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        """The other host."""
+        self.asked.send((None, (name, args)))
+        fine, value = self.asked.recv()
+        if not fine:
+            raise CallError(value)
+        return value
+
+    def go(self, primitive: Any) -> None:
+        """As ComputeManager._do_live_migration and _post_live_migration."""
+        data = _data(primitive)
         if self._end_of_migration(data) != ["gone"]:
             raise CallError("the live migration failed")
+        self._gone(data)
+
+    def _gone(self, data: Any) -> None:
+        from nova.compute.manager import ComputeManager
+
         self.driver.post_live_migration(self.admin, self.instance, self.attached, data)
         self.driver.post_live_migration_at_source(self.admin, self.instance, [])
         cleanup, disks = ComputeManager._live_migration_cleanup_flags(None, data)
@@ -391,14 +492,16 @@ class Compute:
         self.case.flags(live_migration_uri=there, group="libvirt")
         self.driver.rollback_live_migration_at_source(self.admin, self.instance, data)
 
-    def _end_of_migration(self, data: Any) -> list[str]:
+    def _unsafe(self, data: Any) -> None:
         import libvirt
-        from nova import objects
 
-        data.migration = objects.Migration(id=1, status="running")
         if data.is_shared_instance_path:
             # to libvirt a local file system is not shared, although both hosts are on it
             self.driver._live_migration_flags |= libvirt.VIR_MIGRATE_UNSAFE
+
+    def _end_of_migration(self, data: Any) -> list[str]:
+        data.migration = _running()
+        self._unsafe(data)
         ends: list[str] = []
         self.driver.live_migration(
             self.admin,
@@ -426,6 +529,20 @@ class Compute:
         """As ComputeManager.post_live_migration_at_destination."""
         self.instance.host = self.settings.name
         self.driver.post_live_migration_at_destination(self.admin, self.instance, [])
+
+
+def returned(driver: Any, context: Any, host: str) -> None:
+    """As ComputeManager.init_host, when it has begun the driver; nothing has been evacuated."""
+    from nova.compute.manager import ComputeManager
+
+    manager = SimpleNamespace(driver=driver, host=host)
+    assert {} == ComputeManager._destroy_evacuated_instances(manager, context, {})
+
+
+def _running() -> Any:
+    from nova import objects
+
+    return objects.Migration(id=1, status="running")
 
 
 def _data(primitive: Any) -> Any:

@@ -24,11 +24,13 @@ import xmlkit.nova
 from xmlkit.host import Host
 from xmlkit.nova.imagecache import CACHE
 from xmlkit.nova.instances import INSTANCES
+from xmlkit.nova.live import LIVE
 from xmlkit.nova.seams import BUILDER, Seam, SeamError, find
 from xmlkit.nova.storage import STORAGE
 
 RELEASE = int(nova.version.version_string().partition(".")[0])
 OWNERS = (
+    ComputeManager,
     driver.LibvirtDriver,
     guest.Guest,
     imagebackend.Backend,
@@ -83,7 +85,7 @@ def test_twice_is_refused(out: None) -> None:
 
 def test_each_seam_is_recognised() -> None:
     """All that this release is known to have."""
-    seams = (*BUILDER, *INSTANCES, *STORAGE, *CACHE)
+    seams = (*BUILDER, *INSTANCES, *LIVE, *STORAGE, *CACHE)
     known = [each for each in seams if each.since <= RELEASE < (each.until or RELEASE + 1)]
     assert len(known) == len(find(seams, RELEASE))
 
