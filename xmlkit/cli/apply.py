@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, carrying, options
+from xmlkit.cli import SECONDS, carrying, options, signals
 from xmlkit.errors import XmlkitError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def command(
     )
     apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_, diff=diff)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
-    with carrying.interruptible():
+    with signals.interruptible(signals.UNCHANGED if script or dry_run else signals.RECOVERED):
         if script:
             return apply.print_script(names, limit)
         code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)

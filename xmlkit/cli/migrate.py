@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import carrying, options, signals
 from xmlkit.cli.hosts import relocations
 
 
@@ -81,7 +81,7 @@ def command(
         disks_uri=disks_uri,
     )
     with (
-        carrying.interruptible(),
+        signals.interruptible(),
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
         ExitStack() as stack,

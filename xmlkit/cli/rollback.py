@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import carrying, options, signals
 
 
 @click.command(name="rollback")
@@ -69,7 +69,8 @@ def command(
     for name in domains:
         if name not in known:
             raise click.UsageError(f"transition {done.id} has no domain {name!r}")
-    with carrying.interruptible(), opened(uri, write=True) as connection:
+    ending = signals.UNCHANGED if dry_run else signals.RECOVERED
+    with signals.interruptible(ending), opened(uri, write=True) as connection:
         carrying.check(connection, schemas=schemas)
         with nullcontext() if dry_run else service.writing(connection, directory):
             service.refuse_pending(directory)
