@@ -93,6 +93,11 @@ def _of_commands() -> str:
     return "\n".join(parts)
 
 
+def _of_commands_each() -> str:
+    """For a man page: each by a line, since it has a page of its own."""
+    return "\n".join(f"- [{name}]({name}.md): {text}" for name, text in COMMANDS.items())
+
+
 def exit_codes() -> dict[str, str]:
     """What the help of each command says of its exit code."""
     found = {}
@@ -207,11 +212,12 @@ _FILLED = {
 }
 
 
-def fill(_: Sphinx, name: str, content: list[str]) -> None:
+def fill(app: Sphinx, name: str, content: list[str]) -> None:
     """Put in what is read off the code; a name that nobody knows is an error."""
+    filled = _FILLED | ({"commands": _of_commands_each} if app.builder.name == "man" else {})
     content[0] = re.sub(
         r"^<!-- filled in: (.*) -->\n\(.*\)$",
-        lambda match: _FILLED[match[1]](),
+        lambda match: filled[match[1]](),
         content[0],
         flags=re.M,
     )
@@ -239,16 +245,29 @@ def plain(_: Sphinx, what: str, name: str, obj: object, options: object, lines: 
     lines[:] = found
 
 
-def unlinked(app: Sphinx, doctree: nodes.document, _: str) -> None:
-    """A man page has no links to other pages; docutils would write an empty address."""
+def located(app: Sphinx) -> None:
+    """The builder of man pages has no addresses; here a link says to which page it leads."""
     if app.builder.name == "man":
-        for node in list(doctree.findall(nodes.reference)):
-            if not node.get("refuri"):
-                node.replace_self(node.children)
+        app.builder.get_target_uri = lambda docname, typ=None: docname  # type: ignore[method-assign]
+
+
+def unlinked(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """A man page has no links: those to another man page name it, of others the words are left."""
+    if app.builder.name != "man":
+        return
+    for node in list(doctree.findall(nodes.reference)):
+        if not node.get("internal") and node.get("refuri"):
+            continue
+        command = node.get("refuri", "").partition("#")[0].rpartition("/")[2]
+        if command in COMMANDS:
+            node.replace_self(nodes.strong("", f"xmlkit-{command}(1)"))
+        else:
+            node.replace_self(node.children)
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("builder-inited", located)
     app.connect("doctree-resolved", unlinked)
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon
     app.connect("source-read", fill)
