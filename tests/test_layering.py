@@ -22,7 +22,7 @@ PACKAGE = Path(xmlkit.__file__).parent
 # From the ground up; a module imports from the lines above it only, never from its own line. "." is
 # the package itself, and last come the commands.
 _LINES = """
-errors shipped printable
+errors shipped printable lazy
 parsing
 markup
 laying
