@@ -24,7 +24,7 @@ import pytest
 from commands import Shell, until_said
 from loops import mounted
 from machines import linux_guest
-from pair import make_pair
+from pair import Pair, make_pair
 from scene import POOL, SECONDS, UP, Scene, images, until, when
 
 from xmlkit import executor, journal, service, state
@@ -482,87 +482,89 @@ def test_a_guest_of_which_nobody_knows_why_it_is_off_is_told(scene: Scene, log: 
     assert [] == recover_all(scene)
 
 
-@pytest.mark.parametrize("log", [True, False], ids=["by the log", "without the log"])
-def test_a_guest_that_has_migrated_is_not_started_by_recovery(
-    start_libvirtd: Callable[..., Libvirtd], *, log: bool
-) -> None:
-    """xmlkit lost its libvirtd while the guest was to shut down, and somebody migrated it."""
+@pytest.fixture
+def pair(start_libvirtd: Callable[..., Libvirtd]) -> Iterator[Pair]:
+    """Two hosts with one storage, in a directory that QEMU's user may enter."""
     with tempfile.TemporaryDirectory(prefix="xmlkit-pair-") as place:
         os.chmod(place, 0o755)  # noqa: S103
-        pair = make_pair(start_libvirtd, Path(place))
-        domain = pair.guest()
-        uuid = domain.UUIDString()
+        yield make_pair(start_libvirtd, Path(place))
 
-        def migrate() -> None:
-            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
-            flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
-            domain.migrate3(pair.destination, parameters, flags)
-            if not log:
-                (pair.here.directory / "var/log/libvirt/qemu/guest.log").unlink()
-            pair.here.restart()
 
-        directory = str(Path(place) / "state")
-        outcome = service.transition(
-            *(pair.source, uuid, RESTART),
-            state_dir=directory,
-            listener=when("begin", Stop, migrate),
-        )
-        assert "pending" == outcome.state, outcome
-        pair.connect()
+def migrated(pair: Pair, domain: Any) -> None:
+    """Somebody migrates a guest to the other host."""
+    parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
+    domain.migrate3(pair.destination, parameters, flags)
 
-        found, errors = service.recover_all(lambda _: pair.source, state.directory(directory))
 
-        assert [] == errors
-        ((_, outcomes),) = found
-        assert ("there",) == pair.running(uuid)
-        if log:
-            assert ("undone", "migrated-away") == outcomes[uuid][:2], outcomes
-            again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
-            assert ("refused", "migrated-away") == again[:2], again
-            return
-        assert ("pending", "why-off") == outcomes[uuid][:2], outcomes
-        assert "starts the guest" not in outcomes[uuid].message
-        pair.source.lookupByUUIDString(uuid).undefine()
-        ((_, outcomes),), errors = service.recover_all(
-            lambda _: pair.source, state.directory(directory)
-        )
-        assert ("undone", []) == (outcomes[uuid].state, errors)
-        assert ("there",) == pair.running(uuid)
+@pytest.mark.parametrize("log", [True, False], ids=["by the log", "without the log"])
+def test_a_guest_that_has_migrated_is_not_started_by_recovery(
+    pair: Pair, tmp_path: Path, *, log: bool
+) -> None:
+    """xmlkit lost its libvirtd while the guest was to shut down, and somebody migrated it."""
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+
+    def migrate() -> None:
+        migrated(pair, domain)
+        if not log:
+            (pair.here.directory / "var/log/libvirt/qemu/guest.log").unlink()
+        pair.here.restart()
+
+    directory = str(tmp_path / "state")
+    outcome = service.transition(
+        *(pair.source, uuid, RESTART),
+        state_dir=directory,
+        listener=when("begin", Stop, migrate),
+    )
+    assert "pending" == outcome.state, outcome
+    pair.connect()
+
+    found, errors = service.recover_all(lambda _: pair.source, state.directory(directory))
+
+    assert [] == errors
+    ((_, outcomes),) = found
+    assert ("there",) == pair.running(uuid)
+    if log:
+        assert ("undone", "migrated-away") == outcomes[uuid][:2], outcomes
+        again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
+        assert ("refused", "migrated-away") == again[:2], again
+        return
+    assert ("pending", "why-off") == outcomes[uuid][:2], outcomes
+    assert "starts the guest" not in outcomes[uuid].message
+    pair.source.lookupByUUIDString(uuid).undefine()
+    ((_, outcomes),), errors = service.recover_all(
+        lambda _: pair.source, state.directory(directory)
+    )
+    assert ("undone", []) == (outcomes[uuid].state, errors)
+    assert ("there",) == pair.running(uuid)
 
 
 def test_a_guest_that_somebody_migrates_meanwhile_is_not_started_here(
-    start_libvirtd: Callable[..., Libvirtd],
+    pair: Pair, tmp_path: Path
 ) -> None:
     """It is off here because it runs elsewhere: nothing is moved, and there are no two guests."""
-    with tempfile.TemporaryDirectory(prefix="xmlkit-pair-") as place:
-        os.chmod(place, 0o755)  # noqa: S103
-        pair = make_pair(start_libvirtd, Path(place))
-        domain = pair.guest()
-        uuid = domain.UUIDString()
-        old = pair.seen(pair.instances / uuid / "disk")
+    domain = pair.guest()
+    uuid = domain.UUIDString()
+    old = pair.seen(pair.instances / uuid / "disk")
 
-        def migrate() -> None:
-            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: pair.unix()}
-            flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
-            domain.migrate3(pair.destination, parameters, flags)
+    directory = str(tmp_path / "state")
+    outcome = service.transition(
+        *(pair.source, uuid, RESTART),
+        state_dir=directory,
+        listener=when("begin", Stop, lambda: migrated(pair, domain)),
+    )
 
-        directory = str(Path(place) / "state")
-        outcome = service.transition(
-            *(pair.source, uuid, RESTART),
-            state_dir=directory,
-            listener=when("begin", Stop, migrate),
-        )
-
-        assert ("undone", "migrated-away") == outcome[:2], outcome
-        assert "it has migrated to another host" in outcome.message
-        assert (old.exists(), []) == (True, pair.links())
-        assert ("there",) == pair.running(uuid)
-        recovered = service.recover_all(lambda _: pair.source, state.directory(directory))
-        assert ([], []) == recovered
-        assert ("there",) == pair.running(uuid)
-        pair.goes_on(pair.destination.lookupByUUIDString(uuid))
-        again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
-        assert ("refused", "migrated-away") == again[:2], again
+    assert ("undone", "migrated-away") == outcome[:2], outcome
+    assert "it has migrated to another host" in outcome.message
+    assert (old.exists(), []) == (True, pair.links())
+    assert ("there",) == pair.running(uuid)
+    recovered = service.recover_all(lambda _: pair.source, state.directory(directory))
+    assert ([], []) == recovered
+    assert ("there",) == pair.running(uuid)
+    pair.goes_on(pair.destination.lookupByUUIDString(uuid))
+    again = service.transition(pair.source, uuid, RESTART, state_dir=directory)
+    assert ("refused", "migrated-away") == again[:2], again
 
 
 def test_a_guest_that_shuts_down_late_and_does_not_start_is_pending(scene: Scene) -> None:

@@ -11,8 +11,9 @@ The names are imported when they are first used, so that `import xmlkit` costs n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from xmlkit.lazy import attributes
 
 __version__ = "0.1.0"
 
@@ -65,11 +66,4 @@ __all__ = [
     "validate",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for home, given in _HOMES.items():
-        if name in given:
-            value = getattr(import_module(home), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'xmlkit' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)

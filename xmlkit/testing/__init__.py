@@ -11,8 +11,9 @@ Laws
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from xmlkit.lazy import attributes
 
 if TYPE_CHECKING:
     from xmlkit.testing.checks import assert_same_domain, assert_valid_domain, masked
@@ -48,11 +49,4 @@ __all__ = [
     "private_libvirtd",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for home, given in _HOMES.items():
-        if name in given:
-            value = getattr(import_module(home), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'xmlkit.testing' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)
