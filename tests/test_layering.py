@@ -51,13 +51,15 @@ service status
 nova.seams nova.store
 nova.rbd
 nova.storage
+nova.live
 nova.imagecache nova.instances
 nova
 nova.compute
 .
 about
 cli
-cli.files cli.options cli.paint cli.workers cli.counting
+cli.files cli.options cli.paint cli.workers cli.counting cli.signals
+cli.lines
 cli.carrying cli.git cli.hosts cli.report cli.table
 """
 TIERS = (
@@ -87,6 +89,7 @@ OTHERS = {
         ),
         *("xmlkit.survey", "xmlkit.validation.through"),
         *("xmlkit.nova.rbd", "xmlkit.nova.seams", "xmlkit.nova.storage", "xmlkit.nova.store"),
+        "xmlkit.nova.live",
     },
     "lxml": {module for module in LEVEL if module.split(".")[1:2] not in ([], ["cli"], ["errors"])},
     "nova": {module for module in LEVEL if module.split(".")[1:2] == ["nova"]},

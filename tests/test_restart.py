@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -865,6 +866,50 @@ def test_libvirtd_is_killed_while_a_guest_shuts_down(
     assert Outcome("undone") == recovered
     domain = scene.connection.lookupByUUIDString(domain.UUIDString())
     runs(scene, domain, "old")
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["by the clock", "by the log"])
+def test_a_guest_whose_machine_went_down_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, seen: bool
+) -> None:
+    """Others may have started it elsewhere by now, and no lock is sure to tell: nothing is started.
+
+    Nor does a name go that it may have there. When the operator has started it here, it ends.
+    """
+    domain = running(scene)
+    old = place(domain, "old")
+
+    def down() -> None:
+        scene.libvirtd.restart(signal.SIGKILL)
+
+    outcome = restart(scene, domain, listener=when("begin", Start, down))
+    assert "pending" == outcome.state, outcome
+    scene.reopen()
+    domain = scene.connection.lookupByUUIDString(domain.UUIDString())
+    assert not domain.isActive()
+    if seen:
+        monkeypatch.setattr(executor, "has_rebooted", lambda _: True)
+    else:
+        path = scene.libvirtd.directory / "var/log/libvirt/qemu/a.log"
+        path.write_text(path.read_text().rpartition("shutting down, reason=")[0])
+    for _ in range(2):
+        recovered = recover(scene.connection, last(scene))[domain.UUIDString()]
+        assert ("pending", "why-off") == recovered[:2], recovered
+        assert "the machine went down" in recovered.message
+        assert not domain.isActive()
+        assert old in images(scene)
+    domain.create()
+    assert Outcome("done") == recover(scene.connection, last(scene))[domain.UUIDString()]
+    runs(scene, domain, "new")
+    assert [place(domain, "new")] == images(scene)
+
+
+def test_a_machine_has_gone_down_since_by_its_clocks() -> None:
+    """What is not a time says nothing."""
+    now = datetime.now(UTC)
+    assert not executor.has_rebooted(now.isoformat())
+    assert executor.has_rebooted((now - timedelta(days=36500)).isoformat())
+    assert not executor.has_rebooted("yesterday")
 
 
 def test_recovery_of_a_guest_that_was_asked_and_runs_on_says_so(deaf: Scene) -> None:

@@ -13,6 +13,8 @@ Laws
 - A guest that is restarted goes alone too, so that it is down for its own steps only. Whatever
   happens, it runs again: from the new addresses or, if it does not start there, from the old ones.
   One that shuts down after it was given up is started too, at the end of the run or by recovery.
+  But where the machine has gone down since, it is told: others start guests elsewhere then, and no
+  lock on an image is sure to keep a second QEMU from it (none on block devices that hosts share).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import libvirt
@@ -51,7 +54,7 @@ from xmlkit.steps import (
 from xmlkit.survey import survey
 from xmlkit.transformers import transform
 
-__all__ = ["Listener", "apply", "recover", "start_late"]
+__all__ = ["Listener", "apply", "has_rebooted", "recover", "start_late"]
 
 # Called as ("begin" or "done", UUID, step) around each step, and ("copied", UUID, step, bytes
 # done, bytes in all) while an image is copied.
@@ -61,6 +64,7 @@ Position = Literal["before", "after", "elsewhere", "mixed", "gone"]
 
 SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _NOT_KNOWN = "libvirtd, which was restarted, does not know why, nor does QEMU's log say it"
+_REBOOTED = "the machine went down since, so that it may have been started on another host"
 
 CHUNK = 64  # steps with one sync for their intents
 ASK_SECONDS = 5.0  # a guest that is busy, or boots, may miss the button: it is pressed again
@@ -141,11 +145,12 @@ def start_late(
     found = {}
     for task in journal.asked:
         why = _may_be_late(connection, task) if task.uuid in uuids else ""
-        if why and why != "shutdown":
+        rebooted = why == "lost" or has_rebooted(journal.started)
+        if why and (why != "shutdown" or rebooted):
             # it may have been switched off on purpose, or run elsewhere
             message = (
-                f"it is off, and {_NOT_KNOWN}: if it is not to be off, and does not run on another "
-                f"host, virsh start {task.plan.name}"
+                f"it is off, and {_REBOOTED if rebooted else _NOT_KNOWN}: if it is not to be off, "
+                f"and does not run on another host, virsh start {task.plan.name}"
             )
             found[task.uuid] = Outcome("undone", "why-off", message)
         elif why:
@@ -243,6 +248,7 @@ class _Executor:
         self.interrupted = False
         self.max_failures = max_failures
         self.shutdown_seconds = shutdown_seconds
+        self.rebooted = False  # the machine has gone down since the journal was begun
         self.local = is_local(connection.getURI())
 
     @property
@@ -262,6 +268,7 @@ class _Executor:
 
     def learn(self, task: Task, journal: Journal) -> None:
         """What a journal says of a task that another process began."""
+        self.rebooted = self.local and has_rebooted(journal.started)
         self.begun[task.uuid] = set(journal.begun.get(task.uuid, ()))
         for facts in journal.facts.get(task.uuid, ()):
             self.copied.update((path, images.Identity(*at)) for path, at in facts.items())
@@ -371,9 +378,8 @@ class _Executor:
                 waiting.setdefault(step, []).append((task, number, step))
         for step, those in waiting.items():
             self._begin(those)
-            first = those[0][0]
-            self.tell("begin", first.uuid, step)
             for task, number, _ in those:
+                self.tell("begin", task.uuid, step)
                 self.begun.setdefault(task.uuid, set()).add(number)
             try:
                 self._refresh_pool(step.pool)
@@ -384,7 +390,8 @@ class _Executor:
                         if task.uuid in live:
                             self._fail(live, task, failure.id, str(failure))
                 continue
-            self.tell("done", first.uuid, step)
+            for task, _, _ in those:
+                self.tell("done", task.uuid, step)
             self.writer.done(*((task.uuid, number) for task, number, _ in those))
 
     def _begin(self, steps: Iterable[tuple[Task, int, Step]]) -> None:
@@ -505,14 +512,18 @@ class _Executor:
         if domain.isActive():
             return task.uuid in self.stopped
         why = why_off(domain)
-        if why == "unknown" and task.uuid not in self.stopped:
+        if why == "migrated":
+            # it would run on both
+            return False
+        rebooted = self.rebooted or why == "lost"
+        if rebooted or (why == "unknown" and task.uuid not in self.stopped):
             raise _Failure(
                 "why-off",
-                f"it is off, and {_NOT_KNOWN}: look whether it runs on another host; if it does, "
-                f"undefine it here (virsh undefine {domain.name()}), else virsh start it",
+                f"it is off, and {_REBOOTED if rebooted else _NOT_KNOWN}: look whether it runs on "
+                f"another host; if it does, undefine it here (virsh undefine {domain.name()}), "
+                "else virsh start it",
             )
-        # it would run on both
-        return why != "migrated"
+        return True
 
     def _is_restarting(self, task: Task) -> bool:
         """Whether a guest was asked to shut down, and has not been started again by us."""
@@ -800,6 +811,18 @@ class _Executor:
                 _forget(step)
         self.stale.update(step.pool for step in taken if isinstance(step, Refresh))
         return Outcome("undone")
+
+
+def has_rebooted(since: str) -> bool:
+    """Whether this machine was started after a time (ISO 8601), by its clocks.
+
+    A clock that was set meanwhile may say so wrongly; what is not known is no.
+    """
+    try:
+        begun = datetime.fromisoformat(since).timestamp()
+    except (TypeError, ValueError):
+        return False
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) > begun
 
 
 def _of(task: Task, kind: type[_S]) -> list[_S]:

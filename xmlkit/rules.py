@@ -435,9 +435,9 @@ RULES: dict[str, Rule] = {
             "nobody knows why the guest is off",
             "It was asked to shut down for its restart, and is off by now. But libvirtd was "
             "restarted since, which makes it forget why, and the end of QEMU's log does not say it "
-            "either (the log is another machine's, or gone, or the machine went down). Somebody "
-            "may have switched the guest off on purpose, or it may run on another host: started "
-            "here it would run twice.",
+            "either (the log is another machine's, or gone); or the machine itself went down. "
+            "Somebody may have switched the guest off on purpose, or it may run on another host: "
+            "started here it would run twice, and no lock on its images is sure to prevent that.",
             "Look whether it runs on another host. If it does, undefine it here (virsh undefine). "
             "Otherwise virsh start, if it is to run. Then xmlkit recover, if it is pending.",
             "virDomainGetState; /var/log/libvirt/qemu, qemuProcessStop, libvirt 9.0.0",

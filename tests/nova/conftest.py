@@ -14,39 +14,17 @@ import nova.tests.unit  # first of all: it chooses the threads
 
 assert nova.tests.unit
 
-import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from nova import test
+from novahost import set_up
 
 from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
 
 pytest_plugins = ["xmlkit.testing"]
-
-
-class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
-    """Nova's test case with nothing to test: what it sets up and takes down is wanted."""
-
-    REQUIRES_LOCKING = True
-
-    def runTest(self) -> None:
-        """There has to be one."""
-
-
-@contextlib.contextmanager
-def set_up() -> Iterator[Any]:
-    """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
-    case = _Case()
-    case.setUp()
-    try:
-        yield case
-        case.tearDown()
-    finally:
-        while case._cleanups:
-            function, arguments, keywords = case._cleanups.pop()
-            function(*arguments, **keywords)
 
 
 @pytest.fixture
@@ -73,3 +51,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
             yield libvirtd
     except LibvirtdMissingError as error:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that QEMU's user may enter."""
+    with tempfile.TemporaryDirectory(prefix="xmlkit-nova-") as name:
+        os.chmod(name, 0o755)  # noqa: S103
+        yield Path(name)

@@ -15,14 +15,18 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from threads import environment
 
@@ -30,7 +34,6 @@ from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
-UNAME = os.uname  # Nova's fixtures take it away
 
 CallError = RuntimeError
 
@@ -41,7 +44,8 @@ class Settings:
 
     Fields: `name` of the host; `uri` of its libvirt; `instances`, Nova's directory; `glance` has
     the images by their ids; `images_type`; `enabled`, whether xmlkit is in it; `state`, where
-    xmlkit keeps its own; `user`, who runs it; for two hosts `address`, which ssh has for it,
+    xmlkit keeps its own; `user`, who runs it; `live`, whether instances come over with a live
+    migration; `memory` of the guest in MiB; for two hosts `address`, which ssh has for it,
     `peer`, the other's libvirt, and `elsewhere`, where this one finds what the other has in `root`.
     """
 
@@ -53,6 +57,8 @@ class Settings:
     state: Path
     enabled: bool = True
     user: int = 0
+    live: bool = False
+    memory: int = 64
     address: str = LOCAL
     peer: str = ""
     root: Path = Path("/")
@@ -64,6 +70,7 @@ class Host:
 
     def __init__(self, libvirtd: Libvirtd, settings: Settings) -> None:
         self.settings = settings
+        self.asked: Any = None  # who answers what this nova-compute asks of the other one
         self._ours, theirs = Pipe()
         inside = ["nsenter", f"--target={libvirtd.daemon}", "--mount", "--uts", "--ipc", "--pid"]
         if user := settings.user:
@@ -91,11 +98,26 @@ class Host:
     def _answer(self, name: str) -> Any:
         try:
             fine, value = self._ours.recv()
-        except EOFError:
+            while fine is None:
+                self._ours.send(self._other(*value))
+                fine, value = self._ours.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise CallError(f"{name}: nova-compute has ended") from None
         if not fine:
             raise CallError(f"{self.settings.name}: {name}: {value}")
         return value
+
+    def _other(self, name: str, args: Any) -> tuple[bool, Any]:
+        """What the other nova-compute answers to a call of this one."""
+        try:
+            return True, getattr(self.asked, name)(*args)
+        except CallError as error:
+            return False, str(error)
+
+    def kill(self) -> None:
+        """As a machine ends."""
+        os.killpg(self._process.pid, signal.SIGKILL)  # nsenter has a child
+        self._process.wait()
 
     def stop(self) -> None:
         """End it; a second call does nothing."""
@@ -107,7 +129,11 @@ class Host:
 
 def main(descriptor: int) -> int:
     """Serve until nobody asks any more."""
-    from conftest import set_up  # type: ignore[attr-defined] # to mypy it is another one
+    sys.path.append(str(Path(__file__).parents[1]))
+    import nova.tests.unit  # first of all: it chooses the threads
+    from novahost import set_up
+
+    assert nova.tests.unit
 
     # pytest shows it with a test that fails
     said = logging.StreamHandler()
@@ -122,7 +148,7 @@ def main(descriptor: int) -> int:
                 return 0
             try:
                 if made is None:
-                    made = Compute(case, call)
+                    made = Compute(case, call, asked)
                     asked.send((True, None))
                 else:
                     name, args, kwargs = call
@@ -134,10 +160,9 @@ def main(descriptor: int) -> int:
 class Compute:
     """The driver of one host, and the one instance that there is."""
 
-    def __init__(self, case: Any, settings: Settings) -> None:
+    def __init__(self, case: Any, settings: Settings, asked: Connection) -> None:
         import guests
         from nova import context
-        from nova.tests import fixtures
         from nova.virt import fake
         from nova.virt.libvirt import driver
 
@@ -145,23 +170,18 @@ class Compute:
         from xmlkit.nova import store
 
         self.settings = settings
+        self.asked = asked
         self.case = case
         self.admin = context.get_admin_context()
-        case.useFixture(fixtures.PrivsepFixture())
-        case.useFixture(fixtures.OSBrickFixture())
+        guests.prepare_alone(case, settings.uri)
         store.register_options()
         case.flags(host=settings.name, my_ip=settings.address)
         case.flags(instances_path=str(settings.instances))
         case.flags(lock_path=str(settings.instances / "locks"), group="oslo_concurrency")
         # else Nova makes a raw disk qcow2 when it migrates
         case.flags(use_cow_images=settings.images_type != "raw")
-        case.flags(enabled=False, group="vnc")
-        case.flags(default_ephemeral_format="ext4")
         case.flags(skip_cpu_compare_on_dest=True, group="workarounds")
         case.flags(
-            connection_uri=settings.uri,
-            virt_type="qemu",
-            cpu_mode="none",
             images_type=settings.images_type,
             snapshots_directory=str(settings.instances / "snapshots"),
             live_migration_inbound_addr=LOCAL,
@@ -169,16 +189,16 @@ class Compute:
             live_migration_uri=f"{settings.peer}&to=%s",
             group="libvirt",
         )
-        self._without_a_deployment()
+        self._without_glance_and_ssh()
         if settings.enabled:
-            xmlkit.nova.enable(state_dir=str(settings.state))
+            xmlkit.nova.enable(state_dir=str(settings.state), live=settings.live)
         self.wanted = guests.Guest(settings.images_type, ephemeral=1, swap=1)
         self.attached = guests.block_device_info_of(self.wanted)
         self.meta = guests.image_meta_of(self.wanted)
         self.instance = guests.instance_of(self.wanted)
         self.instance.root_device_name = self.attached["root_device_name"]
         small = self.instance.flavor
-        small.memory_mb = self.instance.memory_mb = 64
+        small.memory_mb = self.instance.memory_mb = settings.memory
         small.vcpus = self.instance.vcpus = 1
         small.root_gb = self.instance.root_gb = 1
         self.large = small.obj_clone()
@@ -188,36 +208,28 @@ class Compute:
         self.migration: Any = None
         self.driver = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
         self.driver.init_host(settings.name)
+        returned(self.driver, self.admin, settings.name)
 
-    def _without_a_deployment(self) -> None:
-        """What would ask a database, Glance, Neutron or another machine."""
+    def _without_glance_and_ssh(self) -> None:
+        """What would ask Glance or another machine, and what the database says of the instance."""
         from nova import objects
 
         case, settings = self.case, self.settings
+        formats: dict[str, str] = {}
         nothing = {
-            "nova.virt.libvirt.host.Host._init_events": None,  # nobody waits for one
-            "nova.virt.libvirt.driver.LibvirtDriver._check_my_ip": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details": None,
-            "nova.network.neutron.API.has_port_binding_extension": False,
-            "nova.objects.Instance.save": None,
-            "nova.objects.Migration.save": None,
-            "nova.objects.InstanceList.get_by_host": objects.InstanceList(objects=[]),
-            "nova.objects.BlockDeviceMappingList.get_by_instance_uuid": (
-                objects.BlockDeviceMappingList(objects=[])
-            ),
-            "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid": {},
+            "nova.objects.Instance.refresh": None,
+            "nova.objects.Instance.get_by_uuid": objects.Instance(host=settings.name),
+            "nova.objects.MigrationList.get_by_filters": [],
         }
         for name, value in nothing.items():
             case.stub_out(name, lambda *_, value=value, **__: value)
-        case.stub_out("os.uname", UNAME)
 
         def get(_: Any, context: Any, image: str, *rest: Any, **more: Any) -> dict[str, Any]:
             return {
                 "id": image,
                 "name": image,
                 "status": "active",
-                "disk_format": "raw",
+                "disk_format": formats.get(image, "raw"),
                 "container_format": "bare",
                 "properties": {},
             }
@@ -228,6 +240,7 @@ class Compute:
         def update(
             _: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any
         ) -> None:
+            formats[image] = said["disk_format"]
             with (settings.glance / image).open("wb") as file:
                 shutil.copyfileobj(data, file)
 
@@ -278,6 +291,16 @@ class Compute:
             self.instance.image_ref = image
             known = [self.instance]
         self.driver.manage_image_cache(self.admin, known)
+
+    def unshelve(self, image: str) -> None:
+        """As ComputeManager.unshelve_instance, from the snapshot that shelving has left."""
+        from nova.objects import ImageMeta
+
+        before = self.instance.image_ref
+        self.instance.vm_state, self.instance.image_ref = "shelved_offloaded", image
+        meta = ImageMeta(id=image, properties=self.meta.properties)
+        self.driver.spawn(self.admin, self.instance, meta, [], None, {}, [], self.attached)
+        self.instance.vm_state, self.instance.image_ref = None, before
 
     def destroy(self) -> None:
         """As a user deletes it."""
@@ -373,13 +396,78 @@ class Compute:
         )
         return found.obj_to_primitive()
 
-    def go(self, primitive: Any) -> None:
-        """As ComputeManager._do_live_migration and _post_live_migration."""
+    def migrate(self, primitive: Any, told: str | None, *, aborted: bool = False) -> str:
+        """ComputeManager._do_live_migration itself; what it asks of the other host is asked.
+
+        aborted: as soon as it is under way. Returns what became of it.
+        """
         from nova.compute.manager import ComputeManager
 
         data = _data(primitive)
+        ends = ["raised"]
+        bandwidth = 1 if aborted else 0  # MiB/s
+        self.case.flags(live_migration_bandwidth=bandwidth, group="libvirt")
+
+        def prepare(*_: Any) -> Any:
+            return _data(self._ask("prepare", data.obj_to_primitive(), told))
+
+        def post(*_: Any, **__: Any) -> None:
+            ends[:] = ["gone"]
+            self._gone(data)
+            self._ask("came")
+
+        def rollback(*_: Any, **__: Any) -> None:
+            ends[:] = ["stayed"]
+            self.driver.rollback_live_migration_at_source(self.admin, self.instance, data)
+            self._ask("roll_back", data.obj_to_primitive())
+
+        manager = mock.Mock(
+            driver=self.driver,
+            _waiting_live_migrations={self.instance.uuid: None},
+            _do_pre_live_migration_from_source=prepare,
+            _post_live_migration_update_host=post,
+            _rollback_live_migration=rollback,
+        )
+        self._unsafe(data)
+        if aborted:
+            threading.Thread(target=self._abort, daemon=True).start()
+        try:
+            ComputeManager._do_live_migration(
+                manager, self.admin, "there", self.instance, data.block_migration,
+                _running(), data,
+            )  # fmt: skip
+        except Exception as error:
+            return f"{ends[0]}: {error}"
+        return ends[0]
+
+    def _abort(self) -> None:
+        """As an operator does, as soon as there is something to abort."""
+        import libvirt
+
+        while True:
+            with contextlib.suppress(libvirt.libvirtError):
+                self.driver.live_migration_abort(self.instance)
+                return
+            time.sleep(0.01)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        """The other host."""
+        self.asked.send((None, (name, args)))
+        fine, value = self.asked.recv()
+        if not fine:
+            raise CallError(value)
+        return value
+
+    def go(self, primitive: Any) -> None:
+        """As ComputeManager._do_live_migration and _post_live_migration."""
+        data = _data(primitive)
         if self._end_of_migration(data) != ["gone"]:
             raise CallError("the live migration failed")
+        self._gone(data)
+
+    def _gone(self, data: Any) -> None:
+        from nova.compute.manager import ComputeManager
+
         self.driver.post_live_migration(self.admin, self.instance, self.attached, data)
         self.driver.post_live_migration_at_source(self.admin, self.instance, [])
         cleanup, disks = ComputeManager._live_migration_cleanup_flags(None, data)
@@ -404,14 +492,16 @@ class Compute:
         self.case.flags(live_migration_uri=there, group="libvirt")
         self.driver.rollback_live_migration_at_source(self.admin, self.instance, data)
 
-    def _end_of_migration(self, data: Any) -> list[str]:
+    def _unsafe(self, data: Any) -> None:
         import libvirt
-        from nova import objects
 
-        data.migration = objects.Migration(id=1, status="running")
         if data.is_shared_instance_path:
             # to libvirt a local file system is not shared, although both hosts are on it
             self.driver._live_migration_flags |= libvirt.VIR_MIGRATE_UNSAFE
+
+    def _end_of_migration(self, data: Any) -> list[str]:
+        data.migration = _running()
+        self._unsafe(data)
         ends: list[str] = []
         self.driver.live_migration(
             self.admin,
@@ -439,6 +529,20 @@ class Compute:
         """As ComputeManager.post_live_migration_at_destination."""
         self.instance.host = self.settings.name
         self.driver.post_live_migration_at_destination(self.admin, self.instance, [])
+
+
+def returned(driver: Any, context: Any, host: str) -> None:
+    """As ComputeManager.init_host, when it has begun the driver; nothing has been evacuated."""
+    from nova.compute.manager import ComputeManager
+
+    manager = SimpleNamespace(driver=driver, host=host)
+    assert {} == ComputeManager._destroy_evacuated_instances(manager, context, {})
+
+
+def _running() -> Any:
+    from nova import objects
+
+    return objects.Migration(id=1, status="running")
 
 
 def _data(primitive: Any) -> Any:
@@ -472,16 +576,6 @@ class _Ssh:
     def copy_file(self, source: str, target: str, **_: Any) -> None:
         there = self._there(target.partition(":")[2])
         subprocess.run(["cp", "--sparse=always", source, there], check=True)
-
-
-@contextlib.contextmanager
-def running(libvirtd: Libvirtd, settings: Settings) -> Iterator[Host]:
-    """A nova-compute."""
-    host = Host(libvirtd, settings)
-    try:
-        yield host
-    finally:
-        host.stop()
 
 
 if __name__ == "__main__":

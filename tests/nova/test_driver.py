@@ -16,57 +16,27 @@ import contextlib
 import json
 import os
 import pwd
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import MIB, Host, Settings
+from driver import Host, Settings
 from guests import IMAGE, UUID
 from novahost import guest as boots
 from novahost import head, info
-from pair import Pair, make_pair
-from scene import POOL, Scene, counter, run, until
+from novapair import NAMES, VOLUMES, Two, glance, goes_on, is_marked, mark
+from pair import make_pair
+from scene import POOL, Scene, counter, until
 
 from xmlkit.cache import name_of_image
 from xmlkit.nova.store import IMAGES_TYPE
 from xmlkit.testing import Libvirtd
 
-NAMES = ("disk", "disk.local", "disk.swap")
-VOLUMES = [f"{UUID}_{name}" for name in NAMES]
 OTHERS = f"{UUID[:-1]}f_disk"  # the volume of another instance
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+SHELVED = "00000000-0000-4000-8000-000000000001"
 GIB = 1 << 30
-
-
-def glance(directory: Path) -> Path:
-    """Glance, with the image."""
-    directory.mkdir()
-    with (directory / IMAGE).open("wb") as image:
-        image.write(boots())
-        image.truncate(2 * MIB)
-    return directory
-
-
-def mark(domain: Any, image: Path, format: str) -> None:
-    """Leave something on the disk that the guest does not touch; it boots again afterwards."""
-    domain.destroy()
-    run("qemu-io", "-f", format, "-c", "write -P 90 1M 64k", image)
-    domain.create()
-
-
-def is_marked(image: Path, format: str) -> bool:
-    """Whether it is there still."""
-    said = run("qemu-io", "-r", "-U", "-f", format, "-c", "read -P 90 1M 64k", image)
-    return "read 65536/65536" in said and "verification failed" not in said
-
-
-def goes_on(image: Path, format: str) -> None:
-    """The guest writes to this image, which has what was on it."""
-    before = counter(image, format)
-    until(lambda: counter(image, format) != before)
-    assert is_marked(image, format)
 
 
 class Life:
@@ -102,6 +72,10 @@ class Life:
         state = self.libvirtd.directory / "state"
         state.mkdir(mode=0o700)
         base = self.scene.base
+        locks = self.libvirtd.directory / "run/xmlkit"
+        locks.mkdir()
+        locks.chmod(0o2770)
+        os.chown(locks, 0, user)
         for path in (self.scene.instances, base.parent, base, self.disks, self.glance, state):
             os.chown(path, user, user)
         (self.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)
@@ -185,7 +159,7 @@ def life(libvirtd: Libvirtd, request: pytest.FixtureRequest) -> Iterator[Life]:
 
 
 def test_an_instances_life(life: Life, tmp_path: Path) -> None:
-    """Rebooted, snapshot, rescued, looked after and removed."""
+    """Rebooted, snapshot, rescued, looked after, removed, and made of its snapshot again."""
     nova = life.nova
     if life.legacy:
         # until something starts it anew it is where it was
@@ -202,14 +176,14 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     nova.snapshot("live")
     life.on_volumes()
     nova.power_off()
-    nova.snapshot("cold")
-    for image in ("live", "cold"):
+    nova.snapshot(SHELVED)
+    for image in ("live", SHELVED):
         shot = life.glance / image
         assert "backing-filename" not in info(shot, life.format)
         assert boots() == head(shot, life.format, tmp_path / "raw")
         assert 0 < counter(shot, life.format)
         assert is_marked(shot, life.format)
-    assert counter(life.root, life.format) == counter(life.glance / "cold", life.format)
+    assert counter(life.root, life.format) == counter(life.glance / SHELVED, life.format)
     nova.power_on()
     life.on_volumes()
 
@@ -218,7 +192,8 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     place = life.directory if life.legacy_type else life.disks
     rescue = place / ("disk.rescue" if life.legacy_type else f"{VOLUMES[0]}.rescue")
     assert [("file", str(rescue)), ("file", str(life.root))] == life.addresses()
-    until(lambda: 0 < counter(rescue, life.format if life.legacy_type else "qcow2"))
+    made = life.format if life.legacy_type else "qcow2"
+    until(lambda: 0 < counter(rescue, made))
     nova.unrescue()
     assert not rescue.exists()
     life.on_volumes()
@@ -240,6 +215,16 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     life.only([OTHERS])
     assert not life.directory.exists()
     assert [] == life.scene.connection.listAllDomains()
+
+    nova.unshelve(SHELVED)
+    root = life.directory / "disk" if life.legacy_type else life.root
+    goes_on(root, made)
+    # it has to need the snapshot no more, which goes
+    below = info(root, made).get("full-backing-filename")
+    assert below == (str(cached) if life.legacy_type else None)
+    nova.destroy()
+    life.only([OTHERS])
+    assert not life.directory.exists()
     if cached.exists():
         os.utime(cached, (0, 0))
         nova.cache_pass(None)
@@ -272,84 +257,6 @@ def test_a_resize_is_taken_back_and_done_again(life: Life) -> None:
     nova.destroy()
     life.only([OTHERS])
     assert [] == [each for each in os.listdir(life.scene.instances) if each.startswith(UUID)]
-
-
-class Two:
-    """An instance and two hosts, with one storage or each with its own at the same path."""
-
-    def __init__(self, pair: Pair, place: Path, begun: str, images_type: str) -> None:
-        self.pair = pair
-        self.shared = pair.storages[0] == pair.storages[1]
-        self.glance = glance(place / "glance")
-        self.state = place
-        self.legacy = begun != IMAGES_TYPE
-        self.hosts: list[Any] = []
-        if self.legacy:
-            with contextlib.closing(self.begin(0, begun, enabled=False)) as before:
-                before.spawn()
-        for side in (0, 1):
-            self.hosts.append(self.begin(side, images_type))
-        self.here, self.there = self.hosts
-        if not self.legacy:
-            self.here.spawn()
-        where = f"{UUID}/disk" if self.legacy else f"disks/{VOLUMES[0]}"
-        mark(self.domain(0), pair.instances / where, "qcow2")
-
-    def begin(self, side: int, images_type: str, *, enabled: bool = True) -> Any:
-        libvirtds = (self.pair.here, self.pair.there)
-        return Host(
-            libvirtds[side],
-            Settings(
-                name=("here", "there")[side],
-                uri=libvirtds[side].uri,
-                instances=self.pair.instances,
-                glance=self.glance,
-                images_type=images_type,
-                state=self.state / f"state-{side}",
-                enabled=enabled,
-                address=f"127.0.0.{2 + side}",
-                peer=libvirtds[1 - side].uri,
-                root=self.pair.root,
-                elsewhere=self.pair.storages[1 - side],
-            ),
-        )
-
-    def domain(self, side: int) -> Any:
-        return (self.pair.source, self.pair.destination)[side].lookupByUUIDString(UUID)
-
-    def on_volumes(self, side: int) -> None:
-        """The guest runs on this host on its volumes, which both list that see them."""
-        assert [("volume", POOL, name) for name in VOLUMES] == self.pair.addresses(
-            self.domain(side)
-        )
-        self.only(VOLUMES, side)
-        goes_on(self.pair.seen(self.pair.instances / "disks" / VOLUMES[0], side), "qcow2")
-
-    def only(self, names: list[str], side: int) -> None:
-        """libvirt lists these volumes, and they are what lies in the directory."""
-        connection = (self.pair.source, self.pair.destination)[side]
-        listed = connection.storagePoolLookupByName(POOL).listVolumes()
-        assert sorted(names) == sorted(listed)
-        assert sorted(names) == sorted(
-            os.listdir(self.pair.seen(self.pair.instances / "disks", side))
-        )
-
-    def left(self, side: int) -> list[str]:
-        """What this host still has of the instance's own directories."""
-        found = os.listdir(self.pair.seen(self.pair.instances, side))
-        return sorted(each for each in found if each.startswith(UUID))
-
-    def close(self) -> None:
-        for host in self.hosts:
-            host.stop()
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that QEMU's user may enter."""
-    with tempfile.TemporaryDirectory(prefix="xmlkit-nova-") as name:
-        os.chmod(name, 0o755)  # noqa: S103
-        yield Path(name)
 
 
 @pytest.fixture(params=[False, True], ids=["shared", "separate"])

@@ -15,26 +15,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import guests
 import libvirt
 import pytest
 from guests import UUID, Guest
 from nova import context, exception, objects
-from nova.tests import fixtures
+from nova.compute.manager import ComputeManager
 from nova.virt import fake
 from nova.virt.libvirt import config, driver
 from novahost import guest as boots
 from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
-from xmlkit import images, journal
+from xmlkit import disk_info, images, journal
 from xmlkit.nova import store
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
-UNAME = os.uname  # Nova's fixtures take it away
 
 
 @dataclasses.dataclass
@@ -80,6 +81,26 @@ class NovaHost:
         self.made._hard_reboot(
             self.admin, self.instance, [], [], guests.block_device_info_of(self.wanted)
         )
+
+    def returns(self, host: str | None = "fake-host", evacuated: Any = ()) -> None:
+        """As ComputeManager.init_host, with what Nova's database says of the instance by then:
+        which host has it, and whether it was evacuated."""
+        known = objects.Instance(uuid=UUID, host=host)
+        self.case.stub_out("nova.objects.Instance.get_by_uuid", lambda *_, **__: known)
+        self.case.stub_out(
+            "nova.objects.MigrationList.get_by_filters", lambda *_, **__: list(evacuated)
+        )
+        self.made.init_host("fake-host")
+        manager = mock.Mock(driver=self.made, host="fake-host")
+        manager._get_instances_on_driver.return_value = [self.instance]
+        manager._is_instance_storage_shared.return_value = True
+        manager._get_instance_block_device_info.return_value = guests.block_device_info_of(
+            self.wanted
+        )
+        manager.network_api.get_instance_nw_info.return_value = []
+        node = SimpleNamespace(hypervisor_hostname="node", uuid=UUID)
+        found = ComputeManager._destroy_evacuated_instances(manager, self.admin, {UUID: node})
+        assert {each.instance_uuid for each in evacuated} == set(found)
 
     def resize(self) -> str:
         """To another flavor on the same host; what Nova passes from one half to the other."""
@@ -133,39 +154,12 @@ def nova_host(
     """A host of Nova's with legacy backends and an empty pool, and xmlkit in it."""
     # libvirtd comes first: Nova's fixtures put temporary files where QEMU may not go
     scene = Scene(libvirtd)
-    nova_case.useFixture(fixtures.PrivsepFixture())
-    nova_case.useFixture(fixtures.OSBrickFixture())
+    guests.prepare_alone(nova_case, libvirtd.uri)
     # with it, a resize would turn raw images into qcow2 ones, and their guests would not boot
     nova_case.flags(use_cow_images=request.param == "qcow2")
     nova_case.flags(instances_path=str(scene.instances))
-    nova_case.flags(enabled=False, group="vnc")
-    nova_case.flags(
-        connection_uri=libvirtd.uri,
-        virt_type="qemu",
-        cpu_mode="none",
-        images_type=request.param,
-        group="libvirt",
-    )
+    nova_case.flags(images_type=request.param, group="libvirt")
     nova_case.stub_out("nova.virt.libvirt.utils.fetch_image", fetch)
-    # no thread for events: nobody waits for one
-    nova_case.stub_out("nova.virt.libvirt.host.Host._init_events", lambda _: None)
-    nova_case.stub_out("nova.virt.libvirt.driver.LibvirtDriver._check_my_ip", lambda _: None)
-    nova_case.stub_out("os.uname", UNAME)
-    nova_case.stub_out(
-        "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details",
-        lambda *_: None,
-    )
-    nova_case.stub_out(
-        "nova.objects.BlockDeviceMappingList.get_by_instance_uuid",
-        lambda *_, **__: objects.BlockDeviceMappingList(objects=[]),
-    )
-    nova_case.stub_out(
-        "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata", lambda *_: None
-    )
-    nova_case.stub_out("nova.objects.Instance.save", lambda *_, **__: None)
-    nova_case.stub_out(
-        "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
-    )
     xmlkit.nova.enable(pools={None: POOL}, state_dir=str(libvirtd.directory / "state"))
     wanted = Guest(request.param, swap=1)
     instance = guests.instance_of(wanted)
@@ -317,7 +311,7 @@ def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: N
         assert 9 == done.returncode, done.stderr
         pending = [each for each in journal.read_all(str(state))[0] if each.pending]
         ends += len(pending)
-        host.made.init_host("fake-host")
+        host.returns()
         assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
         if host.addresses()[0][0] == "volume":
             break
@@ -327,6 +321,66 @@ def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: N
         host.addresses()
     )
     host.runs(host.disks / f"{UUID}_disk", format)
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_what_was_evacuated_is_no_more_this_hosts(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it was interrupted, the host that has it now may run it from either name.
+
+    On shared storage both stay, and others come over. Nova has ended the domain here by then, if
+    it knows of an evacuation that has begun; without that, it is the instance's host that counts.
+    """
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    host.spawn()
+    host.domain.destroy()
+    both = 0
+    for point in range(1, 40):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, str(point), *words],
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+        if not [each for each in journal.read_all(str(state))[0] if each.pending]:
+            continue
+        before = sorted(os.listdir(host.directory)), sorted(os.listdir(host.disks))
+        said = dict(disk_info.formats(str(host.directory / "disk.info")))
+        defined = host.addresses()
+        both += (host.directory / "disk").exists() and (host.disks / f"{UUID}_disk").exists()
+        caplog.clear()
+        host.returns("another-host")
+        assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
+        assert before == (sorted(os.listdir(host.directory)), sorted(os.listdir(host.disks)))
+        assert said == disk_info.formats(str(host.directory / "disk.info"))
+        assert defined == host.addresses()
+        assert "it is another host's now" in caplog.text
+    assert 2 < both
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_an_evacuation_that_has_begun_counts(nova_host: NovaHost) -> None:
+    """Its instance has this host still, by Nova's database, and starts on the other one."""
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    host.spawn()
+    host.domain.destroy()
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
+    assert 9 == done.returncode
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
+    evacuation = mock.Mock(
+        instance_uuid=UUID, status="accepted", source_node="node", dest_compute="another-host"
+    )
+    host.returns("fake-host", [evacuation])
+    assert [] == host.scene.connection.listAllDomains()
+    assert [False] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
 
 
 def test_what_another_host_has_begun_is_left_to_it(
@@ -344,7 +398,7 @@ def test_what_another_host_has_begun_is_left_to_it(
     host.domain.undefine()
     before = sorted(os.walk(host.directory)), sorted(os.walk(host.disks))
 
-    host.made.init_host("fake-host")
+    host.returns()
     assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
     assert "run xmlkit recover first" in caplog.text

@@ -27,6 +27,7 @@ def enable(
     lookup: Lookup | None = None,
     destination: Callable[[Any], Host | None] | None = None,
     image_cache: bool = True,
+    live: bool = False,
 ) -> None:
     """Put xmlkit into the Nova of this process, before it makes a driver.
 
@@ -37,7 +38,8 @@ def enable(
     destination: what the host has to which an instance migrates live, by Nova's migrate_data; None
     where that is not known, then each disk stays what it is. image_cache: whether xmlkit's takes
     the place of Nova's manager, which would delete the base images of disks that have moved;
-    without it, disks on base images do not come over.
+    without it, disks on base images do not come over. live: whether instances come over with
+    their live migration, too, if both hosts have it so; not with `destination`.
 
     Raises SeamError: this Nova is not one that xmlkit knows, or xmlkit is in it already.
     """
@@ -47,6 +49,7 @@ def enable(
 
     from xmlkit.nova.imagecache import CACHE
     from xmlkit.nova.instances import INSTANCES, Mover
+    from xmlkit.nova.live import LIVE, Live
     from xmlkit.nova.seams import BUILDER, Asked, Libvirt, SeamError, find, put_in
     from xmlkit.nova.storage import STORAGE
     from xmlkit.nova.store import register_options
@@ -55,10 +58,12 @@ def enable(
         raise SeamError("xmlkit is in this Nova already: call disable() first")
     version = int(nova.version.version_string().partition(".")[0])
     cache = CACHE if image_cache else ()
-    found = find((*BUILDER, *INSTANCES, *STORAGE, *cache), version)
+    found = find((*BUILDER, *INSTANCES, *LIVE, *STORAGE, *cache), version)
     register_options()
     mover = Mover(pools, state_dir, image_cache=image_cache)
-    _put.extend(put_in(found, Asked(lookup or Libvirt(mover.places), mover, destination)))
+    lookup = lookup or Libvirt(mover.places)
+    moved = Live(mover, lookup, on=live and destination is None)
+    _put.extend(put_in(found, Asked(lookup, mover, moved, destination)))
 
 
 def disable() -> None:

@@ -3,7 +3,8 @@
 Laws
 - Before the configuration is read, `[libvirt] images_type` may be libvirt-storage, and is by
   default: what an operator has set stays.
-- Whether instances come over by themselves is the operator's word: `[libvirt] storage_transition`.
+- Whether instances come over by themselves is the operator's word: `[libvirt] storage_transition`,
+  and whether they do so with a live migration: `storage_transition_live`.
 - What Nova does at its start, Nova does; if it is not one that xmlkit knows, it does not start.
 """
 
@@ -56,6 +57,12 @@ def prepare(compute: Any) -> None:
                 help="Whether instances come onto storage pools by themselves, where Nova defines "
                 "a guest anew: at a hard reboot, a resize, a cold migration and their reverts.",
             ),
+            cfg.BoolOpt(
+                "storage_transition_live",
+                default=False,
+                help="Whether instances come onto storage pools with a live migration, too: on the "
+                "host that they leave and on the one that they come to.",
+            ),
             cfg.StrOpt(
                 "storage_state_dir",
                 default="$state_path/xmlkit",
@@ -73,6 +80,7 @@ def prepare(compute: Any) -> None:
         ours.enable(
             pools=None if settings.storage_transition else {},
             state_dir=settings.storage_state_dir,
+            live=settings.storage_transition_live,
         )
         return found
 

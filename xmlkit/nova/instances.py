@@ -1,8 +1,9 @@
 """Instances come over by themselves, and Nova finds their disks afterwards.
 
 Laws
-- A disk is moved where Nova has defined the guest anew and has not started it yet, never elsewhere;
-  if it cannot be moved, the guest starts from where it was.
+- A disk is moved where Nova has defined the guest anew and has not started it yet (with a live
+  migration it is live.py's); if it cannot be moved, the guest starts from where it was.
+- What was interrupted is brought to an end when Nova knows which instances are another host's now.
 - Whether a disk has moved is asked of each disk: its image is gone from the instance's directory
   and exactly one pool has its volume.
 - A format comes from disk.info. Of a disk on a volume of which it says nothing, none is guessed.
@@ -21,7 +22,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from xmlkit import disk_info, journal, names, service, state
+from xmlkit import disk_info, images, journal, names, service, state
+from xmlkit.nova import live
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected
 from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
@@ -117,14 +119,22 @@ class Mover:
         elif outcome.state != "nothing":
             LOG.warning("Instance %s: %s (%s)", uuid, outcome.message, outcome.id or outcome.state)
 
-    def recover(self, connection: Any) -> None:
+    def recover(self, connection: Any, is_here: Callable[[str], bool]) -> None:
         """Bring to an end what was interrupted when Nova ended: until then nothing else may come
-        over. Nothing is raised; what is not of this libvirt, or of two, is left to an operator."""
+        over. Nothing is raised; what is not of this libvirt, or of two, is left to an operator.
+
+        is_here: whether an instance is this host's, by Nova's word. One that has been evacuated
+        meanwhile may run from either name of an image, on storage that both hosts have: it is
+        left as it is, and no more of this host's business.
+        """
         try:
             directory = state.directory(self.state_dir, make=False)
             if not directory.is_dir():
                 return
             with service.writing(connection, directory, 60.0):
+                journals, _ = journal.read_all(str(directory))
+                for each in journals:
+                    _leave_others(each, is_here)
                 journals, _ = journal.read_all(str(directory))
                 pending = [each for each in journals if each.pending]
                 if not all(_is_of(connection, each) for each in pending):
@@ -141,6 +151,23 @@ class Mover:
                 LOG.warning("Instance %s, interrupted in transition %s: %s", uuid, done.id, outcome)
         for fault in errors:
             LOG.warning("No instance comes over: %s", fault)
+
+
+def _leave_others(pending: journal.Journal, is_here: Callable[[str], bool]) -> None:
+    """End what was begun with instances that are another host's by now; nothing is changed."""
+    for task in pending.pending:
+        if is_here(task.uuid):
+            continue
+        outcome = journal.Outcome(
+            "undone",
+            "migrated-away",
+            "it is another host's now, and both names of each image stay where there are two: "
+            "remove the one that its domain there does not name",
+        )
+        LOG.warning("Instance %s, interrupted in transition %s: %s", task.uuid, pending.id, outcome)
+        writer = journal.Writer(pending.path, new=False)
+        with contextlib.closing(writer):
+            writer.end((task.uuid, outcome))
 
 
 def _is_of(connection: Any, pending: journal.Journal) -> bool:
@@ -204,8 +231,6 @@ def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         found = original(self, *args, **kwargs)
         storage.settle(self)
         self.image_backend.xmlkit_connect = lambda: self._host.get_connection()
-        if isinstance(asked.lookup, Libvirt):
-            asked.mover.recover(self._host.get_connection())
         images_type = nova.conf.CONF.libvirt.images_type
         if images_type in _DEPRECATED:
             LOG.warning(
@@ -300,6 +325,7 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         elsewhere = [each for each in found if _is_volume_of(each["path"], uuid)]
         if not elsewhere:
             return original(self, *args, **kwargs)
+        _declare(call["instance_dir"], [each["path"] for each in elsewhere])
         made = [each["path"] for each in elsewhere if not os.path.exists(each["path"])]
         for directory in sorted({os.path.dirname(each["path"]) for each in elsewhere}):
             there = [each for each in elsewhere if os.path.dirname(each["path"]) == directory]
@@ -311,6 +337,20 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return done
 
     return create_images_and_backing
+
+
+def _declare(directory: str, paths: Iterable[str]) -> None:
+    """Of disks that come from another host Nova has told the formats by names of its own making:
+    that is told of their paths as well."""
+    try:
+        said = disk_info.formats(os.path.join(directory, disk_info.NAME))
+        for path in paths:
+            beside = os.path.join(directory, os.path.basename(path))
+            if beside in said:
+                disk_info.add(beside, path)
+                disk_info.remove(beside)
+    except images.ImageError as error:
+        LOG.warning("The formats of disks in %s are not told: %s", directory, error)
 
 
 def _name_in(path: str) -> str:
@@ -348,10 +388,21 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     """On storage that both hosts share the volumes are there, and libvirt has not looked since."""
 
     def pre_live_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
-        instance = bound(original, self, *args, **kwargs)["instance"]
-        found = original(self, *args, **kwargs)
+        from nova.virt.libvirt import utils
+
+        call = dict(bound(original, self, *args, **kwargs))
+        instance, data = call["instance"], call["migrate_data"]
+        uuid = _uuid_of(instance)
+        wanted = live.offered(data) if asked.live.on else ()
+        if wanted and call["disk_info"] is not None and not data.is_shared_instance_path:
+            connection = self._host.get_connection()
+            call["disk_info"] = asked.live.places(connection, uuid, call["disk_info"], wanted)
+        found = original(**call)
         if isinstance(asked.lookup, Libvirt):
-            _look_for(self._host.get_connection(), _uuid_of(instance))
+            _look_for(self._host.get_connection(), uuid)
+        if wanted:
+            directory = utils.get_instance_path(instance)
+            asked.live.answer(self._host.get_connection(), uuid, found, directory, wanted)
         return found
 
     return pre_live_migration
@@ -367,7 +418,8 @@ def _look_for(connection: Any, uuid: str) -> None:
         # a directory of libvirt's own may be one that Nova's user cannot look into
         with contextlib.suppress(PermissionError):
             there = [name for name in os.listdir(path) if _is_volume_of(name, uuid)]
-            if set(pool.listVolumes()).issuperset(there):
+            listed = [name for name in pool.listVolumes() if _is_volume_of(name, uuid)]
+            if sorted(listed) == sorted(there):
                 continue
         leisure.refresh(pool)
 
@@ -382,6 +434,9 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         instance = bound(original, self, *args, **kwargs)["instance"]
         if store.is_bound():
             storage.refuse_to_move(instance)
+        if isinstance(asked.lookup, Libvirt):
+            # while the domain is there to say that what was made for it is its own
+            asked.live.clear(self._host.get_connection(), _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
@@ -573,25 +628,58 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])
         if call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
+            if isinstance(asked.lookup, Libvirt):
+                # a name that its live migration has made libvirt need not have seen
+                _look_for(self._host.get_connection(), _uuid_of(call["instance"]))
             asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
+            asked.live.clear(self._host.get_connection(), _uuid_of(call["instance"]))
         return found
 
     return cleanup
 
 
-# What is said at the start.
+# What is done and said at the start.
+
+
+def _returning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """Nova knows now which instances other hosts have taken over while this one was away."""
+
+    def destroy_evacuated_instances(self: Any, *args: Any, **kwargs: Any) -> Any:
+        context = bound(original, self, *args, **kwargs)["context"]
+        evacuated = original(self, *args, **kwargs)
+        host = getattr(self.driver, "_host", None)
+        if isinstance(asked.lookup, Libvirt) and host is not None:
+            asked.mover.recover(
+                host.get_connection(),
+                lambda uuid: uuid not in evacuated and _host_of(context, uuid) == self.host,
+            )
+            asked.live.recover(host.get_connection())
+        return evacuated
+
+    return destroy_evacuated_instances
+
+
+def _host_of(context: Any, uuid: str) -> str | None:
+    """The host that has an instance, by Nova's database; of one that is deleted, that had it."""
+    from nova import exception, objects, utils
+
+    try:
+        with utils.temporary_mutation(context, read_deleted="yes"):
+            found: str | None = objects.Instance.get_by_uuid(context, uuid).host
+    except exception.InstanceNotFound:
+        return None
+    return found
 
 
 def _starting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def process_instances_at_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
-        instances = bound(original, self, *args, **kwargs)["instances"]
-        warn_of_legacy(getattr(self, "driver", self), instances)
+        _warn_of_legacy(bound(original, self, *args, **kwargs)["instances"])
         return original(self, *args, **kwargs)
 
     return process_instances_at_startup
 
 
-def warn_of_legacy(driver: Any, instances: Iterable[Any]) -> None:
+def _warn_of_legacy(instances: Iterable[Any]) -> None:
     """One warning for all instances of which a disk still lies in the instance's directory."""
     from nova.virt.libvirt import utils
 
@@ -683,6 +771,12 @@ INSTANCES = (
         _BACKEND, "by_name", ("self", "instance", "name", "image_type", "disk_info_mapping"), _named
     ),
     Seam(_BACKEND, "by_libvirt_path", ("self", "instance", "path", "image_type"), _by_path),
+    Seam(
+        "nova.compute.manager:ComputeManager",
+        "_destroy_evacuated_instances",
+        ("self", "context", "node_cache"),
+        _returning,
+    ),
     Seam(_DRIVER, "process_instances_at_startup", ("self", "context", "instances"), _starting, 34),
     Seam(
         "nova.compute.manager:ComputeManager",

@@ -14,6 +14,7 @@ those of nova 33.0.2 and 34.0.0.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import functools
@@ -22,7 +23,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from lxml import etree
@@ -42,6 +43,7 @@ __all__ = [
     "Lookup",
     "Seam",
     "SeamError",
+    "aiming",
     "find",
     "is_expected",
     "put_in",
@@ -108,10 +110,12 @@ class Lookup(Protocol):
 
 
 class Asked(NamedTuple):
-    """What the seams work with: the look-up, how instances come over, what other hosts have."""
+    """What the seams work with: the look-up, how instances come over, also while they run, and
+    what other hosts have."""
 
     lookup: Lookup
     mover: Any
+    live: Any
     destination: Callable[[Any], Host | None] | None = None
 
 
@@ -225,7 +229,7 @@ class Libvirt:
         domain = read_domain(Document.parse(xml, _LIMITS))
         wanted = {name for disk in domain.disks for name in _volumes_of(disk, domain.uuid)}
         pools = [_pool(each, wanted) for each in _active_pools(connection)] if wanted else []
-        known = self._known(connection)
+        known = self.known(connection)
         return Host(known.libversion, known.driver, known.security_models, tuple(pools))
 
     def path_of(self, connect: Callable[[], Any], volume: str) -> str | None:
@@ -259,7 +263,7 @@ class Libvirt:
                 except libvirt.libvirtError as error:
                     LOG.warning("Volume %s/%s stays: %s", pool.name(), name, error)
 
-    def _known(self, connection: Any) -> Host:
+    def known(self, connection: Any) -> Host:
         """What stays while libvirtd does: its version, driver and security models."""
         uri = connection.getURI()
         if uri not in self._capabilities:
@@ -393,6 +397,20 @@ class _Readable:
         return getattr(self._domain, name)
 
 
+# What the host has to which this thread migrates an instance, as far as that is known.
+_aim: contextvars.ContextVar[Host | None] = contextvars.ContextVar("xmlkit_aim", default=None)
+
+
+@contextlib.contextmanager
+def aiming() -> Iterator[None]:
+    """Within it one instance migrates; what the other host has is forgotten afterwards."""
+    token = _aim.set(None)
+    try:
+        yield
+    finally:
+        _aim.reset(token)
+
+
 class _Migrating:
     """A domain of libvirt's that migrates: copied disks arrive as paths, and stay as volumes.
 
@@ -406,7 +424,10 @@ class _Migrating:
 
     def migrateToURI3(self, destination: Any, params: Any = None, flags: int = 0) -> Any:
         if params and params.get("migrate_disks") and "destination_xml" in params:
-            xml = params["destination_xml"]
+            xml, aim = params["destination_xml"], _aim.get()
+            if aim is not None:
+                # the volumes that are there and not here
+                xml = to_paths(xml, aim).result
             live, _ = readable(xml, self._lookup, lambda: self._domain.connect())
             params = {**params, "destination_xml": live}
         return self._domain.migrateToURI3(destination, params=params, flags=flags)
@@ -485,9 +506,15 @@ def _arriving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
     def get_updated_guest_xml(*args: Any, **kwargs: Any) -> Any:
         xml = original(*args, **kwargs)
+        call = bound(original, *args, **kwargs)
         if asked.destination is None:
+            connect = call["guest"]._domain.connect
+            uuid = str(getattr(call["instance"], "uuid", ""))
+            xml, host = asked.live.aimed(connect, uuid, xml, call["migrate_data"])
+            _aim.set(host)
             return xml
-        host = asked.destination(bound(original, *args, **kwargs)["migrate_data"])
+        host = asked.destination(call["migrate_data"])
+        _aim.set(host)
         return xml if host is None else to_volumes(xml, host, live=True).result
 
     return get_updated_guest_xml

@@ -43,6 +43,7 @@ __all__ = [
     "is_bound",
     "is_with_instances",
     "local_gb_info",
+    "may_be_shared",
     "prepare",
     "register_options",
     "store",
@@ -293,7 +294,7 @@ def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> Non
         pool = handle.name()
         if pool in places:
             continue
-        if _may_be_shared(parse_pool(etree.fromstring(handle.XMLDesc(0).encode()))):
+        if may_be_shared(parse_pool(etree.fromstring(handle.XMLDesc(0).encode()))):
             LOG.warning("Volume %s/%s stays: other hosts may have its pool", pool, name)
             continue
         if volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK:
@@ -388,7 +389,7 @@ def _shared_unsaid(pool: Pool) -> Iterator[str]:
         )
 
 
-def _may_be_shared(pool: Pool) -> bool:
+def may_be_shared(pool: Pool) -> bool:
     """Whether other hosts may have a pool, and Nova does not know it by its instances_path."""
     if pool.type not in ("dir", "fs"):
         return pool.type not in ("logical", "disk")
