@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import tempfile
@@ -104,6 +105,11 @@ def tried(directory: Path, bundle: Path, *, root: bool) -> float:
     return took
 
 
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> int:
     """Both, and a table."""
     with tempfile.TemporaryDirectory(prefix="newcomer-") as name:
@@ -119,9 +125,11 @@ def main() -> int:
         for who, root in (("root", True), ("a user, without libvirt", False)):
             place = top / ("root" if root else "user")
             place.mkdir()
+            before = _cpu()
             took = tried(place, bundle, root=root)
             missed |= took > GOAL
-            print(f"newcomer, {who:<24} {took:6.1f} s, at most {GOAL:.0f}")
+            used = _cpu() - before
+            print(f"newcomer, {who:<24} {took:6.1f} s ({used:.1f} s of CPU), at most {GOAL:.0f}")
     return int(missed)
 
 
