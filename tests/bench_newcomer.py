@@ -100,8 +100,8 @@ def tried(directory: Path, bundle: Path, *, root: bool) -> float:
             before = float(at)
     preview = done.stdout[done.stdout.rindex("instance-00000001  ") :]
     assert "valid before, valid after" in preview, preview
-    assert f"file {IMAGE}" in preview, preview
-    assert "volume images/mine.qcow2" in preview, preview
+    assert f'-      <source file="{IMAGE}"/>' in preview, preview
+    assert '+      <source pool="images" volume="mine.qcow2"/>' in preview, preview
     return took
 
 
