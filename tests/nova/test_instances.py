@@ -401,7 +401,7 @@ def test_what_another_host_has_begun_is_left_to_it(
     host.returns()
     assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
-    assert "run xmlkit recover first" in caplog.text
+    assert f"run xmlkit recover --state-dir {state} first" in caplog.text
 
 
 def move_elsewhere(host: NovaHost) -> Path:
