@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 BESIDE = ("ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "DECISIONS", "SECURITY")
 PAGES = [
     *(README, *(ROOT / f"{name}.md" for name in BESIDE)),
-    *(ROOT / "ansible/README.md", ROOT / "fixtures/README.md"),
+    *(*sorted((ROOT / "ansible").glob("*.md")), ROOT / "fixtures/README.md"),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 BLOCKS = {str(page.relative_to(ROOT)): blocks(page) for page in PAGES}

@@ -234,7 +234,7 @@ def _try_test(fresh: Path, directory: Path) -> None:
     modules = (str(ROOT / f"tests/test_{name}.py") for name in ("table", "templates"))
     pytest_ = (fresh / "python", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider")
     run(*pytest_, *modules, cwd=directory)
-    for program in ("ansible-playbook", "hatchling", "pre-commit"):
+    for program in ("ansible-playbook", "pre-commit"):
         run(fresh / program, "--version", cwd=directory)
 
 
