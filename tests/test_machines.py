@@ -11,7 +11,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from machines import Machine, MachineError, in_machine, linux_guest
+from machines import CMDLINE, Machine, MachineError, in_machine, linux_guest
 
 from xmlkit import Document, Host, parse_host, pools, transform
 from xmlkit.actions import create_pool, create_volume
@@ -39,7 +39,7 @@ GUEST = """
   <memory unit='MiB'>192</memory>
   <os>
     <type machine='pc'>hvm</type>
-    <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet</cmdline>
+    <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline>
   </os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
@@ -71,7 +71,7 @@ def test_a_linux_guest_answers_the_power_button(libvirtd: Libvirtd) -> None:
     disk, serial = directory / "disk", directory / "serial.log"
     disk.write_bytes(bytes(1 << 20))
     domain = libvirt.open(libvirtd.uri).defineXML(
-        GUEST.format(kernel=kernel, initrd=initrd, disk=disk, serial=serial)
+        GUEST.format(kernel=kernel, initrd=initrd, cmdline=CMDLINE, disk=disk, serial=serial)
     )
     domain.create()
     until(lambda: serial.exists() and serial.read_bytes().endswith(b"WW"))

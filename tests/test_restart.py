@@ -23,7 +23,7 @@ import libvirt
 import pytest
 from commands import Shell, until_said
 from loops import mounted
-from machines import linux_guest
+from machines import CMDLINE, linux_guest
 from pair import Pair, make_pair
 from scene import POOL, SECONDS, UP, Scene, images, until, when
 
@@ -1047,9 +1047,7 @@ def linux(scene: Scene, linux_tree: Path) -> Any:
     assert linux_tree.exists()
     domain = scene.nova_guest("linux", raw=True)
     kernel, initrd = linux_guest(scene.libvirtd.directory)
-    boot = (
-        f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet</cmdline>"
-    )
+    boot = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{CMDLINE}</cmdline>"
     xml = scene.document(domain).text
     for old, new in (("<boot dev='hd'/>", boot), (">16384<", f">{192 << 10}<")):
         assert old in xml

@@ -25,7 +25,7 @@ import libvirt
 import pytest
 from chroots import Release
 from loops import loop_device, mounted
-from machines import Files
+from machines import CMDLINE, Files
 from scene import DISK, POOL, Scene, cuttable, disk_xml, run, until
 
 from xmlkit import images, journal, service, snapshot, state
@@ -1018,7 +1018,7 @@ def with_agent(scene: Scene, tree: Path, *, starting: str = ":", freezing: str =
     scene.define("agent", [disk_xml(disk, format="raw"), WITH_AGENT], UUID)
     xml = scene.document(scene.connection.lookupByName("agent")).text
     boot = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd>"
-    boot += "<cmdline>console=ttyS0 quiet</cmdline>"
+    boot += f"<cmdline>{CMDLINE}</cmdline>"
     xml = re.sub("<boot dev='hd'/>", boot, xml)
     xml = re.sub("<(memory|currentMemory) unit='KiB'>[0-9]+", r"<\1 unit='KiB'>196608", xml)
     domain = scene.connection.defineXML(xml)
