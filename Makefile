@@ -106,6 +106,7 @@ bench: system-bench .venv/bin/xmlkit .venv/bin/xmldiff .venv/bin/lockutils-wrapp
 	.venv/bin/tox run -q -e nova,py --notest && \
 	{ .tox/py/bin/python tests/bench_review.py $(ARGS) || code=1; } && \
 	{ .tox/py/bin/python tests/bench_ansible.py $(ARGS) || code=1; } && \
+	{ $(AS_ROOT) .tox/py/bin/python tests/bench_newcomer.py || code=1; } && \
 	.tox/nova/bin/python -W ignore tests/bench_nova.py $(ARGS) && exit $$code
 
 clean:  ## remove the environments and what tools left behind

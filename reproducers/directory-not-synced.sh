@@ -11,16 +11,18 @@ fault=2
 trap 'exit $fault' EXIT
 pid=${LIBVIRTD:-$(cat /run/libvirtd.pid)}
 work=$(mktemp -d)
-trap 'virsh -q undefine reproducer || :; rm -rf "$work"; exit $fault' EXIT
-cat >"$work/guest.xml" <<'END'
+name=reproducer-${work##*.}  # of nobody else's
+trap 'rm -rf "$work"; exit $fault' EXIT
+cat >"$work/guest.xml" <<END
 <domain type='qemu'>
-  <name>reproducer</name>
+  <name>$name</name>
   <memory>16384</memory>
   <os><type arch='x86_64'>hvm</type></os>
 </domain>
 END
 virsh -q define "$work/guest.xml"
-virsh dumpxml --inactive reproducer | sed 's/16384</32768</' >"$work/guest.xml"
+trap 'virsh -q undefine "$name" || :; rm -rf "$work"; exit $fault' EXIT
+virsh dumpxml --inactive "$name" | sed 's/16384</32768</' >"$work/guest.xml"
 strace -f -y -qq -p "$pid" -o "$work/calls" \
     -e trace=openat,fsync,fdatasync,sync,syncfs,rename,renameat,renameat2 &
 tracing=$!
@@ -28,8 +30,8 @@ while ! grep -q 'TracerPid:.*[1-9]' "/proc/$pid/status"; do kill -0 "$tracing"; 
 virsh -q define "$work/guest.xml"
 kill "$tracing"
 wait "$tracing" || :
-calls=$(grep -E 'rename.*reproducer\.xml|sync\(' "$work/calls")
+calls=$(grep -E "rename.*$name\.xml|sync\(" "$work/calls")
 echo "$calls"
-echo "$calls" | grep -q 'sync(.*reproducer\.xml.*= 0' || exit
+echo "$calls" | grep -q "sync(.*$name\.xml.*= 0" || exit
 # a sync behind the rename would have been the directory's
-if [ -z "$(echo "$calls" | sed '1,/rename.*reproducer\.xml/d' | grep 'sync(' || :)" ]; then fault=0; else fault=1; fi
+if [ -z "$(echo "$calls" | sed "1,/rename.*$name\.xml/d" | grep 'sync(' || :)" ]; then fault=0; else fault=1; fi

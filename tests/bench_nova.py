@@ -110,29 +110,16 @@ def nothing(**_: Any) -> None:
 def host() -> Iterator[Any]:
     """A host of Nova's with our pools."""
     import libvirt
-    from nova import test
-    from novahost import NovaHost
+    from novahost import NovaHost, set_up
 
     from xmlkit.nova.store import prepare
     from xmlkit.testing import private_libvirtd
 
     libvirt.registerErrorHandler(lambda *_: None, None)
-
-    class Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
-        REQUIRES_LOCKING = True
-
-        def runTest(self) -> None:
-            """There has to be one."""
-
-    with private_libvirtd() as libvirtd:
-        case = Case()
-        case.setUp()
-        try:
-            found = NovaHost(case, libvirt.open(libvirtd.uri), libvirtd.directory)
-            prepare()
-            yield found
-        finally:
-            case.doCleanups()
+    with private_libvirtd() as libvirtd, set_up() as case:
+        found = NovaHost(case, libvirt.open(libvirtd.uri), libvirtd.directory)
+        prepare()
+        yield found
 
 
 if __name__ == "__main__":

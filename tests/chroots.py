@@ -36,7 +36,7 @@ STORAGE = (
     *("libvirt-daemon-driver-storage", "libvirt-daemon-driver-storage-disk"),
     "libvirt-daemon-driver-secret",
 )
-LINUX = ("linux-image-cloud-amd64", "busybox-static", "lvm2", "qemu-utils", *LIBVIRTD)
+LINUX = ("linux-image-cloud-amd64", "busybox-static", "lvm2", *QEMU, *LIBVIRTD)
 
 
 @dataclass(frozen=True)

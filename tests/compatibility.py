@@ -48,13 +48,14 @@ WORDS = {"passed": "yes", "failed": "**fails**", "skipped": "not tried"}
 
 
 def docstrings() -> dict[str, str]:
-    """The first sentence of each test, by its name."""
+    """The first sentence of each test, by its module and name, in the order of the files."""
     found = {}
     for path in sorted(TESTS.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 text = " ".join((ast.get_docstring(node) or "").split())
-                found[node.name] = re.split(r"(?<=[.]) |(?<=[^.])$", text)[0].rstrip(".")
+                first = re.split(r"(?<=[.]) |(?<=[^.])$", text)[0].rstrip(".")
+                found[f"{path.stem}.{node.name}"] = first
     return found
 
 
@@ -65,6 +66,7 @@ def results(reports: list[Path]) -> tuple[dict[str, str], dict[tuple[str, str], 
     cases = [each for path in reports for each in ElementTree.parse(path).iter("testcase")]
     for case in cases:
         name, _, parameters = case.get("name", "").rstrip("]").partition("[")
+        name = f"{case.get('classname', '').rpartition('.')[2]}.{name}"
         kinds = {child.tag for child in case}
         state = "failed" if kinds & {"failure", "error"} else "passed"
         ended[name, parameters] = WORDS["skipped" if "skipped" in kinds else state]
@@ -91,20 +93,20 @@ def page(reports: list[Path]) -> str:
     pairs: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for (name, parameters), state in ended.items():
         parts = parameters.split("-")
-        if name == "test_between_versions":
+        if name.endswith(".test_between_versions"):
             pairs[parts[0], parts[1]]["-".join(parts[2:])] = state
         elif one := [part for part in parts if part in suites]:
             rest = re.sub(rf"(^|-){one[0]}(?=-|$)", "", parameters).strip("-")
             rows[name, rest][one[0]] = state
     tried = []
-    order = list(dict.fromkeys(name for name, _ in rows))
+    order = list(said)  # as they stand in the files: a report has them as they ended
     for (name, rest), states in sorted(rows.items(), key=lambda r: (order.index(r[0][0]), r[0][1])):
-        claim = said.get(name, name).replace("|", "\\|").replace("<", "\\<")
-        title = name.removeprefix("test_").replace("_", " ")
+        claim = said[name].replace("|", "\\|").replace("<", "\\<")
+        title = name.partition(".test_")[2].replace("_", " ")
         what = f"**{title}**{f' ({rest})' if rest else ''}: {claim}"
         tried.append([what, *(states.get(suite, WORDS["skipped"]) for suite in suites)])
     between = []
-    for (here, there), states in pairs.items():
+    for (here, there), states in sorted(pairs.items(), key=lambda r: [*map(suites.index, r[0])]):
         machine = sorted({re.sub("-(shared|incremental|full)$", "", each) for each in states})
         good = all(state == "yes" for state in states.values())
         ways = sorted({each.rpartition("-")[2] for each in states})

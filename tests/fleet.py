@@ -3,23 +3,26 @@
 Rules
 - A host is a scene with its own libvirtd and its own state directory; Ansible is at home on it
   (`ansible_connection: local`) and starts the command as on any other.
-- The collection is the one that ansible-galaxy installs from the checkout.
+- The collection is the one that ansible-galaxy builds from the checkout and installs.
 - Nothing of the caller's Ansible is read or written: configuration, home and temporary files are
   the fleet's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scene import POOL, Scene
+from scene import POOL, Scene, until
 
 COLLECTION = Path(__file__).parents[1] / "ansible"
 PROGRAMS = Path(sys.executable).parent
@@ -27,11 +30,38 @@ SECONDS = 300.0  # for a playbook on a busy machine
 
 # What Ansible does on a host, in a process of its own, without Ansible's way there.
 MODULE = """
-import importlib, json, sys
-from ansible.module_utils.testing import patch_module_args
+import contextlib, importlib, json, sys
+arguments = json.loads(sys.argv[2])
+try:
+    from ansible.module_utils.testing import patch_module_args
+except ImportError:  # before 2.19
+    from ansible.module_utils import basic
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+    patch_module_args = contextlib.nullcontext
 name = "ansible_collections.xmlkit.libvirt.plugins.modules." + sys.argv[1]
-with patch_module_args(json.loads(sys.argv[2])):
+with patch_module_args(arguments):
     importlib.import_module(name).main()
+"""
+
+# An xmlkit that waits in the middle, after the names were made, as long as there is a file. It says
+# in another one which process it is, and which started it.
+SLOW = """\
+#!{python}
+import os, pathlib, time
+import libvirt
+from xmlkit.cli import main
+refresh = libvirt.virStoragePool.refresh
+def slow(pool, flags=0):
+    gate = pathlib.Path({gate!r})
+    if gate.exists():
+        part = gate.with_suffix(".part")
+        part.write_text(f"{{os.getpid()}} {{os.getppid()}}")
+        part.rename(gate.with_suffix(".reached"))
+        while gate.exists():
+            time.sleep(0.05)
+    return refresh(pool, flags)
+libvirt.virStoragePool.refresh = slow
+main()
 """
 
 
@@ -59,14 +89,17 @@ class Ansible:
             "ANSIBLE_CONFIG": str(directory / "ansible.cfg"),
             "ANSIBLE_HOME": str(directory),
             "ANSIBLE_REMOTE_TMP": str(directory / "remote"),
+            "ANSIBLE_ASYNC_DIR": str(directory / "async"),
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
             "LC_ALL": "C.UTF-8",
         }
         (directory / "ansible.cfg").touch()
+        self.run("ansible-galaxy", "collection", "build", str(COLLECTION))
+        (self.archive,) = directory.glob("xmlkit-libvirt-*.tar.gz")
         self.run(
             *("ansible-galaxy", "collection", "install", "--offline"),
-            *(str(COLLECTION), "-p", str(self.collections)),
+            *(str(self.archive), "-p", str(self.collections)),
         )
 
     def run(self, program: str, *arguments: str) -> str:
@@ -122,12 +155,18 @@ class Ansible:
 
 
 class Fleet:
-    """Hosts by their names, as an inventory has them."""
+    """Hosts by their names, as an inventory has them; `lost` cannot be reached."""
 
-    def __init__(self, ansible: Ansible, hosts: Mapping[str, Scene]) -> None:
+    def __init__(
+        self, ansible: Ansible, hosts: Mapping[str, Scene], lost: Collection[str] = ()
+    ) -> None:
         self.ansible = ansible
         self.hosts = hosts
         self.inventory = ansible.directory / "hosts.yml"
+        ssh = ansible.directory / "ssh"  # that finds no host
+        ssh.write_text("#!/bin/sh\nexit 255\n")
+        ssh.chmod(0o755)
+        no_way = {"ansible_connection": "ssh", "ansible_ssh_executable": str(ssh)}
         self.inventory.write_text(
             json.dumps(
                 {
@@ -144,6 +183,7 @@ class Fleet:
                                 "storage_transition_connect": scene.libvirtd.uri,
                                 "storage_transition_state_dir": str(self.state(name)),
                             }
+                            | (no_way if name in lost else {})
                             for name, scene in hosts.items()
                         },
                     }
@@ -155,10 +195,67 @@ class Fleet:
         """The state directory of a host."""
         return self.hosts[name].libvirtd.directory / "state"
 
+    def words(self, playbook: str, *options: str, **variables: Any) -> list[str]:
+        """The command that plays a playbook on the fleet."""
+        given = json.dumps(variables)
+        return [playbook, "-i", str(self.inventory), "--extra-vars", given, *options]
+
     def play(self, playbook: str, *options: str, **variables: Any) -> Run:
         """Play a playbook of the collection on the fleet."""
-        done = self.ansible.start(
-            *("ansible-playbook", f"xmlkit.libvirt.{playbook}", "-i", str(self.inventory)),
-            *("--extra-vars", json.dumps(variables), *options),
-        )
+        words = self.words(f"xmlkit.libvirt.{playbook}", *options, **variables)
+        done = self.ansible.start("ansible-playbook", *words)
         return Run(done.returncode, done.stdout + done.stderr)
+
+    @contextlib.contextmanager
+    def slow(self, *words: str) -> Iterator[Slow]:
+        """ansible-playbook, up to where xmlkit is in the middle of a transition on some host."""
+        gate = self.ansible.directory / f"gate-{uuid.uuid4().hex}"
+        gate.touch()
+        command = gate.with_suffix(".py")
+        command.write_text(SLOW.format(python=sys.executable, gate=str(gate)))
+        command.chmod(0o755)
+        given = json.dumps({"storage_transition_executable": str(command)})
+        with subprocess.Popen(
+            [str(PROGRAMS / "ansible-playbook"), *words, "--extra-vars", given],
+            env=self.ansible.environment,
+            cwd=self.ansible.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # as in a terminal of its own
+        ) as process:
+            try:
+                until(gate.with_suffix(".reached").exists)
+                pid, parent = map(int, gate.with_suffix(".reached").read_text().split())
+                yield Slow(process, pid, parent, gate)
+            finally:
+                gate.unlink(missing_ok=True)
+                if process.poll() is None:
+                    process.kill()
+
+
+@dataclass
+class Slow:
+    """A playbook that goes on, and the xmlkit that it waits for."""
+
+    process: subprocess.Popen[str]
+    pid: int
+    parent: int  # the module
+    gate: Path
+
+    def end(self) -> Run:
+        """Wait until Ansible has ended."""
+        said, _ = self.process.communicate(timeout=SECONDS)
+        return Run(self.process.returncode, said)
+
+    def go_on(self) -> None:
+        """Let xmlkit go on, and wait until it has ended, whoever waits for it."""
+        self.gate.unlink()
+        until(self._gone)
+
+    def _gone(self) -> bool:
+        try:
+            return not Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return True

@@ -93,6 +93,11 @@ MACHINE_DRIVERS = (
     *("connection-driver/libvirt_driver_qemu.so", "connection-driver/libvirt_driver_storage.so"),
     *("storage-backend/*.so", "storage-file/*.so"),
 )
+# What lets a guest run in it.
+EMULATOR = (
+    *("usr/bin/qemu-system-x86_64", "usr/share/seabios/bios-256k.bin"),
+    *("usr/share/qemu/kvmvapic.bin", "usr/lib/x86_64-linux-gnu/qemu/accel-*.so"),
+)
 MACHINE_FILES = {
     "etc/passwd": b"root:x:0:0::/root:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/false\n",
     "etc/group": b"root:x:0:\nlibvirt-qemu:x:64055:\n",
@@ -132,8 +137,8 @@ class MachineError(RuntimeError):
 class Machine:
     """A running emulated machine: Debian 12's kernel, libvirt, LVM and busybox, nothing else.
 
-    Fields: `uri` opens its libvirt, which has storage pools of all kinds and no emulator;
-    `directory` is its own, with the image of /dev/vda and the log of its console in it.
+    Fields: `uri` opens its libvirt, which has storage pools of all kinds, and an emulator if asked
+    for; `directory` is its own, with the image of /dev/vda and the log of its console in it.
     """
 
     uri: str
@@ -187,12 +192,15 @@ def linux_guest(directory: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def emulated_machine() -> Iterator[Machine]:
-    """Boot a machine, wait until its libvirt answers, and end it at the end."""
+def emulated_machine(*, emulator: bool = False) -> Iterator[Machine]:
+    """Boot a machine, wait until its libvirt answers, and end it at the end.
+
+    emulator: whether guests can run in it, from a BIOS and a disk; it takes 50 MB more.
+    """
     with tempfile.TemporaryDirectory(prefix="xmlkit-machine-") as name:
         directory = Path(name)
         files = Files(tree("linux"))
-        for program in MACHINE_PROGRAMS:
+        for program in (*MACHINE_PROGRAMS, *(EMULATOR if emulator else ())):
             files.add(program)
         for driver in MACHINE_DRIVERS:
             files.add(f"usr/lib/x86_64-linux-gnu/libvirt/{driver}")

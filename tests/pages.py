@@ -2,15 +2,18 @@
 
 Rules
 - A block is fenced and says its language. What CONTRIBUTING.md says of each is what is done.
-- A comment before a block may say what it takes for granted (`first:`) or why it is not run
-  (`not run:`); nothing else keeps a block from being run, as it stands, by a shell as root.
+- A comment before a block may say what it takes for granted (`first:`), or where it is to be
+  written (`file:`, on the other host behind a `b:`). Any other block of a shell or of Python
+  is run as it stands, by a shell as root; no comment keeps it from that.
 - The host is a private libvirtd whose /var/lib and /srv are its own, so that the paths of a page
   are real ones. Words that stand for a name are replaced by one (`WORDS`).
+- Packages of Debian come from the real archive, with lists of apt that are the tests' own.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import pty
 import re
 import select
@@ -22,8 +25,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from scene import DOMAIN, disk_xml
+from sources import apt_config, locked, run
 
 from xmlkit.testing import Libvirtd, boot_sector
 
@@ -35,15 +40,20 @@ ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 WORDS = {
     r"\bDOMAIN\b": "instance-00000001",
     r"\bUUID(?=_|\b)": UUID,
+    r"\bDESTINATION\b": "b",
     rf"{ID.pattern}|(?<= )ID\b": "$(newest)",
+    r"\b[0-9]{8}-[0-9]{4}\b(?!-)": "$(date -u -d '1 hour ago' +%Y%m%d-%H%M)",
+    "/opt/xmlkit/bin/xmlkit": "$PROGRAM",
+    # the two hosts of the tests share a disk, which libvirt does not take for shared storage
+    "virsh migrate --live": "virsh migrate --unsafe --live",
 }
 SECONDS = 540.0
 
 _FENCE = re.compile(
-    r"((?:^ *<!-- (?:first|not run): (?:(?!-->).)* -->\n+)*)^( *)```(\S*)\n(.*?)^\2```$",
+    r"((?:^ *<!-- (?:first|file): (?:(?!-->).)* -->\n+)*)^( *)```(\S*)\n(.*?)^\2```$",
     re.M | re.S,
 )
-_NOTE = re.compile(r"<!-- (first|not run): (.*?) -->", re.S)
+_NOTE = re.compile(r"<!-- (first|file): (.*?) -->", re.S)
 _PROMPT = re.compile(r"^[$#] ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?![$#] )[^\n]*\n)*)", re.M)
 
 # A command that fails ends the page, but for an exit code 1 that says what was found.
@@ -80,15 +90,15 @@ xmlkit observe --connect qemu:///system -o host.xml
 cp host.xml DEST.xml
 """
 # To the other host, whatever its name: libvirt's client wants a line to its socket, and a command
-# is run here, where the files are the same. Arguments of this program: the socket, then ssh's.
+# is run where that host is, by its mounts. Arguments of this program: the socket, then ssh's.
 _SSH = r"""
 import os, re, socket, sys, threading
 path, *words = sys.argv[1:]
 line = " ".join(words)
 if "libvirt-sock" not in line:
     command = re.sub(r"^\S+ ", "", line)
-    uri = f"qemu+unix:///system?socket={path}"
-    os.execvp("sh", ["sh", "-c", command.replace("qemu:///system", f"'{uri}'")])
+    enter = ("nsenter", f"--mount=/proc/self/fd/{os.environ['OTHER']}", "--", "env")
+    os.execvp("nsenter", [*enter, f"--chdir={os.getcwd()}", "sh", "-c", command])
 peer = socket.socket(socket.AF_UNIX)
 peer.connect(path)
 def send():
@@ -98,6 +108,16 @@ def send():
 threading.Thread(target=send, daemon=True).start()
 while data := peer.recv(65536):
     os.write(1, data)
+"""
+# What is closed to everyone but root is open here, so that another user can start the command.
+_OPEN = r"""
+open() {
+    mkdir -m 755 "upper-$1"
+    mkdir "work-$1"
+    mount -t overlay -o "lowerdir=$2,upperdir=upper-$1,workdir=work-$1" overlay "$2"
+}
+echo "nova:x:4200:4200::/var/lib/nova:/bin/sh" >>/etc/passwd
+echo "nova:x:4200:" >>/etc/group
 """
 _PYTHON = f"""
 import logging as log
@@ -109,14 +129,14 @@ uuid = "{UUID}"
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a page: its line, language and text; what is done first; why it is not run."""
+    """One block of a page: its line, language and text; what is done first; where it is written."""
 
     page: str
     line: int
     language: str
     text: str
     first: tuple[str, ...] = ()
-    reason: str | None = None
+    file: str | None = None
 
     @property
     def shown(self) -> list[tuple[str, str]]:
@@ -128,7 +148,9 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.language in ("sh", "console", "python") and self.reason is None
+        if self.language == "yaml":
+            return "- run: " in self.text
+        return self.language in ("sh", "console", "python") and self.file is None
 
 
 def blocks(page: Path) -> list[Block]:
@@ -137,13 +159,13 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         notes = _NOTE.findall(match[1])
-        reasons = [said for kind, said in notes if kind == "not run"]
+        files = [said for kind, said in notes if kind == "file"]
         found.append(
             Block(
                 *(page.name, text.count("\n", 0, match.start(3)) + 1, match[3]),
                 textwrap.dedent(match[4]),
                 tuple(said for kind, said in notes if kind == "first"),
-                reasons[0] if reasons else None,
+                files[0] if files else None,
             )
         )
     return found
@@ -154,6 +176,12 @@ def replaced(text: str) -> str:
     for word, real in WORDS.items():
         text = re.sub(word, real, text)
     return text
+
+
+def codename() -> str:
+    """The release of Debian that this machine is, else the oldest that is supported."""
+    values = platform.freedesktop_os_release()
+    return values["VERSION_CODENAME"] if values["ID"] == "debian" else "bookworm"
 
 
 class PageHost:
@@ -174,35 +202,46 @@ class PageHost:
             "remember_owner": False,
             "private_network": False,
         }
-        self.libvirtd = start(name="a", **options)
-        other = start(name="b", **options)
-        for host in (self.libvirtd, other):
+        programs = directory / "bin"
+        programs.mkdir()
+        own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
+        with patch.dict(os.environ, PATH=own_path):  # hooks have that of their libvirtd
+            self.libvirtd = start(name="a", **options)
+            self.other = start(name="b", **options)
+        for host in (self.libvirtd, self.other):
             (host.directory / "etc/hosts").write_text("127.0.0.1 localhost a b\n")
         self.work = directory / "work"
         self.work.mkdir()
-        programs = directory / "bin"
-        programs.mkdir()
         program = programs / "xmlkit"
         code = "from xmlkit.cli import main; main()"
         program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
         program.chmod(0o755)
         ssh = programs / "ssh"
         (programs / "ssh.py").write_text(_SSH)
-        sock = other.directory / "run/libvirt/libvirt-sock"
+        sock = self.other.directory / "run/libvirt/libvirt-sock"
         ssh.write_text(f'#!/bin/sh\nexec {sys.executable} {programs}/ssh.py {sock} "$@"\n')
         ssh.chmod(0o755)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
-        own_path = os.pathsep.join((str(programs), os.environ["PATH"]))
         self.environment = kept | {
             "GIT_CONFIG_GLOBAL": str(self.work / "gitconfig"),
             "PATH": own_path,
             "TERM": "dumb",
             "NO_COLOR": "1",
+            "PROGRAM": str(program),
+            "PROGRAMS": str(Path(sys.executable).parent),
+            "APT_CONFIG": str(self.work / "apt.conf"),
+            "SYSTEMD_OFFLINE": "1",  # the machine's systemd is not asked
+            "ANSIBLE_HOME": str(self.work / "ansible-home"),
+            "ANSIBLE_REMOTE_TMP": str(self.work / "ansible-home"),
+            "ANSIBLE_CONFIG": str(self.work / "ansible.cfg"),
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            "ANSIBLE_COLLECTIONS_PATH": str(self.work / "collections"),
         }
-        for name in ("fixtures", "schemas", "templates", "systemd", "xmlkit"):
+        for name in ("ansible", "fixtures", "schemas", "templates", "systemd", "xmlkit"):
             (self.work / name).symlink_to(ROOT / name)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             (self.work / name).symlink_to(ROOT / name)
+        (self.work / "ansible.cfg").touch()
         (self.work / "sector").write_bytes(boot_sector(hears_button=True))
         log = self.libvirtd.directory / "guest.log"
         guest = DOMAIN.format(
@@ -212,7 +251,7 @@ class PageHost:
             disks=disk_xml(INSTANCES / UUID / "disk").replace("'/>", "' cache='none'/>", 1),
         )
         (self.work / "guest.xml").write_text(guest)
-        self._run(["bash", "-c", _HOST, "host", UUID, str(BASE), other.uri])
+        self._run(["bash", "-c", _HOST, "host", UUID, str(BASE), self.other.uri])
 
     def _run(self, command: Sequence[str]) -> None:
         done = subprocess.run(
@@ -236,7 +275,7 @@ class PageHost:
         Returns what each command of a console printed, by the line of its block and its number:
         what root typed (`#`) with its stderr. A command that fails fails the test.
         """
-        lines = [_BEGIN]
+        lines = [_BEGIN, *self._prepared(page)]
         for block in page:
             if not block.runs:
                 continue
@@ -244,6 +283,8 @@ class PageHost:
             lines.append(f"echo '--- {block.page}:{block.line}' >&2")
             if block.language == "python":
                 lines.append(f"{sys.executable} - <<'END'\n{_PYTHON}\n{block.text}END")
+            elif block.language == "yaml":  # of a workflow
+                lines += re.findall(r"^- run: (.*)$", block.text, re.M)
             elif block.language == "sh":
                 lines.append(replaced(block.text))
             else:
@@ -260,8 +301,36 @@ class PageHost:
             found[int(at), int(nth)] = path.read_text().strip("\n")
         return found
 
+    def _prepared(self, page: Sequence[Block]) -> list[str]:
+        """Files, and what only some pages need; lines for the shell."""
+        for block in page:
+            if block.file and block.file.startswith("b:/etc/libvirt/"):
+                path = self.other.directory / block.file.removeprefix("b:/")
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(replaced(block.text))
+                path.chmod(0o755)
+                self.other.restart()  # it looks for hooks when it starts
+            elif block.file:
+                (self.work / Path(block.file).name).write_text(replaced(block.text))
+        text = "\n".join(block.text for block in page)
+        if "apt-get " in text:
+            config = apt_config(codename(), "deb")
+            with locked(config.parent / ".lock"):
+                run("apt-get", "--quiet", f"--config-file={config}", "update")
+            own = f'{config.read_text()}Dir::State::Status "/dev/null";\n'
+            (self.work / "apt.conf").write_text(own)
+        lines = []
+        if "runuser " in text:
+            # where the interpreter is, and what it imports
+            used = [Path(sys.executable), Path(sys.executable).resolve(), ROOT]
+            parents = {parent for path in used for parent in path.parents}
+            closed = [path for path in sorted(parents) if not path.stat().st_mode & 0o001]
+            lines += [_OPEN, *(f"open {number} {path}" for number, path in enumerate(closed))]
+        return lines
+
     def _on_terminal(self, command: Sequence[str]) -> None:
         primary, secondary = pty.openpty()
+        other = os.open(f"/proc/{self.other.daemon}/ns/mnt", os.O_RDONLY)
         with (self.work / "stdout").open("wb") as stdout:
             process = subprocess.Popen(
                 command,
@@ -269,10 +338,12 @@ class PageHost:
                 stdout=stdout,
                 stderr=secondary,
                 cwd=self.work,
-                env=self.environment,
+                env=self.environment | {"OTHER": str(other)},
+                pass_fds=(other,),
                 start_new_session=True,
             )
         os.close(secondary)
+        os.close(other)
         said = b""
         deadline = time.monotonic() + SECONDS
         try:

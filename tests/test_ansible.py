@@ -7,8 +7,12 @@ Rules
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
+import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,11 @@ from scene import POOL, Scene
 
 from xmlkit.testing import Libvirtd, boot_sector
 
-# One worker installs the collection once for all of these.
+# One worker installs the collection once for the modules, another one for the fleets.
 pytestmark = [pytest.mark.ansible, pytest.mark.xdist_group("ansible")]
+fleets = pytest.mark.xdist_group("fleets")
 
-MODULES = ("domain_storage", "domain_storage_info", "storage_rollback")
+MODULES = ("domain_storage", "domain_storage_info", "storage_recover", "storage_rollback")
 VNC = "<graphics type='vnc' port='-1' passwd='HIDE-ME7'/>"
 PAGE = COLLECTION.parent / "docs/ansible.md"
 Given = dict[str, Any]  # the arguments of a module
@@ -55,7 +60,7 @@ def call(ansible: Ansible, scene: Scene) -> Callable[..., dict[str, Any]]:
 
     def called(name: str, **arguments: Any) -> dict[str, Any]:
         shared: Given = {"state_dir": str(scene.libvirtd.directory / "state"), "executable": XMLKIT}
-        if name != "storage_rollback":
+        if name.startswith("domain_storage"):
             shared |= {"connect": scene.libvirtd.uri, "relocate": [POOL]}
         return ansible.module(name, **(shared | arguments))
 
@@ -65,6 +70,16 @@ def call(ansible: Ansible, scene: Scene) -> Callable[..., dict[str, Any]]:
 def text(scene: Scene, name: str = "guest") -> str:
     """The XML of a guest, with its secrets."""
     return scene.document(scene.connection.lookupByName(name)).text
+
+
+def files(scene: Scene) -> dict[Path, int]:
+    """The names of a host's images, and which file has each."""
+    return {path: path.lstat().st_ino for path in scene.instances.rglob("*") if path.is_file()}
+
+
+def content(scene: Scene) -> dict[Path, bytes]:
+    """The same, and what is in it."""
+    return {path: path.read_bytes() for path in files(scene)}
 
 
 def form(scene: Scene, name: str = "guest") -> str:
@@ -85,6 +100,7 @@ def states(found: dict[str, Any]) -> list[tuple[str, str, str | None]]:
 # Fleets.
 
 
+@fleets
 def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     """Check mode changes nothing, a second run neither, and the rollback gives the bytes back."""
     made = fleet("one", "two")
@@ -93,9 +109,13 @@ def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     before = {name: text(scene) for name, scene in made.hosts.items()}
     nothing, changed = (dict.fromkeys(made.hosts, (count, 0)) for count in (0, 1))
 
+    images = {name: files(scene) for name, scene in made.hosts.items()}
+    whole = {name: content(scene) for name, scene in made.hosts.items()}
     check = made.play("transition", "--check", "--diff")
     assert (0, changed) == (check.code, check.recap()), check.said
     assert before == {name: text(scene) for name, scene in made.hosts.items()}
+    assert images == {name: files(scene) for name, scene in made.hosts.items()}
+    assert whole == {name: content(scene) for name, scene in made.hosts.items()}
     assert [] == [name for name in made.hosts if made.state(name).exists()]
     for scene in made.hosts.values():
         uuid = scene.connection.lookupByName("guest").UUIDString()
@@ -107,7 +127,10 @@ def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     assert {"volume"} == set(forms(made).values())
     ids = [path.stem for name in made.hosts for path in made.state(name).glob("*.jsonl")]
     assert 2 == len(ids)
-    assert [] == [id for id in ids if f"xmlkit rollback {id}" not in done.said]
+    for name in made.hosts:
+        (path,) = made.state(name).glob("*.jsonl")
+        hint = f"{XMLKIT} rollback {path.stem} --state-dir={made.state(name)}"
+        assert f"take it back with: {hint}" in done.said
     made.hosts["one"].boots(made.hosts["one"].connection.lookupByName("guest"))
 
     again = made.play("transition", "--diff")
@@ -117,9 +140,11 @@ def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     check = made.play("rollback", "--check", "--diff", rollback_since=since)
     assert (0, changed) == (check.code, check.recap()), check.said
     assert {"volume"} == set(forms(made).values())
-    back = made.play("rollback", rollback_since=since)
+    # as another user would, by way of su
+    back = made.play("rollback", "-b", ansible_become_method="su", rollback_since=since)
     assert (0, changed) == (back.code, back.recap()), back.said
     assert before == {name: text(scene) for name, scene in made.hosts.items()}
+    assert images == {name: files(scene) for name, scene in made.hosts.items()}
     again = made.play("rollback", rollback_since=since)
     assert (0, nothing) == (again.code, again.recap()), again.said
 
@@ -127,18 +152,28 @@ def test_a_fleet_goes_there_and_back(fleet: Callable[..., Fleet]) -> None:
     assert "HIDE-ME7" not in check.said + done.said + back.said
 
 
+@fleets
 def test_a_host_that_fails_stops_the_next_wave(fleet: Callable[..., Fleet]) -> None:
-    """In the middle of its steps: it is as it was, its wave is done, and later it all goes on."""
+    """Lost, or in the middle of its steps: its wave is done, and later it all goes on."""
     made = fleet("one", "two", "three", "four")
     failing = made.hosts["two"]
     info = failing.instances / failing.connection.lookupByName("guest").UUIDString() / "disk.info"
     info.write_text("no JSON")
     before = text(failing)
     waves = [1, 2, 1]
+    Fleet(made.ansible, made.hosts, lost=["two"])  # its inventory
     run = made.play("transition", transition_waves=waves)
 
     assert 0 != run.code
     assert {"one": (1, 0), "two": (0, 1), "three": (1, 0)} == run.recap(), run.said
+    assert {"one": "volume", "two": "file", "three": "volume", "four": "file"} == forms(made)
+    assert "the host was lost: " in run.said
+    assert not made.state("four").exists()
+    Fleet(made.ansible, made.hosts)
+    run = made.play("transition", transition_waves=waves)
+
+    assert 0 != run.code
+    assert {"one": (0, 0), "two": (0, 1), "three": (0, 0)} == run.recap(), run.said
     assert {"one": "volume", "two": "file", "three": "volume", "four": "file"} == forms(made)
     assert before == text(failing)
     assert re.search(
@@ -151,6 +186,67 @@ def test_a_host_that_fails_stops_the_next_wave(fleet: Callable[..., Fleet]) -> N
     assert 0 == run.code
     assert {"one": (0, 0), "two": (1, 0), "three": (0, 0), "four": (1, 0)} == run.recap()
     assert {"volume"} == set(forms(made).values())
+
+
+@fleets
+def test_a_host_that_was_killed_is_recovered_by_a_playbook(fleet: Callable[..., Fleet]) -> None:
+    """The module and its xmlkit, half way: the guest boots, and until then nothing is begun."""
+    made = fleet("one", "two")
+    killed = made.hosts["two"]
+    before = {name: text(scene) for name, scene in made.hosts.items()}
+    images = {name: files(scene) for name, scene in made.hosts.items()}
+    with made.slow(*made.words("xmlkit.libvirt.transition", "--limit", "two")) as slow:
+        os.kill(slow.parent, signal.SIGKILL)
+        os.kill(slow.pid, signal.SIGKILL)
+        assert {"two": (0, 1)} == slow.end().recap()
+    assert before["two"] == text(killed)
+    assert images["two"] != files(killed)
+    killed.boots(killed.connection.lookupByName("guest"))
+
+    run = made.play("transition", transition_waves=["100%"])
+    assert {"one": (1, 0), "two": (0, 1)} == run.recap(), run.said
+    (path,) = made.state("two").glob("*.jsonl")
+    command = f"xmlkit recover --state-dir {made.state('two')}"
+    words = f"transition {path.stem} has not come to an end: run {command} first"
+    assert words in run.said
+    journal = path.read_bytes()
+    check = made.play("recover", "--check")
+    assert (0, {"one": (0, 0), "two": (1, 0)}) == (check.code, check.recap()), check.said
+    assert journal == path.read_bytes()
+
+    run = made.play("recover")
+    assert (0, {"one": (0, 0), "two": (1, 0)}) == (run.code, run.recap()), run.said
+    assert before["two"] == text(killed)
+    assert images["two"] == files(killed)
+    run = made.play("recover")
+    assert (0, {"one": (0, 0), "two": (0, 0)}) == (run.code, run.recap()), run.said
+    run = made.play("transition", transition_waves=["100%"])
+    assert (0, {"one": (0, 0), "two": (1, 0)}) == (run.code, run.recap()), run.said
+    assert {"volume"} == set(forms(made).values())
+    run = made.play("rollback", rollback_since="20260101")
+    assert 0 == run.code, run.said
+    assert before == {name: text(scene) for name, scene in made.hosts.items()}
+
+
+@fleets
+def test_an_ansible_that_goes_leaves_nothing_half_way(
+    fleet: Callable[..., Fleet], ansible: Ansible
+) -> None:
+    """Before Ctrl-C nobody else begins there, after it xmlkit ends what it has begun."""
+    made = fleet("one")
+    scene = made.hosts["one"]
+    with made.slow(*made.words("xmlkit.libvirt.transition")) as slow:
+        shared: Given = {"executable": XMLKIT, "state_dir": str(made.state("one"))}
+        found = ansible.module("domain_storage", all=True, connect=scene.libvirtd.uri, **shared)
+        assert f"process {slow.pid} " in found["msg"]
+        assert " is working on this host: wait until it has ended" in found["msg"]
+        os.killpg(slow.process.pid, signal.SIGINT)
+        assert 0 != slow.end().code
+        slow.go_on()
+    state = {"file": "undone", "volume": "done"}[form(scene)]
+    assert f"  {state}  " in Shell.of(scene)("journal").told(0).stdout
+    run = made.play("transition")
+    assert (0, "volume") == (run.code, form(scene)), run.said
 
 
 # Modules.
@@ -195,7 +291,7 @@ def test_a_name_is_no_order_to_a_terminal(
 def test_nothing_is_begun_while_something_is_pending(
     scene: Scene, call: Callable[..., dict[str, Any]]
 ) -> None:
-    """It fails with the way out; after xmlkit recover it goes on."""
+    """It fails with the way out; after storage_recover it goes on."""
     scene.nova_guest("guest")
     (id,) = call("domain_storage", domains=["guest"])["transitions"]
     journal = scene.libvirtd.directory / "state" / f"{id}.jsonl"
@@ -205,12 +301,49 @@ def test_nothing_is_begun_while_something_is_pending(
     other = scene.nova_guest("other")
 
     found = call("domain_storage", domains=["other"])
-    assert f"transition {id} has not come to an end: run xmlkit recover first" in found["msg"]
+    assert f"transition {id} has not come to an end: run xmlkit recover --state" in found["msg"]
     assert "pending" == call("domain_storage_info")["transitions"][0]["state"]
     assert "file" == form(scene, "other")
-    Shell.of(scene)("recover").told(0)
+    found = call("storage_recover", check=True)
+    assert (True, [id], [("guest", "pending", None)]) == (
+        *(found["changed"], found["transitions"]),
+        states(found),
+    )
+    found = call("storage_recover")
+    assert (True, [("guest", "done", None)]) == (found["changed"], states(found))
+    found = call("storage_recover")
+    assert (False, [], []) == (found["changed"], found["transitions"], found["domains"])
     assert call("domain_storage", domains=["other"])["changed"]
     assert "volume" == scene.addresses(other)[0][0]
+
+
+def test_what_cannot_be_recovered_has_its_reason(
+    scene: Scene, call: Callable[..., dict[str, Any]]
+) -> None:
+    """A domain that somebody has changed stays pending; a journal that is none is told as well."""
+    domain = scene.nova_guest("guest")
+    (id,) = call("domain_storage", domains=["guest"])["transitions"]
+    state = scene.libvirtd.directory / "state"
+    journal = state / f"{id}.jsonl"
+    *kept, _ = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(kept))
+    disk = f"{domain.UUIDString()}_disk"
+    edited = text(scene).replace(f"volume='{disk}'", "volume='another'")
+    assert edited != text(scene)
+    (scene.instances / "disks/another").write_bytes(bytes(4096))
+    scene.connection.storagePoolLookupByName(POOL).refresh()
+    scene.connection.defineXML(edited)
+
+    found = call("storage_recover")
+    assert (True, False) == (found["failed"], found["changed"])
+    assert ["pending"] == [each["state"] for each in found["domains"]]
+    assert "1 of 1 domains have not come to an end: guest: pending: " in found["msg"]
+    (state / "20260101-000000-0000.jsonl").write_text("no JSON\n" * 3)
+    found = call("storage_recover")
+    assert found["failed"]
+    assert "xmlkit recover: " in found["msg"]
+    assert "20260101-000000-0000" in found["msg"]
+    assert ["pending"] == [each["state"] for each in found["domains"]]
 
 
 def test_a_guest_that_runs_is_restarted_on_demand(ansible: Ansible, libvirtd: Libvirtd) -> None:
@@ -284,6 +417,58 @@ def test_no_domains_are_none(ansible: Ansible) -> None:
         assert (False, []) == (found["changed"], found["domains"])
 
 
+def test_a_password_in_a_uri_is_not_shown(ansible: Ansible) -> None:
+    """Neither in what fails nor in the arguments that Ansible repeats."""
+    uri = "test://me:HIDE-ME8@localhost/nowhere?my_token=HIDE-ME9&keyfile=SHOWN"
+    for name in ("domain_storage", "domain_storage_info", "storage_rollback", "storage_recover"):
+        given: Given = {"connect": uri, "executable": XMLKIT, "state_dir": "/nowhere"}
+        more: dict[str, Given] = {
+            "domain_storage": {"all": True},
+            "storage_rollback": {"transition": "2"},
+        }
+        found = json.dumps(ansible.module(name, **given, **more.get(name, {})))
+        assert "HIDE-ME" not in found
+        assert "SHOWN" in found
+
+
+def test_an_xmlkit_that_does_not_run_is_told_by_its_own_words(
+    ansible: Ansible, tmp_path: Path
+) -> None:
+    """Such as one whose Python is too old; the message says which one it needs."""
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\necho 'SyntaxError: invalid syntax' >&2\nexit 1\n")
+    old.chmod(0o755)
+    gone = tmp_path / "gone"
+    gone.write_text("#!/nowhere/python\n")
+    gone.chmod(0o755)
+    given: Given = {"connect": "test:///default", "all": True}
+    found = ansible.module("domain_storage", executable=str(old), **given)
+    assert "(SyntaxError: invalid syntax)" in found["msg"]
+    assert "xmlkit needs Python 3.11 or newer" in found["msg"]
+    found = ansible.module("domain_storage", executable=str(gone), **given)
+    assert "No such file or directory" in found["msg"]
+    assert str(gone) in found["msg"]
+
+
+def newer(node: ast.AST) -> bool:
+    """Whether it is what Python 3.6 does not read, or cannot evaluate in an annotation."""
+    match node:
+        case ast.ImportFrom(module="__future__"):
+            return True
+        case ast.Subscript(value=ast.Name(id="dict" | "list" | "set" | "tuple" | "type")):
+            return True
+        case ast.BinOp(op=ast.BitOr()):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("path", sorted(COLLECTION.glob("plugins/module*/*.py")))
+def test_modules_are_read_by_old_pythons(path: Path) -> None:
+    """By that of a managed host, from 3.6: xmlkit has its own."""
+    tree = ast.parse(path.read_text(), feature_version=(3, 6))
+    assert [] == [ast.unparse(each) for each in ast.walk(tree) if newer(each)]
+
+
 ODD: dict[str, tuple[Given, str]] = {
     "no command": ({"executable": "/nowhere/xmlkit"}, "there is no /nowhere/xmlkit on this host"),
     "no such program": ({"executable": "xmlkit-nowhere"}, "there is no xmlkit-nowhere on this"),
@@ -298,6 +483,10 @@ ODD: dict[str, tuple[Given, str]] = {
     "NUL": ({"all": False, "domains": ["a\0b"]}, "there is a NUL character in an option"),
     "no such pool": ({"relocate": ["nowhere"]}, "nowhere"),
     "no such rule": ({"accept": ["nothing"]}, "'nothing' is not one of"),
+    "no such place": (
+        {"state_dir": "/nowhere/xmlkit", "check": True},
+        "/nowhere/xmlkit: No such file or directory; ",
+    ),
     "no such host": ({"connect": "test:///nowhere"}, "xmlkit apply: cannot connect to"),
     "no host": ({"connect": None}, "which host? Say --connect URI"),
     "a wrong state": ({"state": "link"}, "value of state must be one of: volume, path"),
@@ -339,6 +528,44 @@ def test_what_cannot_be_taken_back_is_one_line(
 
 
 # Documentation.
+
+
+def contained(page: dict[str, Any], key: str) -> set[str]:
+    """What a page of ansible-doc says is in the entries of what is returned."""
+    return set(page["return"][key]["contains"])
+
+
+def test_what_is_returned_is_documented_in_full(ansible: Ansible) -> None:
+    """Each key of the schemas, whose number says that it keeps its meaning."""
+
+    def keys(schema: str, name: str) -> set[str]:
+        found = json.loads((COLLECTION.parent / f"schemas/{schema}.json").read_text())
+        return set((found["properties"] | found["$defs"])[name]["properties"])
+
+    names = [f"xmlkit.libvirt.{name}" for name in MODULES]
+    pages = json.loads(ansible.run("ansible-doc", "--json", "-t", "module", *names))
+    moved, info, recovered, back = (pages[name] for name in sorted(names))
+    assert keys("apply-1", "domain") - {"unified"} == contained(moved, "domains")
+    assert contained(moved, "domains") == contained(back, "domains")
+    assert keys("status-1", "host") == contained(info, "host")
+    assert keys("status-1", "domain") == contained(info, "domains")
+    assert keys("journal-1", "transition") == contained(info, "transitions")
+    assert keys("recover-1", "domain") | {"transition"} == contained(recovered, "domains")
+    for page in pages.values():
+        assert {"check_mode", "diff_mode", "platform"} == set(page["doc"]["attributes"])
+
+
+def test_the_archive_is_complete(ansible: Ansible) -> None:
+    """The license in full, what changed, and no setting of a tool."""
+    with tarfile.open(ansible.archive) as archive:
+        names = {name for name in archive.getnames() if name.count("/") == 0}
+        license = archive.extractfile("LICENSE")
+        assert license is not None
+        assert (COLLECTION.parent / "LICENSE").read_bytes() == license.read()
+    assert {"CHANGELOG.md", "README.md", "MANIFEST.json"} <= names
+    assert set() == {name for name in names if name.startswith(".")}
+    listed = (COLLECTION / "meta/runtime.yml").read_text()
+    assert list(MODULES) == re.findall(r"^    - (\w+)$", listed, re.M)
 
 
 def test_documentation_is_that_of_the_arguments(ansible: Ansible) -> None:

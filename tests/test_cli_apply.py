@@ -57,6 +57,24 @@ def target(scene: Scene, domain: Any) -> Path:
 # Done.
 
 
+def test_hints_name_the_state_directory_that_was_given(scene: Scene, xmlkit: Shell) -> None:
+    """They can be typed as they stand."""
+    domain = scene.nova_guest("guest")
+    there = scene.libvirtd.directory / "its own"
+    option = ("--state-dir", there)
+    done = xmlkit("apply", *TO_POOL, "--yes", "guest", *option).told(0)
+    (path,) = there.glob("*.jsonl")
+    assert f"take it back with: xmlkit rollback {path.stem} --state-dir '{there}'\n" in done.stderr
+    *kept, end = path.read_text().splitlines(keepends=True)
+    assert '"end"' in end
+    path.write_text("".join(kept))
+    words = f"has not come to an end: run xmlkit recover --state-dir '{there}' first"
+    xmlkit("apply", "--all", "--yes", *option).refused(words)
+    xmlkit("recover", *option).told(0)
+    xmlkit("rollback", path.stem, "--yes", *option).told(0)
+    assert "file" == form(scene, domain)
+
+
 def test_a_guest_is_moved(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 0; what was planned is on stderr, how it ended on stdout, with the id."""
     domain = scene.nova_guest("guest")
@@ -65,7 +83,7 @@ def test_a_guest_is_moved(scene: Scene, xmlkit: Shell) -> None:
 
     assert f"guest  done\napply {id}: 1 done\n" == done.stdout
     assert f"take it back with: xmlkit rollback {id}" in done.stderr
-    assert "vda   move    file /" in done.stderr
+    assert re.search("  vda  move, file to volume, qcow2\n       /.*\n    -> ", done.stderr)
     assert "volume" == form(scene, domain)
     scene.boots(domain)
 
@@ -355,7 +373,7 @@ def test_a_signal_in_the_middle_takes_back_what_was_begun(
     assert "guest  undone: interrupted: " in done.stdout
     assert "file" == form(scene, domain)
     assert [] == list((scene.instances / "disks").iterdir())
-    assert "nothing to recover\n" == xmlkit("recover").told(0).stdout
+    assert "nothing to recover in" in xmlkit("recover").told(0).stdout
     scene.boots(domain)
 
 
@@ -456,12 +474,22 @@ def has_socket(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("command", ["apply", "status"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("apply", "status", "observe", "diff guest", "plan -o OUT guest", "transform FILE"),
+        *("validate --through-libvirt --connect URI FILE", "cache list"),
+        "volume create p/v --capacity 1M --image-format raw",
+    ],
+)
 def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
     scene: Scene, xmlkit: Shell, command: str
 ) -> None:
     """Ctrl-C says what it waits for, and another one ends it; what was begun is for recover."""
     domain = scene.nova_guest("guest")
+    file = scene.libvirtd.directory / "guest.xml"
+    file.write_text(scene.document(domain).text)
+    words = {"URI": scene.libvirtd.uri, "FILE": str(file), "OUT": f"{file}.plan"}
     daemon = scene.libvirtd.daemon
     code = HANGS.format(pid=daemon)
     try:
@@ -470,19 +498,20 @@ def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
             until(lambda: is_stopped(daemon))
         else:
             os.kill(daemon, signal.SIGSTOP)
-            process = xmlkit.start("status")
+            process = xmlkit.start(*(words.get(word, word) for word in command.split()))
             # libvirt has made its socket, and does not come back to Python
             until(lambda: has_socket(process.pid))
         # one that comes before the call that hangs is heard, and then another call hangs
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(4)
         done = xmlkit.end(process).told(130)
     finally:
         os.kill(daemon, signal.SIGCONT)
     assert WAITING in done.stderr
-    assert "ended: xmlkit recover brings to an end what was begun\n" in done.stderr
+    what = "xmlkit recover brings to an end what was begun"
+    assert f"ended: {what if command == 'apply' else 'nothing was changed'}\n" in done.stderr
 
     assert "file" == form(scene, domain)
     scene.boots(domain)
@@ -654,6 +683,7 @@ def test_an_unknown_pool_is_refused(scene: Scene, xmlkit: Shell) -> None:
         (("--all", "--connect", "nonsense"), "cannot connect"),
         (("--all", "--state-dir", "/proc/xmlkit"), "/proc/xmlkit"),
         (("--all", "--state-dir", "/dev/null"), "/dev/null"),
+        (("--all", "--dry-run", "--state-dir", "/nowhere/xmlkit"), "/nowhere/xmlkit: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

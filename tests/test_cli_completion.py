@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -42,6 +43,9 @@ LINES = {
     "directory": ("xmlkit journal --state-dir stat\t", f"{ID}.jsonl"),
     "transition": ("xmlkit journal --state-dir state 2026\t", f"{ID}.jsonl"),
     "pool": ("xmlkit diff --host host\t --relocate nova-d\t gue\t", "valid before"),
+    "kind": ("xmlkit diff --host host.xml --relocate root=nova-d\t gue\t", "valid before"),
+    "space": ("xmlkit compare --format json my\t gue\t", "xmlkit.compare/1"),
+    "uri": ("xmlkit diff --connect test:///de\t test", "/guest/diskimage1"),
 }
 
 
@@ -49,6 +53,7 @@ LINES = {
 def home(tmp_path: Path) -> Path:
     """A directory to stand in, with a guest, a host file, and a journal that is damaged."""
     shutil.copy(ROOT / "fixtures/file-in-pool.xml", tmp_path / "guest.xml")
+    shutil.copy(tmp_path / "guest.xml", tmp_path / "my guest.xml")
     (tmp_path / "host.xml").write_text(HOST)
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / f"state/{ID}.jsonl").write_text("damaged\n")
@@ -139,6 +144,9 @@ def test_fish_offers_the_same(name: str, home: Path) -> None:
         "directory": "state/",
         "transition": ID,
         "pool": "nova-disks-pool",
+        "kind": "root=nova-disks-pool",
+        "space": "my guest.xml",
+        "uri": "test:///default",
     }
     typed = LINES[name][0].split("\t")[1 if name == "pool" else 0]
     line = f"xmlkit diff --host host.xml{typed}" if name == "pool" else typed
@@ -156,10 +164,12 @@ def test_fish_offers_the_same(name: str, home: Path) -> None:
 
 def asked(line: str, home: Path) -> list[str]:
     """The words that a shell is given for the last word of a line, with their kind."""
+    command = line.rpartition("| ")[2]
     words = {
         "_XMLKIT_COMPLETE": "bash_complete",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split(" ")) - 1),
+        "COMP_LINE": line,
+        # as bash takes the last command of a line apart
+        "COMP_WORDS": re.sub(" |(?<=[=:])(?=[^=:])|(?<=[^ =:])(?=[=:])", "\n", command),
     }
     done = subprocess.run(
         ["xmlkit"], cwd=home, env=environment(home) | words, capture_output=True, text=True
@@ -176,6 +186,10 @@ def asked(line: str, home: Path) -> list[str]:
         pytest.param("xmlkit status --accept ", list(ACCEPTABLE), id="acceptable"),
         pytest.param("xmlkit diff --host host.xml --relocate ", ["nova-disks-pool"], id="pools"),
         pytest.param("xmlkit diff --pool p=/x --relocate ", ["p"], id="named-pools"),
+        pytest.param("xmlkit diff --pool p=/x --relocate swap=", ["p"], id="pools-of-a-kind"),
+        pytest.param("xmlkit diff --pool p=/x --relocate swap=p", ["p"], id="a-pool-of-a-kind"),
+        pytest.param("xmlkit diff --connect test:///d", ["///default"], id="uris"),
+        pytest.param("false | xmlkit explain format-d", ["format-disagrees"], id="in-a-pipe"),
         pytest.param("xmlkit rollback --state-dir state ", [ID], id="transitions"),
         # where nothing is known nothing is said
         pytest.param("xmlkit diff --host guest.xml --relocate ", [], id="no-host"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from loops import mounted
 from lxml import html as lxml_html
 from scene import Scene
 
@@ -26,6 +28,7 @@ NODE = f"test://{FIXTURES}/every-pool-type.xml"
 ADOPTED = FIXTURES / "file-in-pool.xml"
 OUTSIDE = FIXTURES / "subdirectory.xml"
 SECRETS = FIXTURES / "secrets.xml"
+COMMAND = (sys.executable, "-c", "from xmlkit.cli import main; main()")
 # Under this schema nothing may have an attribute named "volume".
 NO_VOLUMES = """<grammar xmlns="http://relaxng.org/ns/structure/1.0">
   <start><ref name="any"/></start>
@@ -42,7 +45,7 @@ def xmlkit(
 ) -> subprocess.CompletedProcess[bytes]:
     """The command, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", "from xmlkit.cli import main; main()", *arguments],
+        [*COMMAND, *arguments],
         input=stdin,
         capture_output=True,
         env={key: value for key, value in os.environ.items() if key != "LIBVIRT_DEFAULT_URI"}
@@ -97,6 +100,53 @@ def test_valid_before_and_invalid_after_is_trouble(without_volumes: Path, format
     assert 0 == xmlkit("diff", *IMAGES, *options, OUTSIDE).returncode
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("diff", "--format", "html", ADOPTED, OUTSIDE),
+        ("diff", "missing.xml", ADOPTED),
+        ("plan", ADOPTED, OUTSIDE),
+        ("transform", ADOPTED),
+    ],
+)
+def test_a_pool_that_the_host_has_not_is_told_once(
+    tmp_path: Path, command: Sequence[str | Path]
+) -> None:
+    """However many domains there are, and before any is read; nothing is written."""
+    out = tmp_path / "out"
+    done = xmlkit(*command, *IMAGES, "--relocate", "nope", "-o", out)
+
+    said = "xmlkit: no pool 'nope' to relocate to; the host's pools: images\n"
+    assert (2, said) == (done.returncode, done.stderr.decode())
+    assert not out.exists()
+
+
+def test_a_file_is_written_alike_from_a_terminal(tmp_path: Path) -> None:
+    """-o: in no colours that nobody asked for, and no line broken by the terminal's width."""
+    outs = [tmp_path / name for name in "abc"]
+    ours, theirs = pty.openpty()
+    for out, color in ((outs[0], "auto"), (outs[1], "always")):
+        words: list[str | Path] = [
+            *COMMAND,
+            "diff",
+            *IMAGES,
+            "--color",
+            color,
+            "-o",
+            out,
+            OUTSIDE,
+            ADOPTED,
+        ]
+        env = os.environ | {"TERM": "xterm", "COLUMNS": "40", "NO_COLOR": ""}
+        assert 1 == subprocess.run(words, stdin=theirs, stdout=theirs, env=env).returncode
+    os.close(ours)
+    os.close(theirs)
+    assert 1 == xmlkit("diff", *IMAGES, "-o", outs[2], OUTSIDE, ADOPTED).returncode
+
+    assert outs[2].read_bytes() == outs[0].read_bytes()
+    assert b"\x1b[32madopt" in outs[1].read_bytes()
+
+
 def test_what_is_wrong_afterwards_is_told(without_volumes: Path) -> None:
     """The text says that the result is invalid, and where; the data says it, too."""
     options = ("--schemas", without_volumes)
@@ -131,8 +181,39 @@ def test_a_volume_disk_that_must_stay_is_invalid_on_such_a_host() -> None:
     assert b"type='volume'" in done.stdout
 
 
+NOT_INSTALLED = """
+from xmlkit.validation import schemas
+schemas._PLACES = ()
+from xmlkit.cli import main
+main()
+"""
+
+
+def test_where_no_schemas_are_installed_nothing_is_validated() -> None:
+    """What would change is shown, and that there is no verdict is told. A page needs one."""
+
+    def diff(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-c", NOT_INSTALLED, "diff", *IMAGES, *arguments]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIBVIRT_", "XMLKIT_"))}
+        return subprocess.run(command, capture_output=True, env=kept)
+
+    for file, code in ((ADOPTED, 1), (OUTSIDE, 0)):
+        text = diff(file)
+        assert code == text.returncode
+        assert b"  not validated\n" in text.stdout
+        assert 1 == text.stderr.count(b"\n")
+        assert b"xmlkit: not validated: libvirt's schemas are not installed" in text.stderr
+        entry = data(diff("--format", "json", file))["domains"][0]
+        assert ({"valid": None}, {"valid": None}) == (entry["before"], entry["after"])
+        usual = data(xmlkit("diff", *IMAGES, "--format", "json", file))["domains"][0]
+        assert usual | {"before": None, "after": None} == entry | {"before": None, "after": None}
+    page = diff("--format", "html", ADOPTED)
+    assert (2, b"") == (page.returncode, page.stdout)
+    assert b"libvirt's schemas are not installed" in page.stderr
+
+
 def test_a_schema_that_is_not_there_is_trouble(tmp_path: Path) -> None:
-    """Without a verdict nothing is shown."""
+    """Who names schemas wants a verdict: without one nothing is shown."""
     done = xmlkit("diff", *IMAGES, "--schemas", tmp_path, ADOPTED)
     by_variable = xmlkit("diff", *IMAGES, ADOPTED, XMLKIT_SCHEMAS=str(tmp_path))
 
@@ -344,9 +425,23 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
     assert " running " in f" {on.get('data-ids')} "
     assert " running " not in f" {off.get('data-ids')} "
     for domain in (off, on):
-        (svg,) = domain.iter("svg")
+        (svg,) = domain.find_class("wide")
         assert str(scene.base) in (svg.get("aria-label") or "")
     assert "the host itself was not looked at" not in file.read_text()
+
+    done = xmlkit("diff", *options, "--restart", "--format", "html", "-o", file)
+    assert 1 == done.returncode, done.stderr
+    off, on = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+    assert "changes" == on.get("data-state")
+    there, back = (
+        [(each.text or "").split()[:2] for each in steps.iter("code")]
+        for steps in on.find_class("steps")
+    )
+    for steps in there, back:
+        assert 1 == steps.count(["virsh", "start"])
+        assert ["virsh", "shutdown"] == steps[0]
+    assert f"xmlkit rollback --restart ID {runs.UUIDString()}" in on.text_content()
+    assert "--restart" not in off.text_content()
 
     state = ("--connect", libvirtd.uri, "--state-dir", libvirtd.directory / "state")
     planned = tmp_path / "plan.json"
@@ -356,6 +451,46 @@ def test_a_page_of_a_host_says_what_is_in_the_way(libvirtd: Libvirtd, tmp_path: 
     assert 1 == done.returncode, done.stderr
     domains = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
     assert ["changes", "refused"] == [each.get("data-state") for each in domains]
+
+
+def test_a_page_says_what_is_copied(libvirtd: Libvirtd, tmp_path: Path) -> None:
+    """Where the pool is on another file system; with --copy the steps are those of apply."""
+    scene = Scene(libvirtd)
+    with mounted("ext4", 256 << 20) as directory:
+        scene.pool("far", directory)
+        scene.nova_guest("guest")
+        file = tmp_path / "review.html"
+        options = ("--connect", libvirtd.uri, "--all", "--relocate", "far")
+        pages = []
+        for more in ((), ("--copy",)):
+            done = xmlkit("diff", *options, *more, "--format", "html", "-o", file)
+            assert 1 == done.returncode, done.stderr
+            (domain,) = lxml_html.document_fromstring(file.read_bytes()).find_class("domain")
+            pages.append(domain)
+        state = ("--state-dir", tmp_path / "state")
+        dry = xmlkit("apply", *options, *state, "--copy", "--dry-run", "--format", "json")
+        scene.connection.storagePoolLookupByName("far").destroy()
+    refused, copied = pages
+
+    assert ("refused", "changes") == (refused.get("data-state"), copied.get("data-state"))
+    assert " other-file-system " in f" {refused.get('data-ids')} "
+    there, back = (
+        [each.text or "" for each in steps.iter("code")] for steps in copied.find_class("steps")
+    )
+    assert json.loads(dry.stdout)["domains"][0]["steps"] == there
+    assert there[0].startswith("cp ")
+    assert back[0].startswith("cp ")
+    (svg,) = copied.find_class("wide")
+    assert "moves by a copy" in (svg.get("aria-label") or "")
+
+
+@pytest.mark.parametrize("option", ["--copy", "--restart", "--rewrite-metadata"])
+def test_how_steps_are_taken_is_said_of_a_hosts_page(option: str) -> None:
+    """Nothing else that diff shows has steps, and of a file alone nobody knows."""
+    for given in ((*IMAGES, "--format", "html"), ("--connect", NODE)):
+        done = xmlkit("diff", *given, option, ADOPTED)
+        assert (2, b"") == (done.returncode, done.stdout)
+        assert b"--format html and --connect" in done.stderr
 
 
 # Secrets.

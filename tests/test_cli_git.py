@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,24 @@ def git(work: Path) -> Git:
 def commit(git: Git) -> None:
     git("add", "--all")
     git("commit", "--quiet", "--message", "State")
+
+
+def terminal(work: Path, *words: str, **variables: str) -> str:
+    """What git prints on a terminal; it has to succeed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["git", *words], cwd=work, stdout=theirs, stderr=theirs, env=os.environ | variables
+    ) as process:
+        os.close(theirs)
+        printed = b""
+        try:
+            while piece := os.read(ours, 4096):
+                printed += piece
+        except OSError:
+            pass  # how a terminal's other end says that it is over
+        assert 0 == process.wait(120), printed
+    os.close(ours)
+    return printed.decode()
 
 
 def test_git_shows_what_libvirt_would_see(git: Git, work: Path) -> None:
@@ -279,23 +298,56 @@ def test_colour_comes_through_a_real_pager(git: Git, work: Path) -> None:
     (work / "guest.xml").write_bytes(OLD)
     commit(git)
     (work / "guest.xml").write_bytes(NEW)
-    ours, theirs = pty.openpty()
-    variables = {"GIT_PAGER": "cat", "TERM": "xterm", "NO_COLOR": ""}
-    with subprocess.Popen(
-        ["git", "diff"], cwd=work, stdout=theirs, stderr=theirs, env=os.environ | variables
-    ) as process:
-        os.close(theirs)
-        printed = b""
-        try:
-            while piece := os.read(ours, 4096):
-                printed += piece
-        except OSError:
-            pass  # how a terminal's other end says that it is over
-        assert 0 == process.wait(120)
-    os.close(ours)
+    printed = terminal(work, "diff", GIT_PAGER="cat", TERM="xterm", NO_COLOR="")
 
-    assert b"\x1b[1mdiff --git a/guest.xml b/guest.xml\x1b[0m" in printed
-    assert b"\x1b[31mremoved\x1b[0m" in printed
+    assert "\x1b[1mdiff --git a/guest.xml b/guest.xml\x1b[0m" in printed
+    assert "\x1b[31mremoved\x1b[0m" in printed
+
+
+@pytest.mark.parametrize(
+    ("setting", "on_terminal", "in_pipe"),
+    [
+        ("color.ui=auto", True, False),
+        ("color.ui=false", False, False),
+        ("color.ui=always", True, True),
+        ("color.diff=false", False, False),
+        ("color.diff=always", True, True),
+    ],
+)
+def test_colour_is_as_git_is_told(
+    git: Git, work: Path, setting: str, on_terminal: bool, in_pipe: bool
+) -> None:
+    """git's own settings decide, on a terminal and in a pipe."""
+    (work / "guest.xml").write_bytes(OLD)
+    commit(git)
+    (work / "guest.xml").write_bytes(NEW)
+    free = {"NO_COLOR": "", "GIT_PAGER": "cat", "TERM": "xterm"}
+
+    assert on_terminal == ("\x1b[" in terminal(work, "-c", setting, "diff", **free))
+    assert in_pipe == ("\x1b[" in git("-c", setting, "diff", **free))
+    assert "\x1b[" not in git("-c", setting, "diff", **free | {"NO_COLOR": "1"})
+
+
+@pytest.mark.parametrize("words", [("diff",), ("show", "--ext-diff"), ("log", "-p", "--ext-diff")])
+def test_a_reader_that_has_seen_enough_is_no_failure(
+    git: Git, work: Path, words: tuple[str, ...]
+) -> None:
+    """git would say that its driver died, after `head` or a pager that was left by q."""
+    for name in "abc":
+        (work / f"{name}.xml").write_bytes(OLD)
+    commit(git)
+    for name in "abc":
+        (work / f"{name}.xml").write_bytes(NEW)
+    if words != ("diff",):
+        commit(git)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(["git", *words], cwd=work, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+
+    assert b"" == done.stderr
+    # git itself dies of what it cannot write, as any program does
+    assert done.returncode in (0, -signal.SIGPIPE)
 
 
 def test_a_huge_file_takes_no_longer_than_git(git: Git, work: Path) -> None:

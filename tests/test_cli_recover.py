@@ -52,12 +52,16 @@ def killed(scene: Scene, xmlkit: Shell, *arguments: str) -> str:
 def test_there_is_nothing_to_recover(scene: Scene, xmlkit: Shell) -> None:
     """Exit code 0, before anything and after something was done; no host is needed."""
     nowhere = Shell(None, xmlkit.state)
-    assert "nothing to recover\n" == nowhere("recover").told(0).stdout
+    nothing = f"nothing to recover in {xmlkit.state}\n"
+    assert nothing == nowhere("recover").told(0).stdout
     assert not xmlkit.state.exists()
     scene.nova_guest("guest")
     xmlkit(*APPLY, "guest", "--yes").told(0)
 
-    assert "nothing to recover\n" == nowhere("recover").told(0).stdout
+    assert nothing == nowhere("recover").told(0).stdout
+    assert nothing == xmlkit("recover", "--connect", scene.libvirtd.uri).told(0).stdout
+    for uri in ("nonsense", "qemu+unix:///system?socket=/nowhere"):
+        nowhere("recover", "--connect", uri).refused(f"cannot connect to {uri}")
     assert [] == nowhere.json("recover", 0, "recover")["transitions"]
 
 

@@ -404,6 +404,32 @@ def test_no_secret_is_in_a_difference() -> None:
     assert "HIDE-ME" not in repr(lost(old, empty)) + repr(lost(old, without))
 
 
+@pytest.mark.parametrize(
+    "devices",
+    [
+        "<graphics type='vnc' pasword='{}'/>",
+        "<graphics type='vnc' passwd='{}'/>",
+        "<graphics type='vnc'>{}</graphics>",
+        "<disk><source protocol='https'><cokie>{}</cokie></source></disk>",
+        "<disk><source protocol='https' qeury='token={}'/></disk>",
+        "<disk><source protocol='rbd'><auth usrename='{}'/></source></disk>",
+        "<x><env nmae='PASSWORD' value='{}'/></x>",
+    ],
+)
+def test_what_would_be_a_secret_but_for_a_slip_is_none_the_less(devices: str) -> None:
+    """As with all that is shown: a document need not be valid to be compared."""
+
+    def of(inside: str) -> Document:
+        return Document.parse(f"<domain><devices>{inside}</devices></domain>")
+
+    old, new = of(devices.format("HIDE-ME")), of(devices.format("HIDE-YOU"))
+    for before, after in ((old, new), (old, of("")), (of(""), new)):
+        found = compare(before, after)
+        assert found
+        assert "HIDE" not in repr(found)
+    assert "HIDE-ME" in repr(compare(old, new, show_secrets=True))
+
+
 def test_what_stands_inside_a_secret_is_one() -> None:
     """An element or attribute in it is not shown, however odd."""
     old = parse("<a><password><b c='HIDE-ME'>HIDE-ME<d/></b></password></a>")

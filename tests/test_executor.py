@@ -192,6 +192,20 @@ def test_intent_is_on_the_disk_before_a_step_and_its_end_before_the_next_kind(sc
     assert [Link, Refresh, Define, Unlink] == seen
 
 
+def test_each_step_of_each_domain_is_told(scene: Scene) -> None:
+    """Begun and done once, also the refresh that several have in common: a bar reaches its end."""
+    tasks = [task(scene, scene.nova_guest(name)) for name in ("a", "b", "c")]
+    told: list[tuple[str, str, Any]] = []
+
+    outcomes = carry_out(scene, tasks, listener=lambda *what: told.append(what))
+
+    assert [Outcome("done")] * 3 == list(outcomes.values())
+    for event in ("begin", "done"):
+        for each in tasks:
+            steps = [step for what, own, step in told if (what, own) == (event, each.uuid)]
+            assert list(each.steps) == steps
+
+
 def test_a_listener_that_cannot_write_is_not_listened_to(scene: Scene) -> None:
     """As when the terminal is gone: the domain is brought to its end all the same."""
     domain = scene.nova_guest("a")
@@ -914,7 +928,7 @@ def test_an_interruption_at_each_call_ends_everything(scene: Scene, metadata: bo
             (scene.instances / new(domain)).unlink(missing_ok=True)
         if len(calls) < number:
             break
-    assert 15 + 2 * metadata == number
+    assert 17 + 2 * metadata == number
     assert {"done", "undone"} == set(states)
 
 
@@ -1046,9 +1060,25 @@ def hundred(scene: Scene) -> tuple[list[Any], list[Task]]:
     return domains, [Task(each, steps_of(each)) for each in plans]
 
 
-def test_a_hundred_guests_cost_one_refresh_of_the_pool(scene: Scene) -> None:
-    """Told by the listener, and by what libvirt is asked for."""
+def counted_refreshes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The pools that are refreshed from now on."""
+    refreshes: list[str] = []
+    refresh = executor._Executor._refresh_pool
+
+    def counted(self: Any, name: str) -> None:
+        refreshes.append(name)
+        refresh(self, name)
+
+    monkeypatch.setattr(executor._Executor, "_refresh_pool", counted)
+    return refreshes
+
+
+def test_a_hundred_guests_cost_one_refresh_of_the_pool(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told for each of them."""
     domains, tasks = hundred(scene)
+    refreshes = counted_refreshes(monkeypatch)
     told: Counter[str] = Counter()
 
     def listener(event: str, _: str, step: Any, *__: int) -> None:
@@ -1057,8 +1087,9 @@ def test_a_hundred_guests_cost_one_refresh_of_the_pool(scene: Scene) -> None:
     outcomes = carry_out(scene, tasks, listener=listener)
 
     assert {Outcome("done")} == set(outcomes.values())
-    assert (1, 1) == (told["begin Refresh"], told["done Refresh"])
-    assert 100 == told["done Link"] == told["done Define"] == told["done Unlink"]
+    assert [POOL] == refreshes
+    assert 100 == told["begin Refresh"] == told["done Refresh"] == told["done Link"]
+    assert 100 == told["done Define"] == told["done Unlink"]
     scene.boots(domains[57])
 
 
@@ -1068,14 +1099,7 @@ def test_a_hundred_guests_are_settled_with_few_refreshes(
 ) -> None:
     """Interrupted before the first definition and the first removal; one more refresh at most."""
     domains, tasks = hundred(scene)
-    refreshes: list[str] = []
-    refresh = executor._Executor._refresh_pool
-
-    def counted(self: Any, name: str) -> None:
-        refreshes.append(name)
-        refresh(self, name)
-
-    monkeypatch.setattr(executor._Executor, "_refresh_pool", counted)
+    refreshes = counted_refreshes(monkeypatch)
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -73,7 +73,7 @@ COMMANDS = {
     "volume": ((0, "volume", "--help"), {"libvirt", "tempfile", "xmlkit.actions"}),
     "status": (
         (1, "status", "--connect", "test:///default"),
-        {"json", "tempfile", "subprocess", "xmlkit.diff", "xmlkit.testing", "xmlkit.transformers"},
+        {"tempfile", "subprocess", "xmlkit.diff", "xmlkit.testing", "xmlkit.transformers"},
     ),
     "help of apply": ((0, "apply", "--help"), {"lxml", "libvirt", "json", "tempfile"}),
     "help of rollback": ((0, "rollback", "--help"), {"lxml", "libvirt", "json", "tempfile"}),

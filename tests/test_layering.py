@@ -58,7 +58,8 @@ nova.compute
 .
 about
 cli
-cli.files cli.options cli.paint cli.workers cli.counting
+cli.files cli.options cli.paint cli.workers cli.counting cli.signals
+cli.lines
 cli.carrying cli.git cli.hosts cli.report cli.table
 """
 TIERS = (

@@ -24,6 +24,7 @@ from xmlkit.observe import (
     domain_xml,
     domains_of,
     is_local,
+    is_own,
     observe,
     opened,
     why_off,
@@ -394,6 +395,8 @@ def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
 def test_whose_files_libvirt_speaks_of(uri: str, local: bool) -> None:
     """What a program leads to that is named for it is another machine, as a rule."""
     assert local == is_local(uri)
+    assert local == (not is_own(uri))
+    assert is_own(uri.replace("/system", "/session"))
 
 
 def test_why_a_guest_is_off_is_known_after_a_restart_of_libvirtd(release: Release) -> None:

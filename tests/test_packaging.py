@@ -22,6 +22,7 @@ import xmlkit
 
 ROOT = Path(__file__).parents[1]
 NAME = "libvirt_xmlkit"
+GUEST = ROOT / "fixtures/nova/qcow2-file.xml"
 
 # One worker builds once for all of these.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -144,10 +145,12 @@ def test_sdist_holds_what_the_tests_need(sdist: Path) -> None:
 
 
 def test_sdist_builds_the_same_wheel(sdist: Path, dist: Path, tmp_path: Path) -> None:
-    """A wheel made from the sdist has the files of the one made from the checkout."""
+    """A wheel made from the sdist is that of the checkout, byte for byte."""
     build(sdist, tmp_path)
 
     assert wheel_names(dist) == wheel_names(tmp_path)
+    (made,), (again,) = dist.glob("*.whl"), tmp_path.glob("*.whl")
+    assert made.read_bytes() == again.read_bytes()
 
 
 def test_command_prints_the_version() -> None:
@@ -186,60 +189,157 @@ def interpreters() -> list[str]:
     return list(found.values())
 
 
-@pytest.fixture(scope="module", params=interpreters(), ids=lambda path: Path(path).name)
-def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a new environment, with nothing in it but pip, for each interpreter."""
-    directory = tmp_path_factory.mktemp("fresh")
-    run(request.param, "-m", "venv", directory / "venv")
-    return directory / "venv/bin"
+@pytest.fixture(params=interpreters(), ids=lambda path: Path(path).name)
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The programs of a new environment, with nothing in it, of each interpreter in turn."""
+    run(request.param, "-m", "venv", "--without-pip", tmp_path / "venv")
+    return tmp_path / "venv/bin"
 
 
-def test_a_fresh_environment_has_it_all(fresh: Path, dist: Path, tmp_path: Path) -> None:
-    """The wheel brings what its commands need; the extra brings libvirt, and says so without it."""
+def test_a_fresh_environment_without_extras(fresh: Path, dist: Path, tmp_path: Path) -> None:
+    """The wheel brings what its commands need; what needs libvirt-python says so in one line."""
     (wheel,) = dist.glob("*.whl")
     xmlkit_ = fresh / "xmlkit"
-    guest = ROOT / "fixtures/nova/qcow2-file.xml"
-    observe: list[str | Path] = [xmlkit_, "observe", "--connect", "test:///default"]
-
     _install(fresh, str(wheel))
+
     assert f"xmlkit {xmlkit.__version__}\n" == run(xmlkit_, "--version", cwd=tmp_path)
     assert "not installed" in run(xmlkit_, "--version", "--verbose", cwd=tmp_path)
-    run(xmlkit_, "validate", "--policy", "nova", guest, cwd=tmp_path)
+    run(xmlkit_, "validate", "--policy", "nova", GUEST, cwd=tmp_path)
     made = run(xmlkit_, "pool", "create", "--type", "dir", "--target", "/p", "p", cwd=tmp_path)
     assert "<name>p</name>" in made
-    refused = subprocess.run(observe, capture_output=True, text=True)
+    refused = subprocess.run(
+        [xmlkit_, "observe", "--connect", "test:///default"], capture_output=True, text=True
+    )
     assert 2 == refused.returncode
     assert "pip install libvirt-python" in refused.stderr
     assert 1 == refused.stderr.count("\n")
 
-    _install(fresh, f"{wheel}[libvirt]")
-    assert "<capabilities>" in run(*observe, cwd=tmp_path)
 
-    _install(fresh, f"{wheel}[testing]")
-    (tmp_path / "test_guest.py").write_text(
-        f"from pathlib import Path\nGUEST = Path({str(guest)!r})\n"
+def _try_libvirt(fresh: Path, directory: Path) -> None:
+    observe = (fresh / "xmlkit", "observe", "--connect", "test:///default")
+    assert "<capabilities>" in run(*observe, cwd=directory)
+
+
+def _try_testing(fresh: Path, directory: Path) -> None:
+    (directory / "test_guest.py").write_text(
+        f"from pathlib import Path\nGUEST = Path({str(GUEST)!r})\n"
         "def test_guest(libvirt_snapshot):\n    assert libvirt_snapshot == GUEST.read_text()\n"
     )
     for options in (["--snapshot-update"], []):
-        run(fresh / "python", "-W", "error", "-m", "pytest", "-q", *options, cwd=tmp_path)
-    run(fresh / "python", "-m", "pip", "check")
+        run(fresh / "python", "-W", "error", "-m", "pytest", "-q", *options, cwd=directory)
 
 
-def test_the_sdist_installs_as_well(dist: Path, tmp_path: Path) -> None:
-    """In a fresh environment, where pip builds the wheel."""
+def _try_test(fresh: Path, directory: Path) -> None:
+    """Modules of these tests, which know no libvirt; and the programs that others start."""
+    modules = (str(ROOT / f"tests/test_{name}.py") for name in ("table", "templates"))
+    pytest_ = (fresh / "python", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider")
+    run(*pytest_, *modules, cwd=directory)
+    for program in ("ansible-playbook", "hatchling", "pre-commit"):
+        run(fresh / program, "--version", cwd=directory)
+
+
+def _try_docs(fresh: Path, directory: Path) -> None:
+    """A page of a site, with the extensions and the theme of docs/conf.py."""
+    conf = (ROOT / "docs/conf.py").read_text()
+    theme = re.search(r'^html_theme = "(\w+)"$', conf, re.M)
+    extensions = re.search(r"^extensions = .*$", conf, re.M)
+    assert theme
+    assert extensions
+    (directory / "site").mkdir()
+    (directory / "site/conf.py").write_text(
+        f"{extensions[0]}\nhtml_theme = {theme[1]!r}\nmyst_heading_anchors = 1\n"
+    )
+    (directory / "site/index.md").write_text("# A page\n\nWith [a link](#a-page).\n")
+    run(fresh / "sphinx-build", "-q", "-n", "-W", "-b", "html", "site", "built", cwd=directory)
+    assert "A page" in (directory / "built/index.html").read_text()
+
+
+EXTRAS = {"docs": _try_docs, "libvirt": _try_libvirt, "test": _try_test, "testing": _try_testing}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_fresh_environment_with_an_extra(
+    extra: str, fresh: Path, dist: Path, tmp_path: Path
+) -> None:
+    """Each of them alone does what it is for, and nothing in the environment contradicts it."""
+    (wheel,) = dist.glob("*.whl")
+    _install(fresh, f"{wheel}[{extra}]")
+    EXTRAS[extra](fresh, tmp_path)
+
+
+def test_each_extra_is_tried(core_metadata: Message) -> None:
+    """As the wheel names them."""
+    assert set(EXTRAS) == set(core_metadata.get_all("Provides-Extra", []))
+
+
+def test_the_sdist_installs_as_well(fresh: Path, dist: Path) -> None:
+    """In a fresh environment, where pip builds the wheel, with an extra."""
     (archive,) = dist.glob("*.tar.gz")
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    _install(tmp_path / "venv/bin", str(archive))
-    run(tmp_path / "venv/bin/xmlkit", "validate", ROOT / "fixtures/nova/qcow2-file.xml")
+    _install(fresh, f"{archive}[testing]")
+    run(fresh / "xmlkit", "validate", GUEST)
 
 
-def _install(programs: Path, what: str) -> None:
+def _install(fresh: Path, what: str) -> None:
     """Without an index it cannot be: then this is skipped, but never in continuous integration."""
-    command: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", what]
-    done = subprocess.run(command, capture_output=True, text=True)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", fresh / "python"]
+    done = subprocess.run([*pip, "install", "--quiet", what], capture_output=True, text=True)
     if "No matching distribution found" in done.stderr and not os.environ.get("CI"):
         pytest.skip("no package index can be reached")
     assert 0 == done.returncode, done.stderr
+    run(*pip, "check")
+
+
+def test_documents_need_nothing_that_only_linux_has(tmp_path: Path) -> None:
+    """On macOS documents can be looked at: the functions that are Linux's own are taken away."""
+    linux = {
+        *("copy_file_range", "eventfd", "getxattr", "listxattr", "memfd_create", "O_DIRECT"),
+        *("O_PATH", "O_TMPFILE", "posix_fadvise", "posix_fallocate", "POSIX_FADV_DONTNEED"),
+        *("sched_getaffinity", "sched_setaffinity", "setns", "setxattr", "splice", "unshare"),
+    }
+    code = (
+        "import os, sys; sys.platform = 'darwin'\n"
+        f"for name in {linux!r}:\n    if hasattr(os, name): delattr(os, name)\n"
+        "from xmlkit.cli import main; main()"
+    )
+
+    def command(*words: str, code_: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert code_ == done.returncode, done.stderr
+        return done.stdout
+
+    (tmp_path / "guest.xml").write_bytes(GUEST.read_bytes())
+    there = ("--pool", "p=/var/lib/nova/instances/disks", "--relocate", "p")
+    assert "move " in command("diff", *there, "guest.xml", code_=1)
+    assert "xmlkit.plan" in command("plan", *there, "guest.xml")
+    for _ in range(2):  # the second time over the first
+        command("transform", *there, "-o", "volumes.xml", "guest.xml")
+    assert "volume" in command("compare", "guest.xml", "volumes.xml", code_=1)
+    command("validate", "--jobs", "2", "guest.xml", "volumes.xml")
+    command("volume", "create", "p/new", "--image-format", "qcow2", "--capacity", "1G")
+
+
+def test_what_libvirt_python_needs() -> None:
+    """PyPI has no wheel of it, as the README says: then it needs the headers."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", os.devnull]
+    done = subprocess.run(
+        [*pip, "--no-cache-dir", "--only-binary", ":all:", "libvirt-python"],
+        capture_output=True,
+        text=True,
+    )
+    assert 0 != done.returncode
+    assert "No matching distribution found for libvirt-python" in done.stderr
+
+
+def test_fedora_s_packages_are_those_of_libvirt_s_spec_file(libvirt_source: Path) -> None:
+    """Where the README says that Fedora has the schemas and the headers."""
+    (line,) = re.findall(r"^dnf install (.*)$", (ROOT / "README.md").read_text(), re.M)
+    spec = (libvirt_source / "libvirt.spec.in").read_text()
+    lists = dict(re.findall(r"^%files (\S+)(?: -f \S+)?\n(.*?)(?=^%files)", spec, re.M | re.S))
+    assert "%{_datadir}/libvirt/schemas/*.rng" in lists["libs"].splitlines()
+    assert "%{_libdir}/pkgconfig/libvirt.pc" in lists["devel"].splitlines()
+    assert {"libvirt-libs", "libvirt-devel"} <= set(line.split())
 
 
 @pytest.mark.skipif("TOX_ENV_DIR" not in os.environ, reason="does not run under tox")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import corpus
 import pytest
 from lxml import etree
 
 from xmlkit import Document, validate
+from xmlkit.testing import assert_valid_domain
 from xmlkit.validation import schemas
-from xmlkit.validation.profiles import NO_VOLUME_DISKS
+from xmlkit.validation.profiles import NO_VOLUME_DISKS, ProfileError
 
 RNG = "{http://relaxng.org/ns/structure/1.0}"
 FILE = "<disk type='file'><source file='/x'/><target dev='vda'/></disk>"
@@ -182,3 +185,13 @@ def test_an_override_would_not_hold_in_snapshots() -> None:
 
     assert grammar.validate(etree.fromstring(snapshot(VOLUME)))
     assert ["/domainsnapshot/domain/devices/disk"] == found(snapshot(VOLUME))
+
+
+@pytest.mark.parametrize("name", ["nope", "", "no-volume-disk", 3])
+def test_what_is_no_profile_is_refused(name: Any) -> None:
+    """A word that is misspelled would refuse nothing, or the wrong thing."""
+    document = Document.parse("<domain/>")
+    with pytest.raises(ProfileError, match=re.escape(f"no profile {name!r}; there is 'no-vol")):
+        validate(document, profile=name)
+    with pytest.raises(ProfileError):
+        assert_valid_domain(document, profile=name)

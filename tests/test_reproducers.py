@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import libvirt
 import pytest
 from chroots import Release
 
@@ -56,7 +57,9 @@ def test_a_fault_of_one_host(
     name: str, release: Release, record_property: Callable[[str, object], None]
 ) -> None:
     """The fault is there in the versions that are named, and in no other."""
-    found = on(release(), name)
+    libvirtd = release()
+    found = on(libvirtd, name)
+    assert set() == state(libvirt.open(libvirtd.uri))
     record_property("says", "fault" if found else "no fault")
 
     assert (name in EACH or release.suite in SOME[name]) is found
@@ -72,6 +75,8 @@ def test_a_fault_of_two_hosts(start_libvirtd: Callable[..., Libvirtd]) -> None:
         assert run(
             name, SOURCE=here.uri, DESTINATION=there.uri, PORT=str(49300 + os.getpid() % 900)
         )
+        for host in (here, there):
+            assert set() == state(libvirt.open(host.uri))
 
 
 def test_a_fault_that_a_moment_makes() -> None:
@@ -101,6 +106,50 @@ def test_a_host_that_cannot_be_started_is_no_answer(name: str) -> None:
     variables = os.environ | {"PATH": os.devnull}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, env=variables)
     assert 2 == done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in SCRIPTS} - OWN))
+def test_what_is_somebody_s_stays(
+    name: str, start_libvirtd: Callable[..., Libvirtd], tmp_path: Path
+) -> None:
+    """A pool and a domain of the very name that the script makes up: they stay, it is no answer."""
+    libvirtd = start_libvirtd()
+    mktemp, made = tmp_path / "bin/mktemp", tmp_path / "tmp.taken"
+    mktemp.parent.mkdir()
+    mktemp.write_text(f"#!/bin/sh\nmkdir {made} && echo {made}\n")
+    mktemp.chmod(0o755)
+    connection = libvirt.open(libvirtd.uri)
+    for called in ("reproducer", "reproducer-taken"):
+        pool = connection.storagePoolDefineXML(
+            f"<pool type='dir'><name>{called}</name>"
+            f"<target><path>{tmp_path}/{called}</path></target></pool>"
+        )
+        pool.build()
+        pool.create()
+        connection.defineXML(
+            f"<domain type='qemu'><name>{called}</name><memory>16384</memory>"
+            "<os><type arch='x86_64'>hvm</type></os></domain>"
+        )
+    before = state(connection)
+    uris = dict.fromkeys(("LIBVIRT_DEFAULT_URI", "SOURCE", "DESTINATION"), libvirtd.uri)
+    path = os.pathsep.join((str(mktemp.parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["sh", str(ROOT / "reproducers" / f"{name}.sh")],
+        capture_output=True,
+        text=True,
+        env=os.environ | uris | {"PATH": path, "LIBVIRTD": str(libvirtd.daemon)},
+    )
+
+    assert 2 == done.returncode, done.stdout + done.stderr
+    assert "already" in done.stderr
+    assert before == state(connection)
+    assert not made.exists()
+
+
+def state(connection: libvirt.virConnect) -> set[tuple[str, str, bool]]:
+    """The pools and domains of a host: name, UUID, whether it is active."""
+    all_ = [*connection.listAllStoragePools(), *connection.listAllDomains()]
+    return {(each.name(), each.UUIDString(), bool(each.isActive())) for each in all_}
 
 
 def test_each_reproducer_is_tried() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -266,20 +268,89 @@ def test_on_paper_all_is_open_but_what_is_filtered_out(opened: webdriver.Chrome)
         media(opened)
 
 
-@pytest.mark.parametrize("width", [320, 768, 1280])
-def test_the_page_is_never_wider_than_the_screen(opened: webdriver.Chrome, width: int) -> None:
-    """Long paths break, pictures and differences scroll by themselves."""
+@contextmanager
+def as_wide_as(browser: webdriver.Chrome, width: int) -> Iterator[None]:
+    """The page with all of it open, on a screen of so many pixels."""
     metrics: dict[str, Any] = {"width": width, "height": 800, "deviceScaleFactor": 1}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | {"mobile": width < 500})
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | {"mobile": width < 500})
     try:
-        opened.find_element(By.ID, "open").click()
-        opened.execute_script("document.querySelectorAll('.how').forEach((e) => { e.open = true })")
-        script = (
-            "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-        )
-        assert opened.execute_script(script)
+        browser.execute_script("document.querySelectorAll('details').forEach((e) => e.open = true)")
+        yield
     finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [320, 360, 700, 768, 800, 1400])
+def test_nothing_is_wider_than_the_screen(opened: webdriver.Chrome, width: int) -> None:
+    """Nobody scrolls sideways, neither the page nor a part of it: paths break, pictures fit."""
+    with as_wide_as(opened, width):
+        found = opened.execute_script(
+            "return [...document.querySelectorAll('html, body, body *:not(svg *)')].filter((e) =>"
+            " e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 && e.clientWidth"
+            " && !e.matches('input, select')).map((e) => e.tagName + '.' + e.className)"
+        )
+    assert [] == found
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_disk_has_one_picture_whose_words_can_be_read(
+    opened: webdriver.Chrome, width: int
+) -> None:
+    """Side by side where there is room, one above the other where there is none."""
+    with as_wide_as(opened, width):
+        pictures: list[list[float]] = opened.execute_script(
+            "return [...document.querySelectorAll('figure')].map((figure) =>"
+            " [...figure.querySelectorAll('svg')].filter((e) => e.checkVisibility())"
+            ".map((e) => e.getBoundingClientRect().width / e.viewBox.baseVal.width))"
+        )
+    assert len(pictures) == sum(len(made(path).plan.disks) for path in (*GUESTS, MOVED))
+    for scales in pictures:
+        (scale,) = scales
+        assert scale * 11.5 > 9  # pixels of its letters
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_difference_on_a_narrow_screen_is_one_column(
+    opened: webdriver.Chrome, width: int
+) -> None:
+    """A line that is the same stands there once, one that differs as it was above what it is."""
+    with as_wide_as(opened, width):
+        same, changed = opened.execute_script(
+            "const shown = (row) => [...row.cells].filter((e) => e.checkVisibility()).length;"
+            "const rows = [...document.querySelectorAll('.domain tbody tr')];"
+            "const changed = rows.filter((row) => row.querySelector('.old') && "
+            "row.querySelector('.new'));"
+            "const same = rows.filter((row) => !row.querySelector('.old, .new'));"
+            "const top = (e) => e.getBoundingClientRect().top;"
+            "return [[...new Set(same.map(shown))], [...new Set(changed.map((row) => "
+            "top(row.querySelector('.old')) < top(row.querySelector('.new'))))]]"
+        )
+    narrow = width < 500
+    assert [2 if narrow else 4] == same
+    assert [narrow] == changed
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1400, "dark")])
+def test_axe_finds_no_fault(opened: webdriver.Chrome, width: int, scheme: str) -> None:
+    """Of names, roles, landmarks, focus and the like, with domains closed and open.
+
+    Contrast has a test of its own: axe takes long over it, and errs where nothing is drawn yet.
+    """
+    axe = resources.files("axe_core_python").joinpath("axe.min.js").read_text()
+    opened.set_script_timeout(SECONDS)
+    media(opened, scheme=scheme)
+    try:
+        opened.execute_script(axe)
+        run = (
+            "const [done] = arguments, rules = {'color-contrast': {enabled: false}};"
+            "axe.run({rules}).then((found) => done(found.violations))"
+        )
+        found = opened.execute_async_script(run)
+        with as_wide_as(opened, width):
+            found += opened.execute_async_script(run)
+    finally:
+        media(opened)
+    assert [] == [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
 
 
 def test_a_thousand_domains(browser: webdriver.Chrome, tmp_path: Path) -> None:

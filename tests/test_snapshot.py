@@ -34,6 +34,7 @@ from xmlkit.document import Document
 from xmlkit.images import ImageError
 from xmlkit.journal import Outcome
 from xmlkit.snapshot import SnapshotError
+from xmlkit.steps import Freeze
 from xmlkit.testing import Libvirtd, boot_sector
 from xmlkit.volumes import VolumeError
 
@@ -974,6 +975,7 @@ while ! [ -e /dev/vport*p1 ]; do sleep 0.1; done
 port=$(echo /dev/vport*p1)
 exec 3<>$port
 echo XMLKIT-GUEST-UP >/dev/ttyS0
+STARTING
 while true; do
     while read -r line <&3; do
         id=${line##*'"id":'}
@@ -984,7 +986,7 @@ while true; do
             *fsfreeze-freeze*)
                 case $frozen in
                     yes) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
-                    *) frozen=yes; echo FREEZE >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
+                    *) frozen=yes; echo FREEZE >/dev/ttyS0; FREEZING; echo '{"return": 1}' >&3 ;;
                 esac ;;
             *fsfreeze-thaw*) frozen=; echo THAW >/dev/ttyS0; echo '{"return": 1}' >&3 ;;
             *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3 ;;
@@ -1000,10 +1002,16 @@ WITH_AGENT = """\
 @pytest.fixture
 def agent(scene: Scene, linux_tree: Path) -> Any:
     """A guest whose agent is connected."""
-    files = Files(linux_tree)
+    return with_agent(scene, linux_tree)
+
+
+def with_agent(scene: Scene, tree: Path, *, starting: str = ":", freezing: str = ":") -> Any:
+    """A guest whose agent is connected, and does so before it answers at all, or a freeze."""
+    files = Files(tree)
     files.add("bin/busybox")
     files.modules(("virtio_pci", "virtio_console"))
-    files.write("init", AGENT.encode(), 0o755)
+    init = AGENT.replace("STARTING", starting).replace("FREEZING", freezing)
+    files.write("init", init.encode(), 0o755)
     kernel = files.kernel(scene.libvirtd.directory)
     initrd = files.archive(scene.libvirtd.directory / "initrd")
     disk = scene.flat(scene.instances / "disk")
@@ -1080,6 +1088,94 @@ def test_recovery_thaws_a_guest_whose_libvirtd_ended_while_it_froze(
     scene.reopen()
     domain = scene.connection.lookupByName("agent")
     until(lambda: "state='connected'" in domain.XMLDesc(0))
+
+    recovered(scene, directory)
+
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[-2:]
+
+
+def slow_to_freeze(scene: Scene, tree: Path, seconds: int) -> Any:
+    """A guest that takes so long, while libvirt waits for three seconds."""
+    domain = with_agent(scene, tree, freezing=f"sleep {seconds}")
+    domain.agentSetResponseTimeout(3)
+    return domain
+
+
+def until_freezing(scene: Scene, directory: Path) -> snapshot.Taken:
+    """Snapshots, until the agent was asked to freeze: a busy machine may be late with a word."""
+    for number in range(20):
+        taken = shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+        if b"FREEZE" in agent_did(scene):
+            return taken
+    raise AssertionError(taken)
+
+
+@pytest.mark.machine
+def test_a_guest_that_is_frozen_after_libvirt_gave_up_waiting_is_thawed(
+    scene: Scene, directory: Path, linux_tree: Path
+) -> None:
+    """The same error as that of an agent that does not answer at all; done, and it says why."""
+    slow_to_freeze(scene, linux_tree, 12)
+
+    taken = until_freezing(scene, directory)
+
+    assert ("done", "crash") == (taken.outcome.state, taken.consistency), taken
+    assert "libvirt error 86" in taken.unfrozen
+    assert [b"FREEZE", b"THAW"] == agent_did(scene)[:2]
+    assert b"THAW" == agent_did(scene)[-1]
+
+
+@pytest.mark.machine
+def test_a_guest_that_may_be_frozen_still_is_pending(
+    scene: Scene, directory: Path, linux_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is certain that it is not: thawed, or off."""
+    monkeypatch.setattr(snapshot, "THAWING", 1.0)
+    domain = slow_to_freeze(scene, linux_tree, 1_000_000)
+
+    taken = until_freezing(scene, directory)
+
+    assert ("pending", "libvirt") == taken.outcome[:2], taken
+    assert "may still be frozen (virsh domfsthaw" in taken.outcome.message
+    ((_, outcomes),), errors = service.recover_all(lambda _: scene.connection, directory)
+    assert ["pending"] == [each.state for each in outcomes.values()]
+    assert [] == errors
+    domain.destroy()
+    ((_, outcomes),), _ = service.recover_all(lambda _: scene.connection, directory)
+    assert ["undone"] == [each.state for each in outcomes.values()]
+    assert [] == [name for name in left(scene) if name.startswith(".xmlkit")]
+
+
+@pytest.mark.machine
+def test_an_agent_that_does_not_answer_is_not_asked_to_freeze(
+    scene: Scene, directory: Path, linux_tree: Path
+) -> None:
+    """It would do so whenever it comes back, when nobody waits for it; that is said."""
+    with_agent(scene, linux_tree, starting="sleep 1000000")
+
+    taken = shoot(scene, directory, "agent", file_in(scene), live=True)
+
+    assert ("done", "crash") == (taken.outcome.state, taken.consistency), taken
+    assert "the guest agent does not answer" in taken.unfrozen
+    (path,) = directory.glob("*.jsonl")
+    (task,) = journal.read(str(path)).tasks.values()
+    number = next(n for n, step in enumerate(task.steps) if isinstance(step, Freeze))
+    assert number not in journal.read(str(path)).begun[task.uuid]
+
+
+@pytest.mark.machine
+def test_recovery_waits_for_the_agent_of_a_guest_that_may_be_frozen(
+    scene: Scene, directory: Path, agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not connected, as just after a restart of libvirtd, is no reason to forget it."""
+    for number in range(20):
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(libvirt.virDomain, "fsThaw", killed)
+            shoot(scene, directory, "agent", file_in(scene, f"taken-{number}"), live=True)
+            continue  # the agent did not answer in time
+        break
+    there, away = snapshot._agent, [False, False]
+    monkeypatch.setattr(snapshot, "_agent", lambda domain: away.pop() if away else there(domain))
 
     recovered(scene, directory)
 

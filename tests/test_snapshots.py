@@ -254,6 +254,39 @@ def test_workers_share_the_snapshots(pytester: pytest.Pytester, run: Run) -> Non
     result.stdout.fnmatch_lines(["12 snapshots passed."])
 
 
+def test_each_snapshot_has_a_file_of_its_own(pytester: pytest.Pytester, run: Run) -> None:
+    """Whatever the id: what no name of a file has is written as a URL has it, and what is too long
+    is told apart; one that is gone is unused, and the others are not.
+    """
+    pytester.makepyfile(
+        test_ids="""
+        import pytest
+
+        IDS = ["a/b", "ab", "a:b", "a%2Fb", "100%", "x" * 300, "x" * 301, "\u00fc" * 90]
+        DISK = "<disk type='volume'><source pool='p' volume='{}'/><target dev='vda'/></disk>"
+
+        @pytest.mark.parametrize("number", range(8), ids=IDS)
+        def test_disk(number, libvirt_snapshot):
+            assert libvirt_snapshot == DISK.format(number)
+            assert libvirt_snapshot == DISK.format(number + 100)
+            assert libvirt_snapshot(name="a/b") == DISK.format(number + 200)
+            assert libvirt_snapshot(name="ab") == DISK.format(number + 300)
+        """
+    )
+    run("--snapshot-update").stdout.fnmatch_lines(["32 snapshots generated."])
+    stored = snapshots(pytester.path)
+    assert 32 == len(set(stored.values()))
+    assert "test_ids/test_disk[a%2Fb].xml" in stored
+    assert "test_ids/test_disk[ab][a%2Fb].xml" in stored
+    run("-n2").stdout.fnmatch_lines(["32 snapshots passed."])
+    run("-k", "xxx", "--snapshot-update").assert_outcomes(passed=2, deselected=6)
+    assert stored == snapshots(pytester.path)
+    test = pytester.path / "test_ids.py"
+    test.write_text(test.read_text().replace('"a/b", "ab", "a:b"', '"c", "ab", "a:b"'))
+    run("--snapshot-update").stdout.fnmatch_lines(["*4 unused snapshots deleted."])
+    assert 32 == len(snapshots(pytester.path))
+
+
 def test_a_snapshot_that_is_broken_is_told(project: Path, run: Run) -> None:
     """A merge that went wrong is no traceback, and is mended by an update."""
     (stored,) = project.rglob("test_guest.xml")

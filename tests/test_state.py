@@ -11,8 +11,11 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,34 @@ def test_what_others_may_change_is_refused(tmp_path: Path) -> None:
             state.directory(str(tmp_path / name))
     with pytest.raises(StateError, match="none/state: No such file"):
         state.directory(str(tmp_path / "none/state"))
+
+
+def test_a_preview_refuses_what_nobody_could_make(tmp_path: Path) -> None:
+    """In no directory, in a file, or where nothing can be written; what is not there is well."""
+    for name in ("none/state", "file/state"):
+        (tmp_path / "file").touch()
+        with pytest.raises(StateError, match=f"{tmp_path / name}: No.*--state-dir"):
+            state.refuse_impossible(tmp_path / name)
+    path = tmp_path / "state"
+    state.refuse_impossible(path)
+    assert not path.exists()
+    state.refuse_impossible(state.directory(str(path)))
+    with mounted("tmpfs", MIB) as there:
+        subprocess.run(["mount", "-o", "remount,ro", there], check=True)
+        for each in (there, there / "state"):
+            with pytest.raises(StateError, match="Read-only file system; find out why"):
+                state.refuse_impossible(each)
+
+
+def test_a_command_finds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an option, quoted for a shell; where it would look anyway it needs none."""
+    monkeypatch.setenv("XMLKIT_STATE_DIR", str(tmp_path))
+    assert "" == state.option(None)
+    assert "" == state.option(tmp_path)
+    assert f" --state-dir '{tmp_path}/a b'" == state.option(str(tmp_path / "a b"))
+    monkeypatch.delenv("XMLKIT_STATE_DIR")
+    assert "" == state.option(state.DEFAULT)
+    assert f" --state-dir {tmp_path}" == state.option(tmp_path)
 
 
 def test_who_only_reads_makes_nothing(tmp_path: Path) -> None:
@@ -142,40 +173,164 @@ def test_one_writer_and_who_it_is(directory: Path) -> None:
         assert f"{other.pid} xmlkit\n" == (directory / "lock").read_text()
 
 
+@pytest.fixture
+def locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The place of the locks of hosts, which the group 65534 may use, as libvirt's daemon."""
+    need_root()
+    with tempfile.TemporaryDirectory() as path:
+        os.chown(path, 0, 65534)
+        Path(path).chmod(0o2770)
+        monkeypatch.setattr(state, "LOCKS", path)
+        yield Path(path)
+
+
 HOST_HOLDER = """
 import os, sys
 from xmlkit import state
-if USER:
-    os.setgroups([])
-    os.setresgid(USER, USER, USER)
-    os.setresuid(USER, USER, USER)
-with state.host_lock("HOST"):
-    print("locked", flush=True)
-    sys.stdin.read()
+user, group, state.LOCKS, host, own = sys.argv[1:]
+os.setgroups([])
+os.setresgid(int(group), int(group), int(group))
+os.setresuid(int(user), int(user), int(user))
+os.umask(0o77)
+if own:
+    import pwd
+    pwd.getpwuid = lambda user: pwd.struct_passwd(("x", "x", user, user, "", own, ""))
+try:
+    with state.host_lock(host, own=bool(own)):
+        print("locked", flush=True)
+        sys.stdin.read()
+except state.StateError as error:
+    print(error)
 """
 
 
+def host_holder(
+    locks: Path, host: str, user: int = 0, group: int = 0, home: str = ""
+) -> subprocess.Popen[str]:
+    """A process of a user that holds the lock of a host until its stdin is closed."""
+    command = [sys.executable, "-c", HOST_HOLDER, str(user), str(group), str(locks), host, home]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """The first line that a process prints."""
+    assert process.stdout
+    return process.stdout.readline().rstrip("\n")
+
+
 @pytest.mark.parametrize("user", [0, 65534])
-def test_one_writer_a_host_whatever_its_directory(user: int) -> None:
+def test_one_writer_a_host_whatever_its_directory(locks: Path, user: int) -> None:
     """The other is told its PID, also of another user's; other hosts are not waited for."""
     host = str(uuid.uuid4())
-    code = HOST_HOLDER.replace("HOST", host).replace("USER", str(user))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    if user:
-        need_root()
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:  # type: ignore[call-overload]
-        assert b"locked\n" == other.stdout.readline()
-        with pytest.raises(LockedError) as caught, state.host_lock(host):
+    with host_holder(locks, host, user, user) as other:
+        assert "locked" == said(other)
+        with pytest.raises(LockedError) as caught, state.host_lock(host.upper()):
             pass
         assert other.pid == caught.value.pid
-        assert f"process {other.pid} (python" in str(caught.value)
+        assert f"process {other.pid} (" in str(caught.value)
         with state.host_lock(str(uuid.uuid4())), state.host_lock(None), state.host_lock(None):
             pass
         other.kill()
     with state.host_lock(host, WAIT), pytest.raises(LockedError), state.host_lock(host):
         pass
+    with state.host_lock(host), host_holder(locks, host, user, user) as other:
+        assert f"process {os.getpid()} (" in said(other)
+    assert [] == os.listdir(locks)
+
+
+def test_no_other_user_can_take_the_lock_of_a_host(locks: Path) -> None:
+    """Whoever libvirt lets not in is told so, and stands in nobody's way."""
+    host = str(uuid.uuid4())
+    with host_holder(locks, host, 1234, 1234) as other:
+        line = said(other)
+    assert f"{locks}: Permission denied; the lock of the host is to be there" in line
+    assert "install -d -m 2770 -g libvirt" in line
     with state.host_lock(host):
         pass
+    # an older lock file of root's is not opened by others either
+    (locks / f"xmlkit-{host}.lock").touch(0o600)
+    with host_holder(locks, host, 65534, 65534) as other:
+        assert "Permission denied" in said(other)
+
+
+def test_a_users_own_libvirt_has_a_lock_of_its_own(locks: Path) -> None:
+    """In the home directory, without a place for locks; another user's is another one's."""
+    host = str(uuid.uuid4())
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, 1234, 1234)
+        own = (locks / "none", host, 1234, 1234, home)
+        with host_holder(*own) as one, state.host_lock(host):
+            assert "locked" == said(one)
+            with host_holder(*own) as two:
+                assert f"process {one.pid} (" in said(two)
+            assert [f".xmlkit-{host}.lock"] == os.listdir(home)
+            assert one.stdin
+            one.stdin.close()
+        assert [] == os.listdir(home)
+        Path(home).chmod(0o777)
+        with host_holder(*own) as one:
+            assert f"{home} is writable by others" in said(one)
+
+
+def test_many_take_the_lock_of_a_host_in_turn(locks: Path) -> None:
+    """Its file goes each time, and never do two have it."""
+    host, busy, most = str(uuid.uuid4()), 0, 0
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal busy, most
+        for _ in range(20):
+            with state.host_lock(host, WAIT):
+                with guard:
+                    busy += 1
+                    most = max(busy, most)
+                with guard:
+                    busy -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1 == most
+    assert [] == os.listdir(locks)
+
+
+def test_a_place_for_locks_that_cannot_be_trusted_is_refused(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writable by all, a link, a file; nor is a link followed, or a pipe waited for."""
+    host = str(uuid.uuid4())
+    file = locks / f"xmlkit-{host}.lock"
+
+    def refused(words: str) -> None:
+        with pytest.raises(StateError, match=words), state.host_lock(host):
+            pass
+
+    file.symlink_to(locks / "victim")
+    refused("symbolic links")
+    file.unlink()
+    os.mkfifo(file)
+    refused("is no file")
+    file.unlink()
+    assert [] == os.listdir(locks)
+    locks.chmod(0o1777)
+    refused("is writable by others")
+    locks.chmod(0o700)
+    (locks / "link").symlink_to(locks)
+    (locks / "file").touch()
+    for name in ("link", "file"):
+        monkeypatch.setattr(state, "LOCKS", str(locks / name))
+        refused("is not a directory")
+    monkeypatch.setattr(state, "LOCKS", str(locks / "none/locks"))
+    refused("none/locks: No such file")
+    with pytest.raises(StateError, match=r"UUID is none: '\.\./x'"), state.host_lock("../x"):
+        pass
+    monkeypatch.setattr(state, "LOCKS", str(locks / "made"))
+    with state.host_lock(host):
+        assert 0o660 == stat.S_IMODE((locks / f"made/xmlkit-{host}.lock").stat().st_mode)
+    assert 0 == (locks / "made").stat().st_uid
+    assert 0 == stat.S_IMODE((locks / "made").stat().st_mode) & 0o7
 
 
 def test_a_killed_writer_holds_nothing(directory: Path) -> None:

@@ -26,12 +26,13 @@ import pytest
 from probes import Site, volume_xml
 from scene import POOL, disk_xml, run
 
-from xmlkit import shipped
+from xmlkit import service, shipped
 from xmlkit.document import Document
 from xmlkit.host import Host, Pool, Volume, version_text
+from xmlkit.journal import Writer
 from xmlkit.rules import RULES
 from xmlkit.status import DomainStatus, status
-from xmlkit.survey import Directory, File, Guest, Survey
+from xmlkit.survey import Directory, File, Guest, Survey, survey
 from xmlkit.testing import Libvirtd
 
 ROOT = Path(__file__).parents[1]
@@ -298,6 +299,39 @@ def test_all_done_is_exit_code_0(site: Site) -> None:
     assert 0 == xmlkit("status", "--connect", site.libvirtd.uri).returncode
     site.pool.destroy()
     assert 1 == xmlkit("status", "--connect", site.libvirtd.uri).returncode
+
+
+def test_it_says_which_state_directory_it_looked_in(site: Site, tmp_path: Path) -> None:
+    """What is pending there is something left to do; one that cannot be read is no trouble."""
+    site.volume_guest()
+
+    def asked(code: int, *arguments: object) -> tuple[list[str], dict[str, Any]]:
+        line = ("status", "--connect", site.libvirtd.uri, *arguments)
+        text, data = xmlkit(*line), xmlkit(*line, "--format", "json")
+        assert [(code, "")] * 2 == [(each.returncode, each.stderr) for each in (text, data)]
+        (row,) = [re.split("  +", each) for each in text.stdout.split("\n") if each[:6] == "state "]
+        return row[-1:], json.loads(data.stdout)["state"]
+
+    state = tmp_path / "state"
+    said, data = asked(0, "--state-dir", state)
+    assert [f"nothing pending in {state}"] == said
+    assert {"directory": str(state), "pending": [], "error": None} == data
+    assert not state.exists()
+    state.mkdir(0o700)
+    site.scene.nova_guest("old")
+    surveyed = survey(site.scene.connection, ("old",), secure=True)
+    options = service.Options(relocate={None: POOL})
+    (task,) = [case.task for case in service.cases_of(surveyed, options) if case.task]
+    id = "20261122-161402-4f2a"
+    Writer.create(str(state), id, (task,), uri=site.libvirtd.uri).close()
+    site.scene.connection.lookupByName("old").undefine()
+    said, data = asked(1, "--state-dir", state)
+    assert [f"pending in {state}: {id}; run xmlkit recover"] == said
+    assert [id] == data["pending"]
+    state.chmod(0o777)
+    said, data = asked(0, "--state-dir", state)
+    assert f"{state} is writable by others" in said[0]
+    assert said == [data["error"]]
 
 
 def test_json_is_what_its_schema_says(site: Site) -> None:

@@ -23,7 +23,7 @@ from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.markup import quoted
 from xmlkit.printable import in_line
-from xmlkit.redaction import CHANGED, HIDDEN, redact
+from xmlkit.redaction import CHANGED, HIDDEN, redact_pair, secrets
 
 __all__ = ["SCHEMA", "CompareError", "Difference", "compare", "in_words", "lost", "lost_at"]
 
@@ -647,17 +647,24 @@ def _around(element: etree._Element) -> tuple[str, str]:
 
 
 def _is_secret(element: etree._Element, name: str | None, value: str | None) -> bool:
+    """Whether a value of an element is a secret, or would be if the names were right."""
     if value is None:
         return False
-    own = etree.QName(element).localname
-    said = {"name": element.get("name")} if element.get("name") is not None else {}
-    if name is not None:
-        said[etree.QName(name).localname] = value
-    attributes = "".join(f" {each}={quoted(text or '')}" for each, text in said.items())
-    inside = "" if name is not None else _escaped(value)
-    opened, closed = _around(element)
-    text = f"{opened}<{own}{attributes}>{inside}</{own}>{closed}"
-    return redact(text) != text
+    text, closed = _around(element)
+    text += f"<{etree.QName(element).localname}"
+    start = end = 0
+    attributes = {str(each): str(said) for each, said in element.attrib.items()}
+    for each, said in (attributes | ({} if name is None else {name: value})).items():
+        text += f" {etree.QName(each).localname}="
+        if each == name:
+            start, end = len(text), len(text) + len(quoted(said))
+        text += quoted(said)
+    text += ">"
+    if name is None:
+        start, end = len(text), len(text) + len(_escaped(value))
+        text += _escaped(value)
+    text += f"</{etree.QName(element).localname}>{closed}"
+    return any(began < end and start < ended for began, ended in secrets(text))
 
 
 def _summary(node: _Node, show_secrets: bool) -> str:
@@ -674,5 +681,6 @@ def _summary(node: _Node, show_secrets: bool) -> str:
     if show_secrets:
         return whole
     opened, closed = _around(element)
-    shown = redact(f"{opened}{whole}{closed}")
+    whole = f"{opened}{whole}{closed}"
+    shown, _ = redact_pair(whole, whole, invalid=True)
     return shown[len(opened) : len(shown) - len(closed)] if shown.startswith(opened) else HIDDEN

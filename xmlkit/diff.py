@@ -45,7 +45,7 @@ Opcode = tuple[Tag, int, int, int, int]
 class Preview(NamedTuple):
     """One domain's transition: the plan, both documents, what is wrong with each.
 
-    file: where it was read from, as it was named.
+    file: where it was read from, as it was named. validated: whether anything was looked for.
     """
 
     file: str
@@ -54,6 +54,7 @@ class Preview(NamedTuple):
     after: Document
     findings_before: tuple[Finding, ...]
     findings_after: tuple[Finding, ...]
+    validated: bool = True
 
     @property
     def broken(self) -> bool:
@@ -86,13 +87,17 @@ def preview(
     plan: Plan,
     schemas: str | os.PathLike[str] | None = None,
     profile: Profile | None = None,
+    *,
+    validated: bool = True,
 ) -> Preview:
-    """Transform `domain` by `plan` and validate both.
+    """Transform `domain` by `plan` and validate both, unless it is not wanted.
 
     schemas, profile: as for `validate`; the profile is that of the host that was planned for.
     Raises PlanError as transform does, SchemaError without schemas.
     """
     after = transform(domain, plan)
+    if not validated:
+        return Preview(file, plan, domain, after, (), (), validated=False)
     before = validate(domain, schemas, profile=profile)
     same = after is domain
     return Preview(
@@ -134,7 +139,7 @@ def difference(name: str, domain: Document, plan: Plan) -> str:
 
     name: of the domain, for the head. Raises PlanError as transform does.
     """
-    return unified(Preview(name, plan, domain, transform(domain, plan), (), ()))
+    return unified(Preview(name, plan, domain, transform(domain, plan), (), (), validated=False))
 
 
 def as_data(made: Preview, *, show_secrets: bool = False) -> dict[str, Any]:
@@ -143,8 +148,8 @@ def as_data(made: Preview, *, show_secrets: bool = False) -> dict[str, Any]:
         "file": made.file,
         "name": made.plan.name,
         "uuid": made.plan.uuid,
-        "before": {"valid": not made.findings_before},
-        "after": {"valid": not made.findings_after},
+        "before": {"valid": not made.findings_before if made.validated else None},
+        "after": {"valid": not made.findings_after if made.validated else None},
         "disks": [_disk(disk) for disk in made.plan.disks],
         "unified": unified(made, show_secrets=show_secrets),
     }

@@ -378,9 +378,8 @@ class _Executor:
                 waiting.setdefault(step, []).append((task, number, step))
         for step, those in waiting.items():
             self._begin(those)
-            first = those[0][0]
-            self.tell("begin", first.uuid, step)
             for task, number, _ in those:
+                self.tell("begin", task.uuid, step)
                 self.begun.setdefault(task.uuid, set()).add(number)
             try:
                 self._refresh_pool(step.pool)
@@ -391,7 +390,8 @@ class _Executor:
                         if task.uuid in live:
                             self._fail(live, task, failure.id, str(failure))
                 continue
-            self.tell("done", first.uuid, step)
+            for task, _, _ in those:
+                self.tell("done", task.uuid, step)
             self.writer.done(*((task.uuid, number) for task, number, _ in those))
 
     def _begin(self, steps: Iterable[tuple[Task, int, Step]]) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "domains_of",
     "host_uuid",
     "is_local",
+    "is_own",
     "observe",
     "opened",
     "pools_of",
@@ -305,6 +306,15 @@ def is_local(uri: str) -> bool:
     """
     parts = urlsplit(uri)
     return not parts.hostname and parts.scheme != "test" and not parts.scheme.endswith("+ext")
+
+
+def is_own(uri: str) -> bool:
+    """Whether no other user of this machine changes what libvirt at this URI has, from here.
+
+    So it is with a daemon of the user's own (a session's) and with one on another machine.
+    Source: libvirt's "Connection URIs".
+    """
+    return not is_local(uri) or urlsplit(uri).path in ("/session", "/embed")
 
 
 def without_password(uri: str) -> str:

@@ -24,7 +24,18 @@ from xmlkit.document import Document
 from xmlkit.host import Host, version_text
 from xmlkit.plan import STAYS, Form, Skip, Transition
 from xmlkit.rules import RULES, Rule
-from xmlkit.steps import Define, Link, Refresh, Step, Unlink, steps_of
+from xmlkit.steps import (
+    Copy,
+    Define,
+    Link,
+    Redefine,
+    Refresh,
+    Start,
+    Step,
+    Stop,
+    Unlink,
+    steps_of,
+)
 from xmlkit.templates import page
 from xmlkit.validation.shown import shown
 
@@ -43,9 +54,13 @@ Severity = Literal["error", "warning", "note"]
 _SEVERITIES: Mapping[str, Severity] = {"refuse": "error", "warn": "warning"}
 
 _MEANS: Mapping[type[Step], str] = {
+    Stop: "the guest is asked to shut down, and waited for",
     Link: "a second name for the image; nothing is copied",
+    Copy: "the pool is on another file system: a copy, compared with the original",
     Refresh: "libvirt reads the pool's directory again",
+    Redefine: "it names the images, too",
     Define: "the domain's XML as it stands on the {side} above",
+    Start: "the guest runs again",
     Unlink: "the old name goes: the point of no return",
 }
 
@@ -87,7 +102,7 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """A disk before and after. action: "move", "adopt" or "stays", which has no `after`.
+    """A disk before and after. action: "move", "copy", "adopt" or "stays", which has no `after`.
 
     chain: the images below, each as the lines of its path and its format; hidden: how many more
     there are. said: the same in a sentence.
@@ -140,6 +155,7 @@ class Review:
     steps: tuple[tuple[str, str], ...]
     back: tuple[tuple[str, str], ...]
     reason: str = ""
+    options: str = ""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -162,11 +178,15 @@ def review(
     *,
     concerns: Collection[Concern] = (),
     layers: Mapping[str, Sequence[Layer]] | None = None,
+    copied: Collection[str] = (),
+    metadata: Collection[tuple[str, str]] = (),
+    restart: bool = False,
 ) -> Review:
     """What a page says of one domain.
 
     concerns: what preflight found, if the host was looked at. layers: the images below each disk,
-    by target; of a disk that is not there it is what its `<backingStore>` says.
+    by target; of a disk that is not there it is what its `<backingStore>` says. copied, metadata,
+    restart: as for steps_of().
     """
     known = {**_declared(made.before), **(layers or {})}
     remarks = (*_remarks(made), *map(_remark, concerns))
@@ -180,7 +200,10 @@ def review(
     else:
         state = "changes" if made.plan.changes else "stays"
     live = any(each.live for each in made.plan.transitions)
-    steps, back = ((), ()) if live else (steps_of(made.plan), steps_of(made.plan.inverse()))
+    steps, back = (
+        () if live else steps_of(each, copied=copied, metadata=metadata, restart=restart)
+        for each in (made.plan, made.plan.inverse())
+    )
     return Review(
         name=made.plan.name,
         uuid=made.plan.uuid,
@@ -188,12 +211,16 @@ def review(
         file="" if made.file in (made.plan.name, made.plan.uuid) else made.file,
         state=state,
         valid=(not made.findings_before, not made.findings_after),
-        pictures=tuple(_picture(disk, known.get(disk.target, ())) for disk in made.plan.disks),
+        pictures=tuple(
+            _picture(disk, known.get(disk.target, ()), disk.target in copied)
+            for disk in made.plan.disks
+        ),
         remarks=remarks,
         hunks=tuple(tuple(_rows(hunk.pieces, hunk.before, hunk.after)) for hunk in hunks(made)),
         steps=tuple(_told(steps, "right")),
         back=tuple(_told(back, "left")),
         reason="the migration does it" if live and made.plan.changes else "",
+        options="--restart " * restart + "--rewrite-metadata " * bool(metadata),
     )
 
 
@@ -299,7 +326,7 @@ def _told(steps: Iterable[Step], side: str) -> Iterator[tuple[str, str]]:
 # The picture of a disk.
 
 
-def _picture(disk: Transition | Skip, chain: Sequence[Layer]) -> Picture:
+def _picture(disk: Transition | Skip, chain: Sequence[Layer], copied: bool) -> Picture:
     below = tuple((_wrapped(each.path), each.format) for each in chain[:_LAYERS])
     reason = disk.reason.id if disk.reason is not None else ""
     on = "".join(f", on {each.path}" for each in chain)
@@ -309,11 +336,12 @@ def _picture(disk: Transition | Skip, chain: Sequence[Layer]) -> Picture:
         before, after = _side(address), None
         action, verified = "stays", True
     else:
-        verb = "moves from" if disk.action == "move" else "is adopted where it is, from"
+        by = "moves by a copy from" if copied else "moves from"
+        verb = by if disk.action == "move" else "is adopted where it is, from"
         addresses = f"{_said(disk.before)} to {_said(disk.after)}"
         said = f"{disk.target} {verb} {addresses}, {disk.format}{on}"
         before, after = _side(disk.before), _side(disk.after)
-        action, verified = disk.action, disk.verified
+        action, verified = "copy" if copied else disk.action, disk.verified
     return Picture(
         target=disk.target,
         action=action,

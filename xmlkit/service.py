@@ -17,14 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from xmlkit import journal, state
 from xmlkit.document import Document
 from xmlkit.errors import XmlkitError
 from xmlkit.host import sanitized
 from xmlkit.journal import Journal, JournalError, Outcome, Task, Writer
-from xmlkit.observe import LibvirtError, host_uuid, without_password
+from xmlkit.observe import LibvirtError, host_uuid, is_own, without_password
 from xmlkit.plan import STAYS, Form, Plan, PlanError, Reason, Skip, plan
 from xmlkit.preflight import Concern, judge, refusals
 from xmlkit.steps import SHUTDOWN_SECONDS, Copy, steps_of
@@ -38,13 +38,16 @@ if TYPE_CHECKING:  # it imports libvirt
 
 __all__ = [
     "Case",
+    "Circumstances",
     "Options",
     "Result",
     "ServiceError",
     "bound",
     "carry_out",
     "cases_of",
+    "circumstances",
     "directories_of",
+    "host_locked",
     "is_done",
     "migrate_one",
     "recover_all",
@@ -230,13 +233,25 @@ def _judged(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Cas
         findings = validate(after, options.schemas)
         if findings:
             return replace(case, state="refused", id="schema", message=findings[0].message)
-    steps = steps_of(
-        made,
-        copied=_on_other_file_systems(made, surveyed) if options.copy else (),
-        metadata=_metadata(guest) if options.rewrite_metadata else (),
-        restart=guest.active,
-    )
+    steps = steps_of(made, **circumstances(made, guest, surveyed, options)._asdict())
     return replace(case, task=Task(made, steps))
+
+
+class Circumstances(NamedTuple):
+    """What makes the steps of a plan others on one host than on another, as steps_of() takes it."""
+
+    copied: frozenset[str] = frozenset()
+    metadata: tuple[tuple[str, str], ...] = ()
+    restart: bool = False
+
+
+def circumstances(made: Plan, guest: Guest, surveyed: Survey, options: Options) -> Circumstances:
+    """Those of a guest that is not refused with these options."""
+    return Circumstances(
+        copied=_on_other_file_systems(made, surveyed) if options.copy else frozenset(),
+        metadata=_metadata(guest) if options.rewrite_metadata else (),
+        restart=guest.active and options.restart,
+    )
 
 
 def _why_nothing(made: Plan) -> dict[str, Any]:
@@ -276,8 +291,14 @@ def writing(connection: Any, directory: Path, wait: float = 0) -> Iterator[None]
 
     wait: seconds to wait for another one. Raises LockedError, StateError.
     """
-    with state.lock(directory, wait), state.host_lock(host_uuid(connection), wait):
+    with state.lock(directory, wait), host_locked(connection, wait):
         yield
+
+
+def host_locked(connection: Any, wait: float = 0) -> contextlib.AbstractContextManager[None]:
+    """The lock of the host of a connection: state.host_lock()."""
+    own = is_own(connection.getURI())
+    return state.host_lock(host_uuid(connection), wait, own=own)
 
 
 def carry_out(
@@ -375,7 +396,8 @@ def refuse_pending(directory: Path) -> None:
     pending = [each.id for each in journals if each.pending]
     if pending:
         raise ServiceError(
-            f"transition {', '.join(pending)} has not come to an end: run xmlkit recover first"
+            f"transition {', '.join(pending)} has not come to an end: "
+            f"run xmlkit recover{state.option(directory)} first"
         )
 
 

@@ -9,6 +9,7 @@ Laws
 - Of an image that no guest may write to meanwhile (locked), or by QEMU itself while its guest runs.
 - What was begun stands in the journal, and `recover` ends it: xmlkit's own job, told by the path
   that it writes to, and xmlkit's own directory.
+- A guest that was asked to freeze is thawed, or off, before anything is called done or undone.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ Listener = Callable[[str, float], None]
 
 POLL = 0.1  # seconds between two looks at a job
 CLOSING = 60.0  # seconds to wait until a QEMU has ended a job, and until it has closed the file
+THAWING = 60.0  # seconds in which a guest is asked to thaw, again and again
 BUSY = 120.0  # for a pool: a copy of hours shall not be pending for one that is busy for a minute
 
 _LIMITS = Limits(markup=1 << 30)
@@ -55,6 +57,11 @@ _NO_BACKUP = (
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
     libvirt.VIR_ERR_NO_SUPPORT,
 )
+
+# What libvirt answers where it does not know what the agent did, or does still: it waited for less
+# time than that took (virDomainAgentSetResponseTimeout), or the agent went away. The second is
+# VIR_ERR_AGENT_COMMAND_TIMEOUT, by which libvirt 11.2 and newer tell the two apart.
+_NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 112)
 
 
 class SnapshotError(XmlkitError):
@@ -90,13 +97,15 @@ class Taken(NamedTuple):
     """How it ended: the id in the journal, the outcome, what the snapshot is worth, its bytes.
 
     consistency: "off" (the guest was off), "frozen" (its file systems were, by the guest agent),
-    "crash" (as if the power had failed). size: what the image takes on its file system.
+    "crash" (as if the power had failed). size: what the image takes on its file system. unfrozen:
+    why the file systems of a running guest were not frozen, "" if they were.
     """
 
     id: str
     outcome: Outcome
     consistency: Literal["off", "frozen", "crash"]
     size: int = 0
+    unfrozen: str = ""
 
 
 def prepare(
@@ -188,7 +197,7 @@ def take(
             writer.end((task.uuid, outcome))
         except JournalError as error:
             outcome = Outcome("pending", "journal", str(error))
-        return Taken(id, outcome, maker.consistency, maker.size)
+        return Taken(id, outcome, maker.consistency, maker.size, maker.unfrozen)
     finally:
         writer.close()
 
@@ -407,6 +416,7 @@ class _Maker:
         self.listener = listener
         self.consistency: Literal["off", "frozen", "crash"] = "crash" if shot.running else "off"
         self.size = 0
+        self.unfrozen = ""
         self.begun: set[int] = set()  # and not done
         self.known: list[Identity] = []
 
@@ -585,28 +595,34 @@ class _Maker:
 
     @contextlib.contextmanager
     def _frozen(self, domain: Any) -> Iterator[None]:
-        """The guest's file systems are frozen, if its agent is there and nobody has frozen them."""
-        number = self.task.steps.index(Freeze(domain.UUIDString()))
-        frozen = False
-        if _agent(domain):
-            self._begin(number)
-            try:
-                domain.fsFreeze()
-                frozen = True
-            except libvirt.libvirtError:
-                if not self.connection.isAlive():
-                    # they may be: whoever settles it thaws them
-                    raise
-                # paused, an agent that cannot, or somebody else has frozen them: it refuses a
-                # second time, and what was not frozen here is not thawed here
-                self._end(number)
+        """The guest's file systems are frozen, if its agent answers and nobody has frozen them."""
+        step = Freeze(domain.UUIDString())
+        number = self.task.steps.index(step)
+        self.unfrozen = _silence(domain) or self._freeze(domain, step, number)
         try:
             yield
         finally:
-            if frozen:
-                domain.fsThaw()
+            if not self.unfrozen:
+                _thaw(self.connection, step)
                 self._end(number)
-        self.consistency = "frozen" if frozen else "crash"
+        self.consistency = "crash" if self.unfrozen else "frozen"
+
+    def _freeze(self, domain: Any, step: Freeze, number: int) -> str:
+        """Freeze the guest's file systems; why they are not frozen, "" if they are."""
+        self._begin(number)
+        try:
+            domain.fsFreeze()
+        except libvirt.libvirtError as error:
+            if not self.connection.isAlive():
+                # they may be: whoever settles it thaws them
+                raise
+            if error.get_error_code() in _NO_ANSWER:
+                _thaw(self.connection, step)
+            # else paused, an agent that cannot, or somebody else has frozen them: it refuses a
+            # second time, and what was not frozen here is not thawed here
+            self._end(number)
+            return said(error)
+        return ""
 
 
 def _check_room(work: _Work, needed: int, path: str) -> None:
@@ -673,6 +689,23 @@ def _agent(domain: Any) -> bool:
         target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
         for target in _document(domain, inactive=False).root.iterfind("devices/channel/target")
     )
+
+
+def _silence(domain: Any) -> str:
+    """Why the guest agent does not answer, "" if it does.
+
+    An agent that is asked to freeze while it is away does so when it comes back, and nobody is
+    there to thaw; so it is asked for something else before.
+    """
+    if not _agent(domain):
+        return "no guest agent is connected"
+    try:
+        domain.getTime()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _NO_ANSWER:
+            return f"the guest agent does not answer: {said(error)}"
+        # what it cannot tell, or must not while it is frozen, is an answer too
+    return ""
 
 
 def _states(domain: Any) -> tuple[Document, ...]:
@@ -864,13 +897,25 @@ def _abort(connection: Any, step: Backup) -> None:
 
 
 def _thaw(connection: Any, step: Freeze) -> None:
-    """Thaw a guest that we froze, or were about to: nobody else would, and it would hang."""
-    domain = _guest(connection, step)
-    if domain is not None and _agent(domain):
+    """Thaw a guest that we froze, or may have: nobody else would, and it would hang.
+
+    Returns when it is thawed or off. It is asked again for a while: one that freezes still thaws
+    after that, and libvirtd, just started, may not have found its agent yet. Raises SnapshotError.
+    """
+    deadline = time.monotonic() + THAWING
+    while True:
+        domain = _guest(connection, step)
+        if domain is None:
+            return
+        why = "its agent is not connected"
         try:
-            domain.fsThaw()
+            if _agent(domain):
+                domain.fsThaw()
+                return
         except libvirt.libvirtError as error:
+            why = said(error)
+        if time.monotonic() > deadline or not connection.isAlive():
             raise SnapshotError(
-                "libvirt",
-                f"the guest's file systems may still be frozen (virsh domfsthaw): {said(error)}",
-            ) from None
+                "libvirt", f"the guest's file systems may still be frozen (virsh domfsthaw): {why}"
+            )
+        time.sleep(POLL)

@@ -4,7 +4,7 @@ Laws
 - It belongs to root or to whoever runs xmlkit, and nobody else can write there.
 - Who only reads makes nothing: where there is no directory nothing was ever done.
 - One writer a host, and one a directory: locks that the kernel takes away with their process,
-  however that ends.
+  however that ends, and that nobody can take who may not write there.
 - The key is made once and is never seen half written, whoever asks for it at the same time.
 """
 
@@ -13,20 +13,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import secrets
-import socket
+import shlex
 import stat
-import struct
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 from xmlkit.errors import XmlkitError
 
 DEFAULT = "/var/lib/xmlkit"
+
+# Where the locks of hosts are, and who may use libvirt's system daemon besides root.
+LOCKS = "/run/xmlkit"
+_GROUP = "libvirt"
+_WAY_IN = (
+    f"the lock of the host is to be there: as root, install -d -m 2770 -g {_GROUP} {LOCKS}, and be "
+    "of that group"
+)
 
 _KEY, _KEY_SIZE = "host-key", 32
 _LOCK = "lock"
@@ -57,7 +67,7 @@ def directory(given: str | None = None, *, make: bool = True) -> Path:
     Raises StateError if it cannot be made, is a symbolic link, belongs to somebody else, or others
     than its owner can write there.
     """
-    path = Path(given or os.environ.get("XMLKIT_STATE_DIR") or DEFAULT).absolute()
+    path = _path(given)
     with _reported(path):
         if make:
             with contextlib.suppress(FileExistsError):
@@ -75,30 +85,81 @@ def directory(given: str | None = None, *, make: bool = True) -> Path:
     return path
 
 
+def refuse_impossible(path: Path) -> None:
+    """Raise StateError where directory() could make none, or nothing be written, whoever asks.
+
+    For who says what would be done, and makes nothing. path: what directory() gave. What its user
+    may do is not asked: a preview is for others, too.
+    """
+    with _reported(path):
+        place = path if path.exists() else path.parent
+        if not stat.S_ISDIR(place.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def option(given: str | Path | None) -> str:
+    """What a command needs to find that directory again: " --state-dir PATH", or nothing."""
+    path = _path(given)
+    return "" if path == _path(None) else f" --state-dir {shlex.quote(str(path))}"
+
+
+def _path(given: str | Path | None) -> Path:
+    return Path(given or os.environ.get("XMLKIT_STATE_DIR") or DEFAULT).absolute()
+
+
 @contextlib.contextmanager
 def lock(directory: Path, wait: float = 0) -> Iterator[None]:
-    """Be the one writer of this host.
+    """Be the one writer of a state directory.
 
     Parameters:
         wait: for so many seconds until another one has ended.
 
-    Raises LockedError if another process, or another part of this one, is the writer.
+    Raises LockedError if another process, or another part of this one, is the writer, and
+    StateError.
     """
-    path = directory / _LOCK
-    with _reported(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with _held(directory / _LOCK, 0o600, wait):
+        yield
+
+
+@contextlib.contextmanager
+def host_lock(uuid: str | None, wait: float = 0, *, own: bool = False) -> Iterator[None]:
+    """Be the one writer of a libvirt host, whatever the state directory and the user.
+
+    It is a file in LOCKS, which root has, and who may use libvirt's system daemon: nobody else can
+    take it. It goes when it is released. Other machines, and containers, do not see it.
+
+    Parameters:
+        uuid: of the host, as its capabilities have it; None (libvirt's test driver): no lock.
+        wait: for so many seconds until another one has ended.
+        own: whether no other user writes there from this machine, as with a session's libvirt.
+            Then it is a file in the user's home directory, unless that is root.
+
+    Raises LockedError, and StateError where there is no place for the lock that can be trusted.
+    """
+    if uuid is None or sys.platform != "linux":
+        yield
+        return
     try:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    said = os.pread(handle, 4096, 0).decode(errors="replace").strip()
-                    pid, _, command = said.partition(" ")
-                    raise LockedError(int(pid) if pid.isdecimal() else None, command) from None
-                time.sleep(0.05)
+        # the host may be another one's
+        name = f"xmlkit-{UUID(uuid)}.lock"
+    except ValueError:
+        raise StateError(f"the host's UUID is none: {uuid!r}") from None
+    path = _home() / f".{name}" if own and os.geteuid() else _locks() / name
+    with _held(path, 0o600 if own else 0o660, wait, goes=True):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, mode: int, wait: float, *, goes: bool = False) -> Iterator[None]:
+    """The lock of a file, with who has it in it. goes: the file is removed after that."""
+    deadline = time.monotonic() + wait
+    while (handle := _locked(path, mode)) is None:
+        if time.monotonic() >= deadline:
+            raise LockedError(*_holder(path))
+        time.sleep(0.05)
+    try:
         with _reported(path):
             # Of the arguments only the command's name: others may hold a password.
             words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:2] if w[:1] != "-")]
@@ -108,54 +169,75 @@ def lock(directory: Path, wait: float = 0) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):  # it may be read-only by now
-                os.ftruncate(handle, 0)  # who it was; the file stays, so that the lock is one
+                os.ftruncate(handle, 0)  # who it was
+                if goes:
+                    path.unlink()
     finally:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def host_lock(uuid: str | None, wait: float = 0) -> Iterator[None]:
-    """Be the one writer of a libvirt host, whatever the state directory and the user.
-
-    It is the name of an abstract socket: no file is left, and no user needs a right to it. Other
-    machines, and containers with a network of their own, do not see it.
-
-    Parameters:
-        uuid: of the host, as its capabilities have it; None (libvirt's test driver): no lock.
-        wait: for so many seconds until another one has ended.
-
-    Raises LockedError.
-    """
-    if uuid is None or sys.platform != "linux":
-        yield
-        return
-    name = f"\0xmlkit-host-{uuid}"
-    with socket.socket(socket.AF_UNIX) as own:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                own.bind(name)
-                break
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                if time.monotonic() >= deadline:
-                    raise LockedError(*_holder(name)) from None
-                time.sleep(0.05)
-        own.listen()  # so that others can ask who it is
-        yield
+def _locked(path: Path, mode: int) -> int | None:
+    """A handle of the file, locked; None if another one has the lock, or has removed the file."""
+    with _reported(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise StateError(f"{path} is no file: look at what it is, and remove it")
+            if facts.st_uid == os.geteuid():
+                os.fchmod(handle, mode)  # whatever the umask
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(facts, os.lstat(path)):
+                return handle
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    return None
 
 
-def _holder(name: str) -> tuple[int | None, str]:
-    """The process that has a socket, by what the kernel says of it (SO_PEERCRED)."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(1)
-        asking.connect(name)
-        answer = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", answer)[0]
-        if pid:
-            return pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    return None, ""
+def _holder(path: Path) -> tuple[int | None, str]:
+    """The process that has a lock, by what it wrote."""
+    said = ""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(handle, errors="replace") as stream:
+            said = stream.read(4096).strip()
+    pid, _, command = said.partition(" ")
+    return int(pid) if pid.isdecimal() else None, command
+
+
+def _locks() -> Path:
+    """The directory of the locks of hosts; root makes it. Raises StateError."""
+    path = Path(LOCKS)
+    with _reported(path, _WAY_IN):
+        if os.geteuid() == 0:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                with contextlib.suppress(KeyError):
+                    os.chown(path, -1, grp.getgrnam(_GROUP).gr_gid)
+                    path.chmod(0o2770)
+        facts = path.lstat()
+        if not stat.S_ISDIR(facts.st_mode):
+            raise StateError(f"{path} is not a directory: look at what it is, and remove it")
+        _trusted(path, facts, 0o002, "writable")
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return path
+
+
+def _home() -> Path:
+    """The user's home directory, by the system's word. Raises StateError."""
+    user = os.geteuid()
+    try:
+        path = Path(pwd.getpwuid(user).pw_dir)
+    except KeyError:
+        raise StateError(f"user {user} has no home directory, for the lock of the host") from None
+    with _reported(path, "the lock of the host is to be there"):
+        _trusted(path, path.lstat(), 0o002, "writable")
+    return path
 
 
 def host_key(directory: Path) -> bytes:
@@ -253,8 +335,9 @@ def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> No
 
 
 @contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _reported(path: Path, what: str | None = None) -> Iterator[None]:
+    """An OSError becomes a StateError, with what to do, or by the errno."""
     try:
         yield
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror or error}; {remedy(error)}") from error
+        raise StateError(f"{path}: {error.strerror or error}; {what or remedy(error)}") from error

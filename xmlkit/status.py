@@ -22,7 +22,7 @@ from xmlkit.preflight import Concern, host_concerns, judge, refusals
 from xmlkit.rules import RULES
 from xmlkit.survey import Guest, Survey
 
-__all__ = ["SCHEMA", "DomainStatus", "PoolStatus", "Status", "status"]
+__all__ = ["SCHEMA", "DomainStatus", "Journals", "PoolStatus", "Status", "status"]
 
 SCHEMA = "xmlkit.status/1"
 
@@ -67,6 +67,19 @@ class DomainStatus:
 
 
 @dataclass(frozen=True)
+class Journals:
+    """What was seen in the state directory; others are not looked in.
+
+    pending: ids of the transitions that have not come to an end. error: what kept them from being
+    read, None if nothing did.
+    """
+
+    directory: str
+    pending: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Status:
     """A host and its domains. schemas: where libvirt's are, None if they are not installed."""
 
@@ -78,6 +91,7 @@ class Status:
     pools: tuple[PoolStatus, ...]
     concerns: tuple[Concern, ...]
     domains: tuple[DomainStatus, ...]
+    journals: Journals = Journals("")
 
     @property
     def ready(self) -> bool:
@@ -108,6 +122,7 @@ class Status:
                 "pools": [asdict(pool) for pool in self.pools],
                 "concerns": [each.as_data() for each in self.concerns],
             },
+            "state": asdict(self.journals) | {"pending": list(self.journals.pending)},
             "domains": [
                 {
                     "uuid": each.uuid,
@@ -130,12 +145,13 @@ def status(
     schemas: str | None,
     relocate: Mapping[str | None, str] | None = None,
     accept: Collection[str] = (),
+    journals: Journals = Journals(""),
 ) -> Status:
     """How the surveyed host and each of its guests stand.
 
     schemas: where libvirt's schemas are, None if they are not installed. relocate: as plan() has
     it; without it an image in Nova's instance directory is legacy, and in the way is that no pool
-    was named. accept: ids of rules that are accepted.
+    was named. accept: ids of rules that are accepted. journals: what the state directory says.
     Raises PlanError if a pool to relocate to is not the host's.
     """
     host = survey.host
@@ -164,6 +180,7 @@ def status(
         ),
         concerns=concerns,
         domains=tuple(_of(guest, survey, relocate, accept) for guest in survey.guests),
+        journals=journals,
     )
 
 

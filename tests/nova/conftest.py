@@ -14,41 +14,17 @@ import nova.tests.unit  # first of all: it chooses the threads
 
 assert nova.tests.unit
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nova import test
+from novahost import set_up
 
 from xmlkit.testing import Libvirtd, LibvirtdMissingError, private_libvirtd
 
 pytest_plugins = ["xmlkit.testing"]
-
-
-class _Case(test.NoDBTestCase):  # type: ignore[misc] # Nova has no types
-    """Nova's test case with nothing to test: what it sets up and takes down is wanted."""
-
-    REQUIRES_LOCKING = True
-
-    def runTest(self) -> None:
-        """There has to be one."""
-
-
-@contextlib.contextmanager
-def set_up() -> Iterator[Any]:
-    """Nova as its own unit tests find it: `flags()`, `stub_out()`, `useFixture()`; no database."""
-    case = _Case()
-    case.setUp()
-    try:
-        yield case
-        case.tearDown()
-    finally:
-        while case._cleanups:
-            function, arguments, keywords = case._cleanups.pop()
-            function(*arguments, **keywords)
 
 
 @pytest.fixture

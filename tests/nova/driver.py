@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -35,7 +34,6 @@ from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
-UNAME = os.uname  # Nova's fixtures take it away
 
 CallError = RuntimeError
 
@@ -131,7 +129,11 @@ class Host:
 
 def main(descriptor: int) -> int:
     """Serve until nobody asks any more."""
-    from conftest import set_up  # type: ignore[attr-defined] # to mypy it is another one
+    sys.path.append(str(Path(__file__).parents[1]))
+    import nova.tests.unit  # first of all: it chooses the threads
+    from novahost import set_up
+
+    assert nova.tests.unit
 
     # pytest shows it with a test that fails
     said = logging.StreamHandler()
@@ -161,7 +163,6 @@ class Compute:
     def __init__(self, case: Any, settings: Settings, asked: Connection) -> None:
         import guests
         from nova import context
-        from nova.tests import fixtures
         from nova.virt import fake
         from nova.virt.libvirt import driver
 
@@ -172,21 +173,15 @@ class Compute:
         self.asked = asked
         self.case = case
         self.admin = context.get_admin_context()
-        case.useFixture(fixtures.PrivsepFixture())
-        case.useFixture(fixtures.OSBrickFixture())
+        guests.prepare_alone(case, settings.uri)
         store.register_options()
         case.flags(host=settings.name, my_ip=settings.address)
         case.flags(instances_path=str(settings.instances))
         case.flags(lock_path=str(settings.instances / "locks"), group="oslo_concurrency")
         # else Nova makes a raw disk qcow2 when it migrates
         case.flags(use_cow_images=settings.images_type != "raw")
-        case.flags(enabled=False, group="vnc")
-        case.flags(default_ephemeral_format="ext4")
         case.flags(skip_cpu_compare_on_dest=True, group="workarounds")
         case.flags(
-            connection_uri=settings.uri,
-            virt_type="qemu",
-            cpu_mode="none",
             images_type=settings.images_type,
             snapshots_directory=str(settings.instances / "snapshots"),
             live_migration_inbound_addr=LOCAL,
@@ -194,7 +189,7 @@ class Compute:
             live_migration_uri=f"{settings.peer}&to=%s",
             group="libvirt",
         )
-        self._without_a_deployment()
+        self._without_glance_and_ssh()
         if settings.enabled:
             xmlkit.nova.enable(state_dir=str(settings.state), live=settings.live)
         self.wanted = guests.Guest(settings.images_type, ephemeral=1, swap=1)
@@ -215,38 +210,26 @@ class Compute:
         self.driver.init_host(settings.name)
         returned(self.driver, self.admin, settings.name)
 
-    def _without_a_deployment(self) -> None:
-        """What would ask a database, Glance, Neutron or another machine."""
+    def _without_glance_and_ssh(self) -> None:
+        """What would ask Glance or another machine, and what the database says of the instance."""
         from nova import objects
 
         case, settings = self.case, self.settings
+        formats: dict[str, str] = {}
         nothing = {
-            "nova.virt.libvirt.host.Host._init_events": None,  # nobody waits for one
-            "nova.virt.libvirt.driver.LibvirtDriver._check_my_ip": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata": None,
-            "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details": None,
-            "nova.network.neutron.API.has_port_binding_extension": False,
-            "nova.objects.Instance.save": None,
             "nova.objects.Instance.refresh": None,
-            "nova.objects.Instance.get_by_uuid": objects.Instance(host=self.settings.name),
+            "nova.objects.Instance.get_by_uuid": objects.Instance(host=settings.name),
             "nova.objects.MigrationList.get_by_filters": [],
-            "nova.objects.Migration.save": None,
-            "nova.objects.InstanceList.get_by_host": objects.InstanceList(objects=[]),
-            "nova.objects.BlockDeviceMappingList.get_by_instance_uuid": (
-                objects.BlockDeviceMappingList(objects=[])
-            ),
-            "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid": {},
         }
         for name, value in nothing.items():
             case.stub_out(name, lambda *_, value=value, **__: value)
-        case.stub_out("os.uname", UNAME)
 
         def get(_: Any, context: Any, image: str, *rest: Any, **more: Any) -> dict[str, Any]:
             return {
                 "id": image,
                 "name": image,
                 "status": "active",
-                "disk_format": "raw",
+                "disk_format": formats.get(image, "raw"),
                 "container_format": "bare",
                 "properties": {},
             }
@@ -257,6 +240,7 @@ class Compute:
         def update(
             _: Any, context: Any, image: str, said: Any, data: Any = None, **__: Any
         ) -> None:
+            formats[image] = said["disk_format"]
             with (settings.glance / image).open("wb") as file:
                 shutil.copyfileobj(data, file)
 
@@ -307,6 +291,16 @@ class Compute:
             self.instance.image_ref = image
             known = [self.instance]
         self.driver.manage_image_cache(self.admin, known)
+
+    def unshelve(self, image: str) -> None:
+        """As ComputeManager.unshelve_instance, from the snapshot that shelving has left."""
+        from nova.objects import ImageMeta
+
+        before = self.instance.image_ref
+        self.instance.vm_state, self.instance.image_ref = "shelved_offloaded", image
+        meta = ImageMeta(id=image, properties=self.meta.properties)
+        self.driver.spawn(self.admin, self.instance, meta, [], None, {}, [], self.attached)
+        self.instance.vm_state, self.instance.image_ref = None, before
 
     def destroy(self) -> None:
         """As a user deletes it."""
@@ -582,16 +576,6 @@ class _Ssh:
     def copy_file(self, source: str, target: str, **_: Any) -> None:
         there = self._there(target.partition(":")[2])
         subprocess.run(["cp", "--sparse=always", source, there], check=True)
-
-
-@contextlib.contextmanager
-def running(libvirtd: Libvirtd, settings: Settings) -> Iterator[Host]:
-    """A nova-compute."""
-    host = Host(libvirtd, settings)
-    try:
-        yield host
-    finally:
-        host.stop()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ was called before.
 
 from __future__ import annotations
 
+import posix
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -193,6 +194,33 @@ def prepare(case: Any, instances: str) -> None:
     case.stub_out(
         "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
     )
+
+
+def prepare_alone(case: Any, uri: str) -> None:
+    """What a test case needs for a driver that runs guests on a real libvirt, without a database,
+    Neutron, and anybody who waits for an event."""
+    case.useFixture(nova_fixtures.PrivsepFixture())
+    case.useFixture(nova_fixtures.OSBrickFixture())
+    case.stub_out("os.uname", posix.uname)  # Nova's own fixture has another one
+    case.flags(enabled=False, group="vnc")
+    case.flags(default_ephemeral_format="ext4")
+    case.flags(connection_uri=uri, virt_type="qemu", cpu_mode="none", group="libvirt")
+    nothing = {
+        "nova.virt.libvirt.host.Host._init_events": None,
+        "nova.virt.libvirt.driver.LibvirtDriver._check_my_ip": None,
+        "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata": None,
+        "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details": None,
+        "nova.network.neutron.API.has_port_binding_extension": False,
+        "nova.objects.Instance.save": None,
+        "nova.objects.Migration.save": None,
+        "nova.objects.InstanceList.get_by_host": objects.InstanceList(objects=[]),
+        "nova.objects.BlockDeviceMappingList.get_by_instance_uuid": (
+            objects.BlockDeviceMappingList(objects=[])
+        ),
+        "nova.objects.BlockDeviceMappingList.bdms_by_instance_uuid": {},
+    }
+    for name, value in nothing.items():
+        case.stub_out(name, lambda *_, value=value, **__: value)
 
 
 def set_options(case: Any, wanted: Guest) -> None:

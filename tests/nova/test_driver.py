@@ -35,6 +35,7 @@ from xmlkit.testing import Libvirtd
 
 OTHERS = f"{UUID[:-1]}f_disk"  # the volume of another instance
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+SHELVED = "00000000-0000-4000-8000-000000000001"
 GIB = 1 << 30
 
 
@@ -71,6 +72,10 @@ class Life:
         state = self.libvirtd.directory / "state"
         state.mkdir(mode=0o700)
         base = self.scene.base
+        locks = self.libvirtd.directory / "run/xmlkit"
+        locks.mkdir()
+        locks.chmod(0o2770)
+        os.chown(locks, 0, user)
         for path in (self.scene.instances, base.parent, base, self.disks, self.glance, state):
             os.chown(path, user, user)
         (self.libvirtd.directory / "run/libvirt/libvirt-sock").chmod(0o777)
@@ -154,7 +159,7 @@ def life(libvirtd: Libvirtd, request: pytest.FixtureRequest) -> Iterator[Life]:
 
 
 def test_an_instances_life(life: Life, tmp_path: Path) -> None:
-    """Rebooted, snapshot, rescued, looked after and removed."""
+    """Rebooted, snapshot, rescued, looked after, removed, and made of its snapshot again."""
     nova = life.nova
     if life.legacy:
         # until something starts it anew it is where it was
@@ -171,14 +176,14 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     nova.snapshot("live")
     life.on_volumes()
     nova.power_off()
-    nova.snapshot("cold")
-    for image in ("live", "cold"):
+    nova.snapshot(SHELVED)
+    for image in ("live", SHELVED):
         shot = life.glance / image
         assert "backing-filename" not in info(shot, life.format)
         assert boots() == head(shot, life.format, tmp_path / "raw")
         assert 0 < counter(shot, life.format)
         assert is_marked(shot, life.format)
-    assert counter(life.root, life.format) == counter(life.glance / "cold", life.format)
+    assert counter(life.root, life.format) == counter(life.glance / SHELVED, life.format)
     nova.power_on()
     life.on_volumes()
 
@@ -187,7 +192,8 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     place = life.directory if life.legacy_type else life.disks
     rescue = place / ("disk.rescue" if life.legacy_type else f"{VOLUMES[0]}.rescue")
     assert [("file", str(rescue)), ("file", str(life.root))] == life.addresses()
-    until(lambda: 0 < counter(rescue, life.format if life.legacy_type else "qcow2"))
+    made = life.format if life.legacy_type else "qcow2"
+    until(lambda: 0 < counter(rescue, made))
     nova.unrescue()
     assert not rescue.exists()
     life.on_volumes()
@@ -209,6 +215,16 @@ def test_an_instances_life(life: Life, tmp_path: Path) -> None:
     life.only([OTHERS])
     assert not life.directory.exists()
     assert [] == life.scene.connection.listAllDomains()
+
+    nova.unshelve(SHELVED)
+    root = life.directory / "disk" if life.legacy_type else life.root
+    goes_on(root, made)
+    # it has to need the snapshot no more, which goes
+    below = info(root, made).get("full-backing-filename")
+    assert below == (str(cached) if life.legacy_type else None)
+    nova.destroy()
+    life.only([OTHERS])
+    assert not life.directory.exists()
     if cached.exists():
         os.utime(cached, (0, 0))
         nova.cache_pass(None)

@@ -7,21 +7,26 @@ Rules
 | Nova's | here |
 | --- | --- |
 | get_cache_fname | test_an_image_has_novas_name |
-| get_age_of_file, .._not_exists | test_the_ages_are_novas_options; tests/test_cache.py, ages |
-| list_base_images, store_swap_image, store_ephemeral_image | test_images_are_told_by_their_names |
-| list_backing_images_small, _resized | test_a_backing_image_is_in_use |
+| get_age_of_file, get_age_of_file_not_exists | test_the_ages_are_novas_options |
+| list_base_images | test_images_are_told_by_their_names |
+| store_swap_image, store_ephemeral_image | test_images_are_told_by_their_names |
+| list_backing_images_small, list_backing_images_resized | test_a_backing_image_is_in_use |
 | list_backing_images_instancename | test_a_directory_of_an_old_name_counts |
 | list_backing_images_disk_notexist | test_a_disk_that_is_missing_stops_all_removing |
-| find_base_file_nothing, _small, _resized, _all | test_an_image_in_use_protects_all_that_is_of_it |
-| remove_base_file, _original | test_the_ages_are_novas_options |
-| remove_base_file_dne, _oserror | test_what_cannot_be_removed_is_logged; tests/test_prune.py |
+| find_base_file_nothing, find_base_file_all | test_an_image_in_use_protects_all_that_is_of_it |
+| find_base_file_small, find_base_file_resized | test_an_image_in_use_protects_all_that_is_of_it |
+| remove_base_file, remove_base_file_original | test_the_ages_are_novas_options |
+| remove_base_file_dne, remove_base_file_oserror | test_what_cannot_be_removed_is_logged |
 | mark_in_use | test_what_is_in_use_is_touched |
 | verify_base_images | test_a_whole_pass |
 | verify_base_images_no_base | test_without_a_cache_nothing_is_done |
 | run_image_cache_manager_pass | test_the_compute_managers_pass |
-| age_and_verify_swap_images, .._ephemeral_images | test_swap_and_ephemeral_images_are_held |
+| age_and_verify_swap_images | test_swap_and_ephemeral_images_are_held |
+| age_and_verify_ephemeral_images | test_swap_and_ephemeral_images_are_held |
 | lock_acquired_on_removing_old_enough_files | test_an_image_is_removed_under_novas_lock |
-| get_disk_usage: 5 tests | test_novas_own_tests_pass: Nova's own code, inherited |
+| get_disk_usage, get_disk_usage_cache_is_on_different_disk | test_novas_own_tests_pass |
+| get_disk_usage_empty, get_disk_usage_cache_dir_missing | test_novas_own_tests_pass |
+| get_disk_usage_io_error_while_reading | test_novas_own_tests_pass: Nova's own code |
 """
 
 from __future__ import annotations
@@ -401,6 +406,21 @@ def test_an_image_is_removed_under_novas_lock(host: Compute) -> None:
     ]
     assert {"nova-swap_1"} == {path.name for path in locks.iterdir()}
     assert set() == host.names
+
+
+def test_each_of_novas_tests_has_its_counterpart() -> None:
+    """In the table above, in both releases; and what stands there is a test of this file."""
+    rows = [row.split("|")[1:3] for row in str(__doc__).splitlines() if row.startswith("| ")][2:]
+    said = {name.strip() for theirs, _ in rows for name in theirs.split(",")}
+    wanted = {
+        name.removeprefix("test_")
+        for each in (novas.GetCacheFnameTestCase, novas.ImageCacheManagerTestCase)
+        for name in vars(each)
+        if name.startswith("test_")
+    }
+    ours = {here.partition(":")[0].strip() for _, here in rows}
+    assert (30, wanted) == (len(wanted), said)
+    assert set() == ours - globals().keys()
 
 
 def test_novas_own_tests_pass() -> None:

@@ -25,7 +25,6 @@ import pytest
 from guests import UUID, Guest
 from nova import context, exception, objects
 from nova.compute.manager import ComputeManager
-from nova.tests import fixtures
 from nova.virt import fake
 from nova.virt.libvirt import config, driver
 from novahost import guest as boots
@@ -37,7 +36,6 @@ from xmlkit.nova import store
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
-UNAME = os.uname  # Nova's fixtures take it away
 
 
 @dataclasses.dataclass
@@ -156,39 +154,12 @@ def nova_host(
     """A host of Nova's with legacy backends and an empty pool, and xmlkit in it."""
     # libvirtd comes first: Nova's fixtures put temporary files where QEMU may not go
     scene = Scene(libvirtd)
-    nova_case.useFixture(fixtures.PrivsepFixture())
-    nova_case.useFixture(fixtures.OSBrickFixture())
+    guests.prepare_alone(nova_case, libvirtd.uri)
     # with it, a resize would turn raw images into qcow2 ones, and their guests would not boot
     nova_case.flags(use_cow_images=request.param == "qcow2")
     nova_case.flags(instances_path=str(scene.instances))
-    nova_case.flags(enabled=False, group="vnc")
-    nova_case.flags(
-        connection_uri=libvirtd.uri,
-        virt_type="qemu",
-        cpu_mode="none",
-        images_type=request.param,
-        group="libvirt",
-    )
+    nova_case.flags(images_type=request.param, group="libvirt")
     nova_case.stub_out("nova.virt.libvirt.utils.fetch_image", fetch)
-    # no thread for events: nobody waits for one
-    nova_case.stub_out("nova.virt.libvirt.host.Host._init_events", lambda _: None)
-    nova_case.stub_out("nova.virt.libvirt.driver.LibvirtDriver._check_my_ip", lambda _: None)
-    nova_case.stub_out("os.uname", UNAME)
-    nova_case.stub_out(
-        "nova.virt.libvirt.driver.LibvirtDriver._register_undefined_instance_details",
-        lambda *_: None,
-    )
-    nova_case.stub_out(
-        "nova.objects.BlockDeviceMappingList.get_by_instance_uuid",
-        lambda *_, **__: objects.BlockDeviceMappingList(objects=[]),
-    )
-    nova_case.stub_out(
-        "nova.virt.libvirt.driver.LibvirtDriver._build_device_metadata", lambda *_: None
-    )
-    nova_case.stub_out("nova.objects.Instance.save", lambda *_, **__: None)
-    nova_case.stub_out(
-        "nova.objects.InstanceList.get_by_host", lambda *_, **__: objects.InstanceList(objects=[])
-    )
     xmlkit.nova.enable(pools={None: POOL}, state_dir=str(libvirtd.directory / "state"))
     wanted = Guest(request.param, swap=1)
     instance = guests.instance_of(wanted)

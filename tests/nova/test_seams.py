@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import guests
 import nova.version
@@ -21,9 +22,11 @@ from threads import environment
 
 import xmlkit.nova
 from xmlkit.host import Host
-from xmlkit.nova.instances import INSTANCES, warn_of_legacy
+from xmlkit.nova.imagecache import CACHE
+from xmlkit.nova.instances import INSTANCES
 from xmlkit.nova.live import LIVE
 from xmlkit.nova.seams import BUILDER, Seam, SeamError, find
+from xmlkit.nova.storage import STORAGE
 
 RELEASE = int(nova.version.version_string().partition(".")[0])
 OWNERS = (
@@ -82,7 +85,7 @@ def test_twice_is_refused(out: None) -> None:
 
 def test_each_seam_is_recognised() -> None:
     """All that this release is known to have."""
-    seams = (*BUILDER, *INSTANCES, *LIVE)
+    seams = (*BUILDER, *INSTANCES, *LIVE, *STORAGE, *CACHE)
     known = [each for each in seams if each.since <= RELEASE < (each.until or RELEASE + 1)]
     assert len(known) == len(find(seams, RELEASE))
 
@@ -138,9 +141,10 @@ def test_what_somebody_else_has_replaced_is_not_taken_out(
 
 
 def test_one_warning_for_all_legacy_instances(
-    nova_case: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    nova_case: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, out: None
 ) -> None:
-    """Only disks count: a config drive and a console's log stay in the directory for ever."""
+    """Where Nova looks at all instances of its host when it starts. Only disks count: a config
+    drive and a console's log stay in the directory for ever."""
     nova_case.flags(instances_path=str(tmp_path))
     others = [UUID[:-2] + f"{number:02}" for number in range(3)]
     for uuid, names in zip(others, (["disk"], ["disk.config", "console.log"], []), strict=True):
@@ -148,8 +152,13 @@ def test_one_warning_for_all_legacy_instances(
         for name in names:
             (tmp_path / uuid / name).touch()
     instances = [objects.Instance(uuid=uuid) for uuid in (*others, UUID)]
+    enable()
+    manager = mock.Mock(driver=mock.Mock(capabilities={}))
     with caplog.at_level("WARNING", "xmlkit"):
-        warn_of_legacy(None, instances)
+        if RELEASE == 33:
+            ComputeManager._validate_pinning_configuration(manager, instances)
+        else:
+            driver.LibvirtDriver.process_instances_at_startup(mock.Mock(), None, instances)
     (said,) = (each.getMessage() for each in caplog.records if each.name.startswith("xmlkit"))
     assert said.startswith("1 instances")
     assert others[0] in said

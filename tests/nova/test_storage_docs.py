@@ -1,12 +1,15 @@
-"""The table in docs/nova-storage.md: each test of Nova's backends is there, each of ours exists."""
+"""The tables in docs/nova-storage.md: each test of Nova's backends is there, each of ours exists,
+and each place where Nova asks for images_type is there."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nova
 import pytest
 from nova.tests.unit.virt.libvirt import test_imagebackend
 
@@ -42,6 +45,15 @@ def test_each_of_novas_tests_is_in_the_table(kind: str) -> None:
     assert set() == wanted - said
 
 
+def test_each_row_has_a_test_or_a_reason() -> None:
+    """Or is as the row above it."""
+    other = [
+        ours for _, ours in ROWS if not re.match(r" (none: .+|the same|.*`test_\w+`.*) $", ours)
+    ]
+    assert len(ROWS) > 50
+    assert [] == other
+
+
 def test_each_of_ours_exists() -> None:
     """In the file that the row says."""
     missing = []
@@ -52,3 +64,31 @@ def test_each_of_ours_exists() -> None:
             names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
             missing += [name for name in re.findall(r"`(test_\w+)`", part) if name not in names]
     assert [] == missing
+
+
+def asking(node: ast.AST, function: str = "") -> Iterator[str]:
+    """The functions in which images_type is asked for; of one within another the outer."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Attribute) and child.attr == "images_type":
+            yield function
+        name = child.name if isinstance(child, ast.FunctionDef) else ""
+        yield from asking(child, function or name)
+
+
+def test_each_place_that_asks_for_images_type_is_in_the_table() -> None:
+    """By the name of its function."""
+    table = PAGE.partition("## Where Nova asks for images_type")[2].partition("\n## ")[0]
+    said = {
+        name.rpartition(".")[2]
+        for row in table.splitlines()
+        for name in re.findall(r"`([\w.]+)`", "".join(row.split("|")[1:2]))
+    }
+    sources = Path(nova.__file__).parent.rglob("*.py")
+    found = {
+        function
+        for source in sources
+        if "tests" not in source.parts and "fake.py" != source.name
+        for function in asking(ast.parse(source.read_text()))
+    }
+    assert len(found) > 10
+    assert set() == found - said

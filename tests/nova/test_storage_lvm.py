@@ -16,12 +16,14 @@ from typing import Any
 import libvirt
 import pytest
 from chroots import tree
+from lxml import etree
 from machines import Machine, MachineError, emulated_machine, in_machine
 from nova import exception
 from nova.virt.image import model
 from nova.virt.libvirt import imagebackend
-from novahost import IMAGE, MIB, NovaHost, guest, source
+from novahost import DISK, IMAGE, MIB, NovaHost, domain, guest, source
 from oslo_concurrency import processutils
+from scene import UP, until
 
 from xmlkit import pools
 from xmlkit.actions import create_pool
@@ -36,7 +38,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One for all tests, with a volume group and the pool over it."""
     tmp_path_factory.getbasetemp()
     tree("linux")
-    with emulated_machine() as machine:
+    with emulated_machine(emulator=True) as machine:
         machine.run(f"pvcreate /dev/vda\nvgcreate {VG} /dev/vda")
         connection = libvirt.open(machine.uri)
         create_pool(connection, pools.pool(VG, "logical", source=VG))
@@ -179,9 +181,22 @@ def test_nothing_is_reserved_by_fallocate(host: NovaHost, monkeypatch: pytest.Mo
 
 @in_machine
 def test_the_xml_is_that_of_lvm_and_the_volume(host: NovaHost) -> None:
-    """A block device for Nova, the volume for libvirt."""
-    disk = host.make(host.disk())
-    found = disk.libvirt_info("none", {})
+    """A block device for Nova, as its own Lvm would say it, and the volume for libvirt."""
+    host.case.flags(hw_disk_discard="unmap", images_volume_group=VG, group="libvirt")
+    quota = {"quota:disk_read_bytes_sec": "10", "quota:disk_total_iops_sec": "20"}
+    mappings: tuple[tuple[dict[str, str], dict[str, Any]], ...] = (
+        ({"type": "cdrom", "dev": "hda", "bus": "ide"}, {"boot_order": "1"}),
+        ({"bus": "scsi", "dev": "sda"}, {"disk_unit": 5}),
+        ({"bus": "scsi", "dev": "sda"}, {"disk_unit": None}),
+        ({}, {}),
+    )
+    host.make(host.disk())
+    for mapping, more in mappings:
+        disk = host.disk(**mapping)
+        found = disk.libvirt_info("none", quota, **more)
+        theirs = imagebackend.Lvm(host.instance, "disk", disk_info_mapping={**DISK, **mapping})
+        expected = theirs.libvirt_info("none", quota, **more)
+        assert etree.tostring(expected.format_dom()) == etree.tostring(found.format_dom())
     assert ("block", disk.path, "raw", "native") == (
         *(found.source_type, found.source_path),
         *(found.driver_format, found.driver_io),
@@ -190,6 +205,23 @@ def test_the_xml_is_that_of_lvm_and_the_volume(host: NovaHost) -> None:
     fs = disk.libvirt_fs_info("/mnt")
     assert ("block", disk.path) == (fs.source_type, fs.source_dev)
     assert model.LocalBlockImage(disk.path) == disk.get_model(None)
+
+
+@in_machine
+def test_a_guest_boots_from_its_volume(host: NovaHost, machine: Machine) -> None:
+    """The XML, given to the machine's libvirt: the guest runs, and writes to its volume."""
+    disk = host.make(host.disk(), 8 * MIB)
+    log = "/root/console"
+    running = host.connection.defineXML(domain(host, disk.libvirt_info("none", {}), log=log))
+    volume = f"{host.instance.uuid}_disk"
+    running.create()
+    try:
+        until(lambda: f"{UP.decode()}\nW" in machine.run(f"cat {log}").replace("\r", ""))
+        assert f"<source pool='{VG}' volume='{volume}'" in running.XMLDesc()
+    finally:
+        running.destroy()
+        running.undefine()
+    assert "TICK" == machine.run(f"dd if={disk.path} bs=512 skip=8 count=1 2>/dev/null | head -c 4")
 
 
 @in_machine

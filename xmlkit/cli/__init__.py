@@ -139,6 +139,8 @@ def main(args: list[str] | None = None) -> None:
         gc.freeze()
     _open_streams()
     try:
+        if COMPLETE in os.environ:
+            import_module("xmlkit.cli.completion")
         # a command returns its exit code, None for 0
         code = cli.main(args, "xmlkit", COMPLETE, standalone_mode=False) or 0
         sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import SECONDS, carrying, options
+from xmlkit.cli import SECONDS, carrying, options, signals
 from xmlkit.errors import XmlkitError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def command(
     )
     apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_, diff=diff)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
-    with carrying.interruptible():
+    with signals.interruptible(signals.UNCHANGED if script or dry_run else signals.RECOVERED):
         if script:
             return apply.print_script(names, limit)
         code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)
@@ -222,7 +222,9 @@ class _Apply:
                 schemas=self.options.schemas,
             )
             directory = state.directory(self.state_dir, make=not dry_run)
-            if not dry_run:
+            if dry_run:
+                state.refuse_impossible(directory)
+            else:
                 stack.enter_context(service.writing(connection, directory))
                 # a domain that is half way would be judged by what it is not going to be
                 service.refuse_pending(directory)
@@ -329,4 +331,5 @@ class _Apply:
             kind="apply",
             dry_run=dry_run,
             differences=self.differences,
+            state_dir=self.state_dir,
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import carrying, options, signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -179,7 +179,7 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
     done: list[Pruned] = []
     with ExitStack() as stack:
         if not dry_run:
-            stack.enter_context(carrying.interruptible())
+            stack.enter_context(signals.interruptible())
             # what is wrong with what was asked for comes before any state
             _protected(asked["protect"])
             there = stack.enter_context(_connected(asked["connect"], here=True))
@@ -269,11 +269,11 @@ def _cache(
 @contextmanager
 def _connected(connect: str | None, *, here: bool) -> Iterator[Any]:
     uri = carrying.uri_of(connect)
-    from xmlkit.observe import is_local, opened
+    from xmlkit.observe import is_local
 
     if here and not is_local(uri):
         raise click.ClickException("images are removed on the host itself: run prune there")
-    with opened(uri, write=True) as connection:
+    with signals.reading(uri, write=True) as connection:
         yield connection
 
 

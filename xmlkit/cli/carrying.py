@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -15,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmlkit.cli import drop_output
-from xmlkit.cli.paint import drawable
+from xmlkit.cli.lines import disk_lines, wrapped
+from xmlkit.cli.paint import drawable, painter
+from xmlkit.cli.signals import RECOVERED
 from xmlkit.printable import in_line
 
 if TYPE_CHECKING:  # a help text needs none of them
@@ -30,7 +28,6 @@ __all__ = [
     "check",
     "code_of",
     "differences",
-    "interruptible",
     "limited",
     "line",
     "progress",
@@ -43,10 +40,6 @@ __all__ = [
 ]
 
 SCHEMA = "xmlkit.apply/1"
-
-# What asks for an end, and seconds until it should have been heard.
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE = 2.0
 
 # Above so many domains only those with something to say are shown one by one.
 SHOWN = 20
@@ -128,17 +121,18 @@ def show(
 def _lines(case: Case, *, steps: bool) -> Iterator[str]:
     from xmlkit.plan import Transition
 
-    why = f": {case.id}" if case.id else ""
-    message = f": {case.message}" if case.message else ""
-    yield f"{case.name}  {case.uuid}  {case.state}{why}{message}"
+    why = ": ".join(filter(None, (case.id, case.message)))
+    head = f"{case.name}  {case.uuid}  {case.state}{f': {why}' if why else ''}"
+    yield from wrapped(line(head), sys.stderr)
     for disk in case.plan.disks if case.plan is not None else ():
         if isinstance(disk, Transition) and disk.changes and case.state != "nothing":
-            yield f"  {disk.target:<5} {disk.action:<5} {disk.before.type:>6} {disk.before}"
-            yield f"           -> {disk.after.type:>6} {disk.after} ({disk.format})"
+            yield from disk_lines(disk, painter("never"), sys.stderr)
     for concern in case.concerns:
         target = f"{concern.target}: " if concern.target else ""
         accepted = " (accepted)" if concern.accepted else ""
-        yield f"  {concern.severity}: {concern.id}: {target}{concern.message}{accepted}"
+        said = f"{concern.id}: {target}{concern.message}"
+        if said != why:
+            yield from wrapped(line(f"  {concern.severity}: {said}{accepted}"), sys.stderr)
     if steps and case.task is not None:
         yield from (f"    {step}" for step in case.task.steps)
 
@@ -169,7 +163,7 @@ def begun() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("interrupted: xmlkit recover brings to an end what was begun", err=True)
+        click.echo(f"interrupted: {RECOVERED}", err=True)
         raise
 
 
@@ -219,72 +213,6 @@ def code_of(outcomes: Sequence[Outcome]) -> int:
     return 0 if states <= {"done", "nothing", "planned"} else 1
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP are heard as Ctrl-C: what was begun comes to an end, done or undone.
-
-    While libvirt or a disk does not answer, Python hears none of them: that is said, and the next
-    one ends the process, which does no more harm than a kill at any other moment.
-    """
-    # nohup wants it to go on
-    before = {each: signal.getsignal(each) for each in _ENDS}
-    numbers = [each for each in _ENDS if before[each] != signal.SIG_IGN]
-    heard = [0.0]
-
-    def hear(*_: object) -> None:
-        heard[0] = time.monotonic()
-        raise KeyboardInterrupt
-
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    watch = threading.Thread(target=_watch, args=(told, numbers, heard), daemon=True)
-    watch.start()
-    for number in numbers:
-        signal.signal(number, hear)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
-        signal.set_wakeup_fd(woken)
-        os.close(tell)
-        watch.join()
-        os.close(told)
-
-
-def _watch(told: int, numbers: Collection[int], heard: Sequence[float]) -> None:
-    """Read the signals as they arrive; end the process by one that is not heard after a warning.
-
-    heard: when the last one was, by the monotonic clock.
-    """
-    warned = 0.0
-    while number := os.read(told, 1):
-        if number[0] not in numbers:
-            continue
-        now = time.monotonic()
-        since = now - _PATIENCE / 2  # it may have been heard before it was read here
-        while heard[0] < since and time.monotonic() < now + _PATIENCE:
-            time.sleep(0.05)
-        if heard[0] >= since:
-            continue
-        if warned > heard[0]:
-            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-            _tell(f"{cursor}ended: xmlkit recover brings to an end what was begun")
-            os._exit(130)
-        warned = time.monotonic()
-        _tell("waiting for libvirt or a disk to answer; Ctrl-C again ends xmlkit at once")
-        # a terminal that closes says it twice: who has not been told this does not mean it
-        while select.select((told,), (), (), 0)[0] and os.read(told, 1024):
-            pass
-
-
-def _tell(line: str) -> None:
-    """On stderr, past Python's buffer: the main thread may be in the middle of it."""
-    with suppress(OSError):
-        os.write(2, f"{line}\n".encode())
-
-
 def report(
     cases: Sequence[Case],
     results: Sequence[Result],
@@ -293,10 +221,12 @@ def report(
     kind: str,
     dry_run: bool = False,
     differences: Mapping[str, str] | None = None,
+    state_dir: str | None = None,
 ) -> int:
     """Say how it ended, and return the exit code, which counts also if nobody can be told.
 
-    differences: by UUID, for the JSON; None if nobody has asked for them.
+    differences: by UUID, for the JSON; None if nobody has asked for them. state_dir: as it was
+    given.
     """
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     outcomes = [outcome_of(case, ended) for case in cases]
@@ -307,6 +237,7 @@ def report(
             kind=kind,
             dry_run=dry_run,
             differences=differences,
+            state_dir=state_dir,
         )
     return code_of(outcomes)
 
@@ -338,7 +269,10 @@ def _report(
     kind: str,
     dry_run: bool,
     differences: Mapping[str, str] | None,
+    state_dir: str | None,
 ) -> None:
+    from xmlkit import state
+
     ended = {uuid: end for result in results for uuid, end in result.outcomes.items()}
     ids = {uuid: result.id for result in results for uuid in result.outcomes}
     if format_ == "json":
@@ -359,7 +293,7 @@ def _report(
     for case, outcome in zip(cases, outcomes, strict=True):
         said = case.uuid in ended and outcome.state != "done"
         if said or (ended and len(cases) <= SHOWN):
-            click.echo(line(f"{case.name}  {outcome}"))
+            click.echo("\n".join(wrapped(line(f"{case.name}  {outcome}"), sys.stdout)))
     counts = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in dict.fromkeys(outcome.state for outcome in outcomes)
@@ -369,9 +303,10 @@ def _report(
     click.echo(f"{kind} {' '.join(made)}: {summary}" if made else f"{kind}: {summary}")
     for id in made if kind == "apply" else ():
         if any(ids.get(uuid) == id and end.state == "done" for uuid, end in ended.items()):
-            click.echo(f"take it back with: xmlkit rollback {id}", err=True)
+            words = f"rollback {id}{state.option(state_dir)}"
+            click.echo(f"take it back with: xmlkit {words}", err=True)
     if counts.get("pending"):
-        click.echo("bring it to an end with: xmlkit recover", err=True)
+        click.echo(f"bring it to an end with: xmlkit recover{state.option(state_dir)}", err=True)
 
 
 def _as_data(case: Case, outcome: Outcome, transition: str | None) -> dict[str, Any]:

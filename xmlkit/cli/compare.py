@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from xmlkit.cli import files
+from xmlkit.cli import drop_output, files
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.compare import SCHEMA, Difference, compare, in_words
 from xmlkit.document import Document, Limits
@@ -72,7 +72,7 @@ def command(
     if git:
         if format_ != "text":
             raise click.UsageError("--git goes with --format text: git shows it as it is")
-        return _for_git(documents, bounds, painter(color, paged=True), options)
+        return _for_git(documents, bounds, painter(color, by_git=True), options)
     if len(documents) != 2:
         raise click.UsageError(f"say two documents, OLD and NEW, not {len(documents)}")
     old, new = documents
@@ -106,8 +106,12 @@ def _for_git(given: tuple[str, ...], bounds: Limits, paint: Paint, options: dict
         return [_line(difference, paint) for difference in compare(old, new, **options)]
 
     show_secrets = options["show_secrets"]
-    for line in shown(given, compared, bounds, paint, show_secrets=show_secrets):
-        click.echo(line, color=True)
+    try:
+        for line in shown(given, compared, bounds, paint, show_secrets=show_secrets):
+            click.echo(line, color=True)
+    except BrokenPipeError:
+        # the reader has seen enough, of which git would say that its driver died
+        drop_output()
     return 0
 
 

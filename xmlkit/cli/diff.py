@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -15,12 +15,15 @@ from xmlkit import __version__
 from xmlkit.cli import TROUBLE, printable
 from xmlkit.cli.files import read_plans, write
 from xmlkit.cli.hosts import PLANNING, Planner, host_options, planner
+from xmlkit.cli.lines import disk_lines, wrapped
 from xmlkit.cli.options import ALL
 from xmlkit.cli.paint import Paint, color_option, painter
 from xmlkit.diff import SCHEMA, Preview, as_data, preview, unified
 from xmlkit.errors import XmlkitError
-from xmlkit.plan import Form, Plan, PlanError, Skip, Transition, no_volume_disks
+from xmlkit.plan import Form, Plan, PlanError, no_volume_disks
+from xmlkit.printable import in_line
 from xmlkit.validation.profiles import NO_VOLUME_DISKS
+from xmlkit.validation.schemas import SchemaError, directory
 
 if TYPE_CHECKING:  # no other format needs them
     from xmlkit.review import Review
@@ -50,6 +53,17 @@ if TYPE_CHECKING:  # no other format needs them
 @click.option(
     "--state-dir", metavar="DIR", help="With --plan: where the host's key is, as for xmlkit plan."
 )
+@click.option(
+    "--copy", is_flag=True, help="On a page: images may be copied, as by xmlkit apply --copy."
+)
+@click.option(
+    "--restart", is_flag=True, help="On a page: guests that run are restarted, as by apply."
+)
+@click.option(
+    "--rewrite-metadata",
+    is_flag=True,
+    help="On a page: snapshots and the like get the new addresses, as by apply.",
+)
 @click.argument("files", metavar="FILE...|DOMAIN...", nargs=-1)
 def command(
     files: tuple[str, ...],
@@ -61,12 +75,16 @@ def command(
     show_secrets: bool,
     plan_file: str | None,
     state_dir: str | None,
+    copy: bool,
+    restart: bool,
+    rewrite_metadata: bool,
     **options: Any,
 ) -> int:
     """Show what a transition will change in a domain, and whether the result is valid.
 
     For each domain: what happens to each disk (adopted where it is, moved, or why not), the
-    verdict of libvirt's schema before and after, and the difference of the bytes.
+    verdict of libvirt's schema before and after (none, and that is told, where its schemas
+    are not installed), and the difference of the bytes.
     A FILE is libvirt XML, - is stdin; with --connect a DOMAIN is a name or UUID.
 
     \b
@@ -87,9 +105,15 @@ def command(
         _refuse_decided()
     if format_ == "html" and show_secrets:
         raise click.UsageError("a page goes from hand to hand: --format html shows no secrets")
+    applied: dict[str, Any] = {
+        "copy": copy,
+        "restart": restart,
+        "rewrite_metadata": rewrite_metadata,
+    }
     code = changed = 0
     entries = []
-    paint = painter(color)
+    terminal = sys.stdout if output is None else None
+    paint = painter("never" if output is not None and color == "auto" else color)
     told: list[str] = []
 
     def tell(text: str) -> None:
@@ -99,6 +123,7 @@ def command(
         else:
             told.append(text)
 
+    validated = _validated(schemas, needed=format_ == "html")
     with planner(**options) as planned, ExitStack() as stack:
         plans = {}
         if plan_file is not None:
@@ -112,8 +137,13 @@ def command(
             refuse_stale = stack.enter_context(_binding(uri, state_dir))
         if all_ and planned.connection is None:
             raise click.UsageError("--all are the domains of a libvirt: say --connect URI")
+        if any(applied.values()) and (format_ != "html" or planned.connection is None):
+            raise click.UsageError(
+                "--copy, --restart and --rewrite-metadata say how steps on a page are taken: they "
+                "go with --format html and --connect"
+            )
         files = tuple(planned.domains()) if all_ else files or tuple(plans)
-        page = _Page(planned, files, options["accept"]) if format_ == "html" else None
+        page = _Page(planned, files, options["accept"], applied) if format_ == "html" else None
         for file, document in planned.documents(files):
             try:
                 if isinstance(document, XmlkitError):
@@ -133,7 +163,8 @@ def command(
                 code = TROUBLE
                 continue
             bare = no_volume_disks(document, planned.host) is not None
-            made = preview(file, document, plan, schemas, NO_VOLUME_DISKS if bare else None)
+            profile = NO_VOLUME_DISKS if bare else None
+            made = preview(file, document, plan, schemas, profile, validated=validated)
             code = max(code, TROUBLE if made.broken else int(made.plan.changes))
             changed += made.plan.changes
             if page is not None:
@@ -143,7 +174,7 @@ def command(
                 entries.append(as_data(made, show_secrets=show_secrets))
                 continue
             if format_ == "text":
-                tell(_show(made, paint) + "\n")
+                tell(_show(made, paint, terminal) + "\n")
             tell(_painted(unified(made, show_secrets=show_secrets), paint))
     if format_ == "json":
         import json
@@ -158,12 +189,34 @@ def command(
     return code
 
 
+def _validated(schemas: str | None, *, needed: bool) -> bool:
+    """Whether there are schemas to validate by; without any installed that is told.
+
+    Raises SchemaError where some were named, or are needed.
+    """
+    try:
+        directory(schemas)
+    except SchemaError as error:
+        if needed or schemas is not None or os.environ.get("XMLKIT_SCHEMAS"):
+            raise
+        click.echo(f"xmlkit: not validated: {error}", err=True)
+        return False
+    return True
+
+
 class _Page:
     """The reviews of a page, and what the host said besides if it could be asked."""
 
-    def __init__(self, planned: Planner, names: tuple[str, ...], accept: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        planned: Planner,
+        names: tuple[str, ...],
+        accept: tuple[str, ...],
+        applied: dict[str, Any],
+    ) -> None:
         self.host = planned.host
         self.accept = accept
+        self.applied = applied
         self.troubles: list[str] = []
         self.reviews: list[Review] = []
         self.to: Form = "volume"
@@ -187,10 +240,12 @@ class _Page:
             self.reviews.append(review(made))
             return
         from xmlkit.preflight import judge
+        from xmlkit.service import Options, circumstances
 
-        concerns = judge(made.plan, guest, self.survey, accept=self.accept)
+        concerns = judge(made.plan, guest, self.survey, accept=self.accept, **self.applied)
         layers = layers_of(guest.document, self.survey)
-        self.reviews.append(review(made, concerns=concerns, layers=layers))
+        how = circumstances(made.plan, guest, self.survey, Options(**self.applied))
+        self.reviews.append(review(made, concerns=concerns, layers=layers, **how._asdict()))
 
     def html(self, to: Form | None = None) -> str:
         """The whole page."""
@@ -239,42 +294,27 @@ def _binding(uri: str, state_dir: str | None) -> Iterator[Callable[[Plan], None]
         yield refuse_stale
 
 
-def _show(made: Preview, paint: Paint) -> str:
+def _show(made: Preview, paint: Paint, terminal: TextIO | None) -> str:
     plan = made.plan
     title = printable(f"{plan.name or '(no name)'}  {plan.uuid}".rstrip())
     lines = [paint(title, bold=True), f"  {printable(made.file)}"]
     for disk in plan.disks:
-        lines += _show_disk(disk, paint)
+        lines += disk_lines(disk, paint, terminal)
     if not plan.disks:
         lines.append("  no disks")
-    return "\n".join([*lines, f"  {_verdict(made, paint)}\n"])
-
-
-def _show_disk(disk: Transition | Skip, paint: Paint) -> Iterator[str]:
-    target = f"{disk.target or '?':<5}"
-    if isinstance(disk, Skip) or not disk.changes:
-        address = disk.address if isinstance(disk, Skip) else disk.before
-        kept = f" {address.type:>6} {address} ({disk.format})"
-        yield f"  {target} {paint('stays', fg='yellow')}{printable(kept)}"
-    else:
-        action = paint(f"{disk.action:<5}", fg="green")
-        unverified = "" if disk.verified else paint(", not verified", fg="yellow")
-        yield f"  {target} {action} {disk.before.type:>6} {printable(str(disk.before))}"
-        after = printable(str(disk.after))
-        yield f"           -> {disk.after.type:>6} {after} ({disk.format}{unverified})"
-    if disk.reason is not None:
-        message = printable(disk.reason.message)
-        yield f"                  {paint(disk.reason.id, bold=True)}: {message}"
+    return "\n".join([*lines, *wrapped(f"  {_verdict(made, paint)}", terminal), ""])
 
 
 def _verdict(made: Preview, paint: Paint) -> str:
+    if not made.validated:
+        return paint("not validated", fg="yellow")
     words = []
     for findings, when in ((made.findings_before, "before"), (made.findings_after, "after")):
         colour = "red" if findings else "green"
         words.append(f"{paint('invalid' if findings else 'valid', fg=colour)} {when}")
     text = ", ".join(words)
     findings = made.findings_after if made.broken else made.findings_before
-    return text + (f": line {findings[0].line}: {findings[0].message}" if findings else "")
+    return text + (f": line {findings[0].line}: {in_line(findings[0].message)}" if findings else "")
 
 
 def _painted(text: str, paint: Paint) -> str:

@@ -74,7 +74,7 @@ def command(host_file: str, strict: bool, timeout: float, arguments: tuple[str, 
     Example, as /etc/libvirt/hooks/qemu:
         #!/bin/sh
         [ "$2 $3" = "migrate begin" ] || exit 0
-        exec xmlkit hook --host /etc/xmlkit/host.xml -- "$@"
+        exec xmlkit hook --host /etc/libvirt/hooks/host.xml -- "$@"
     """
     if len(arguments) < 3:
         _log(

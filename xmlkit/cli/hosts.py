@@ -16,7 +16,7 @@ from xmlkit.cli.options import RELOCATE, TO
 from xmlkit.document import MIB, Document, DocumentError, Limits
 from xmlkit.errors import XmlkitError
 from xmlkit.host import HOST_LIMITS, Host, HostError, parse_host, parse_pool_option, version_of
-from xmlkit.plan import KINDS, Plan, PlanError, plan
+from xmlkit.plan import KINDS, Plan, PlanError, check_pools, plan
 
 __all__ = [
     "ACCEPTABLE",
@@ -194,7 +194,8 @@ def planner(
 ) -> Iterator[Planner]:
     """The planner that the options of `host_options` say.
 
-    Raises HostError, and what reading the host raises.
+    Raises HostError, PlanError for a pool to relocate to that the host has not, and what reading
+    the host raises.
     """
     given = [name for name, value in _sources(pools, host_file, connect) if value]
     if len(given) > 1:
@@ -202,7 +203,7 @@ def planner(
     if relocate and to == "path":
         raise HostError("--relocate moves disks into pools: it goes with --to volume")
     bounds = files.limits(max_size, max_depth, max_markup)
-    options = {
+    options: dict[str, Any] = {
         "to": to,
         "relocate": relocations(relocate),
         "live": live,
@@ -210,11 +211,13 @@ def planner(
     }
     uri = connect or (None if given else os.environ.get("LIBVIRT_DEFAULT_URI"))
     if uri:
-        from xmlkit.observe import observe, opened
+        from xmlkit.cli.signals import reading
+        from xmlkit.observe import observe
 
-        with opened(uri) as connection:
+        with reading(uri) as connection:
             observed = parse_host(observe(connection), replace(HOST_LIMITS, markup=1 << 30))
             host = _assumed(observed, assume_libvirt)
+            check_pools(options["relocate"].values(), host.by_name)
             yield Planner(host, bounds, options, connection)
         return
     if host_file:
@@ -223,6 +226,7 @@ def planner(
         host = _host_of_pools(pools)
     else:
         raise HostError(_NO_SOURCE)
+    check_pools(options["relocate"].values(), host.by_name)
     yield Planner(_assumed(host, assume_libvirt), bounds, options, None)
 
 

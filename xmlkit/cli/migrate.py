@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import carrying, options, signals
 from xmlkit.cli.hosts import relocations
 
 
@@ -81,7 +81,7 @@ def command(
         disks_uri=disks_uri,
     )
     with (
-        carrying.interruptible(),
+        signals.interruptible(),
         opened(uri, write=True) as source,
         opened(to, write=True) as there,
         ExitStack() as stack,
@@ -89,7 +89,9 @@ def command(
         carrying.check(source, names=(domain,))
         carrying.check(there, pools=pools.values())
         directory = state.directory(state_dir, make=not dry_run)
-        if not dry_run:
+        if dry_run:
+            state.refuse_impossible(directory)
+        else:
             stack.enter_context(service.writing(source, directory))
         made = migrate.judged(source, there, domain, to, wanted)
         case = service.Case(
@@ -106,4 +108,6 @@ def command(
             result = service.migrate_one(
                 source, there, made, directory, uri=uri, to=to, listener=listener
             )
-        return carrying.report([case], (result,), format_=format_, kind="migrate")
+        return carrying.report(
+            [case], (result,), format_=format_, kind="migrate", state_dir=state_dir
+        )

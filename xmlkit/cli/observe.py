@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from xmlkit.cli import files
+from xmlkit.cli import files, signals
 
 
 @click.command(name="observe")
@@ -29,11 +29,11 @@ def command(connect: str | None, output: str | None) -> None:
     uri = connect or os.environ.get("LIBVIRT_DEFAULT_URI")
     if not uri:
         raise click.UsageError("which host? Say --connect URI, or set LIBVIRT_DEFAULT_URI")
-    from xmlkit.observe import observe, opened
+    from xmlkit.observe import observe
 
     def progress(pool: str) -> None:
         print(f"xmlkit: pool {pool}", file=sys.stderr)
 
-    with opened(uri) as connection:
+    with signals.reading(uri) as connection:
         data = observe(connection, progress if sys.stderr.isatty() else None)
     files.write(data, output)

@@ -18,16 +18,15 @@ class Paint(Protocol):
     def __call__(self, text: str, *, fg: str | None = None, bold: bool | None = None) -> str: ...
 
 
-def painter(color: str, *, paged: bool = False) -> Paint:
+def painter(color: str, *, by_git: bool = False) -> Paint:
     """What colours if `color` (auto, always, never) and the terminal say so.
 
-    paged: also where git has put its pager between, which it says by GIT_PAGER_IN_USE.
+    by_git: git has called, and its settings decide in the terminal's place.
     """
     on = color == "always" or (
         color == "auto"
-        and (sys.stdout.isatty() or (paged and bool(os.environ.get("GIT_PAGER_IN_USE"))))
         and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
+        and (_git_wants() if by_git else drawable(sys.stdout))
     )
 
     def paint(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
@@ -50,3 +49,18 @@ def color_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def drawable(stream: TextIO) -> bool:
     """Whether a bar or a table can be drawn there: on a terminal that is not dumb."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _git_wants() -> bool:
+    """What git says of colour: its `color.diff` and `color.ui`, and whether its pager is there."""
+    import subprocess
+
+    words = ("config", "--get-colorbool", "color.diff", "true" if sys.stdout.isatty() else "false")
+    try:
+        done = subprocess.run(
+            ("git", *words), stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        # called by hand, where no git is
+        return drawable(sys.stdout)
+    return done.stdout.strip() == b"true"

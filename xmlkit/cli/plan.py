@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import carrying, files
+from xmlkit.cli import files
 from xmlkit.cli.hosts import host_options, planner
 from xmlkit.cli.options import ALL, STATE_DIR
 from xmlkit.plan import plans_to_json
@@ -43,7 +43,7 @@ def command(
     if bool(names) == all_:
         raise click.UsageError("say what to plan: FILE..., DOMAIN... or --all, one of them")
     files.check_place(output)
-    with carrying.interruptible(), planner(**options) as planned:
+    with planner(**options) as planned:
         if planned.connection is None and all_:
             raise click.UsageError("--all are the domains of a libvirt: say --connect URI")
         given = planned.domains() if all_ else names
@@ -61,9 +61,10 @@ def _bound(uri: str, state_dir: str | None, uuids: list[str]) -> dict[str, Any]:
     import functools
 
     from xmlkit import service, state
-    from xmlkit.observe import opened, secure_document
+    from xmlkit.cli.signals import reading
+    from xmlkit.observe import secure_document
 
-    with opened(uri, write=True) as connection:
+    with reading(uri, write=True) as connection:
         documents = {uuid: secure_document(connection, uuid) for uuid in uuids}
     key = state.host_key(state.directory(state_dir))
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xmlkit.cli import TROUBLE, carrying, options
+from xmlkit.cli import TROUBLE, carrying, options, signals
 
 
 @click.command(name="recover")
@@ -35,7 +35,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
     from xmlkit.observe import host_uuid, opened, without_password
 
     directory = state.directory(state_dir, make=False)
-    with carrying.interruptible(), carrying.begun(), ExitStack() as stack:
+    with signals.interruptible(), carrying.begun(), ExitStack() as stack:
         if directory.exists():
             stack.enter_context(state.lock(directory))
         connections: dict[str, Any] = {}
@@ -50,12 +50,15 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
             connection = connected(connect or journal.uri)
             host = host_uuid(connection)
             if host not in hosts:  # two URIs may lead to one
-                stack.enter_context(state.host_lock(host))
+                stack.enter_context(service.host_locked(connection))
                 hosts.add(host)
             if connect and journal.pending and without_password(connect) != journal.uri:
                 _refuse_another(connection, connect, journal)
             return connection
 
+        if connect:
+            # also where nothing is pending: what was asked for was that host
+            connected(connect)
         found, errors = service.recover_all(
             host_of,
             directory,
@@ -90,7 +93,7 @@ def command(connect: str | None, state_dir: str | None, format_: str) -> int:
                 name = journal.tasks[uuid].plan.name
                 click.echo(carrying.line(f"{journal.id}  {name}  {outcome}"))
         if not (found or errors):
-            click.echo("nothing to recover")
+            click.echo(carrying.line(f"nothing to recover in {directory}"))
     for error in errors:
         click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
     if errors:

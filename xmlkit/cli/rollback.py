@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import click
 
-from xmlkit.cli import carrying, options
+from xmlkit.cli import carrying, options, signals
 
 
 @click.command(name="rollback")
@@ -61,13 +61,16 @@ def command(
 
     seconds = carrying.shutdown_seconds(restart, shutdown_timeout)
     directory = state.directory(state_dir, make=False)
+    if dry_run:
+        state.refuse_impossible(directory)
     done = journal.find(str(directory), id)
     uri = connect or done.uri
     known = {name for task in done.tasks.values() for name in (task.uuid, task.plan.name)}
     for name in domains:
         if name not in known:
             raise click.UsageError(f"transition {done.id} has no domain {name!r}")
-    with carrying.interruptible(), opened(uri, write=True) as connection:
+    ending = signals.UNCHANGED if dry_run else signals.RECOVERED
+    with signals.interruptible(ending), opened(uri, write=True) as connection:
         carrying.check(connection, schemas=schemas)
         with nullcontext() if dry_run else service.writing(connection, directory):
             service.refuse_pending(directory)
@@ -100,6 +103,7 @@ def command(
                     kind="rollback",
                     dry_run=dry_run,
                     differences=shown,
+                    state_dir=state_dir,
                 )
             if not carrying.asked(carrying.question("Take {} back", ready), yes=yes):
                 return 1
@@ -115,5 +119,9 @@ def command(
                     of=done.id,
                 )
             return carrying.report(
-                cases, (result,), format_=format_, kind="rollback", differences=shown
+                *(cases, (result,)),
+                format_=format_,
+                kind="rollback",
+                differences=shown,
+                state_dir=state_dir,
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmlkit.cli import carrying, options, printable
+from xmlkit.cli import carrying, options, printable, signals
 from xmlkit.cli.paint import drawable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
     # what imports libvirt comes last: without it there is one line to say so
     from xmlkit.observe import opened
 
-    with carrying.interruptible(), opened(uri, write=True) as connection:
+    with signals.interruptible(), opened(uri, write=True) as connection:
         from xmlkit import service, snapshot, state
 
         prepared = partial(
@@ -152,7 +152,7 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
             "consistency": taken.consistency,
             "state": outcome.state,
             "reason": outcome.id or None,
-            "message": outcome.message or None,
+            "message": outcome.message or taken.unfrozen or None,
         }
         click.echo(json.dumps(data, indent=2))
     else:
@@ -164,6 +164,7 @@ def _say(shot: Any, taken: Any, outcome: Outcome, format_: str) -> None:
             )
         )
         if outcome.state == "done":
-            click.echo(_WORTH[taken.consistency], err=True)
+            why = f" ({taken.unfrozen})" if taken.unfrozen else ""
+            click.echo(carrying.line(_WORTH[taken.consistency] + why), err=True)
         if outcome.state == "pending":
             click.echo("bring it to an end with: xmlkit recover", err=True)

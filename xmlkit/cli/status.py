@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import click
 
-from xmlkit.cli import carrying, options, printable
+from xmlkit.cli import carrying, options, printable, signals
 from xmlkit.cli.hosts import relocations
 from xmlkit.cli.table import table
-from xmlkit.status import DomainStatus, Status, status
+from xmlkit.errors import XmlkitError
+from xmlkit.status import DomainStatus, Journals, Status, status
 from xmlkit.validation import schemas as installed
 
 _WORDS = {
@@ -30,6 +32,7 @@ _WORDS = {
 )
 @options.ACCEPT
 @options.SCHEMAS
+@options.STATE_DIR
 @options.FORMAT
 @click.option(
     "--warn", is_flag=True, help="Only warn, in one line on stderr, of domains on legacy disks."
@@ -39,6 +42,7 @@ def command(
     relocate: tuple[str, ...],
     accept: tuple[str, ...],
     schemas: str | None,
+    state_dir: str | None,
     format_: str,
     warn: bool,
 ) -> int:
@@ -49,7 +53,8 @@ def command(
     stands why. It only reads.
 
     \b
-    Exit code: 0 ready, and nothing is left to do. 1 something is. 2 trouble.
+    Exit code: 0 ready, and nothing is left to do or pending. 1 something is.
+    2 trouble.
     With --warn 0 as well if something is.
 
     \b
@@ -67,12 +72,13 @@ def command(
         if schemas:
             raise
         place = None
-    from xmlkit.observe import opened
     from xmlkit.survey import survey
 
-    with carrying.interruptible(), opened(uri) as connection:
+    with signals.reading(uri) as connection:
         surveyed = survey(connection)
-    found = status(surveyed, schemas=place, relocate=pools, accept=accept)
+    found = status(
+        surveyed, schemas=place, relocate=pools, accept=accept, journals=_journals(state_dir)
+    )
     if warn:
         _warn(found)
         return 0
@@ -82,7 +88,21 @@ def command(
         click.echo(json.dumps(found.as_data(), indent=2))
     else:
         _show(found)
-    return 0 if found.ready and not found.legacy else 1
+    return int(not found.ready or bool(found.legacy or found.journals.pending))
+
+
+def _journals(state_dir: str | None) -> Journals:
+    """What the state directory says; that it may not be read keeps nobody from the rest."""
+    from xmlkit import journal, state
+
+    try:
+        directory = str(state.directory(state_dir, make=False))
+        journals, errors = journal.read_all(directory)
+    except XmlkitError as error:
+        place = state_dir or os.environ.get("XMLKIT_STATE_DIR") or state.DEFAULT
+        return Journals(place, error=str(error))
+    pending = tuple(each.id for each in journals if each.pending)
+    return Journals(directory, pending, str(errors[0]) if errors else None)
 
 
 def _warn(found: Status) -> None:
@@ -105,6 +125,7 @@ def _show(found: Status) -> None:
             ("libvirt", f"{version}, driver {found.driver or 'unknown'}"),
             ("security", models),
             ("schemas", found.schemas or "not installed"),
+            ("state", _state(found.journals)),
             ("files", "of this machine" if found.local else "of another machine: not looked at"),
             ("ready", "yes" if found.ready else "no"),
         ),
@@ -137,6 +158,14 @@ def _show(found: Status) -> None:
     blocked = f"; {len(found.blocked)} blocked" if found.blocked else ""
     noun = "domain" if len(found.domains) == 1 else "domains"
     click.echo(f"\n{len(found.domains)} {noun}: {', '.join(counts)}{blocked}")
+
+
+def _state(journals: Journals) -> str:
+    if journals.error is not None:
+        return journals.error
+    if not journals.pending:
+        return f"nothing pending in {journals.directory}"
+    return f"pending in {journals.directory}: {', '.join(journals.pending)}; run xmlkit recover"
 
 
 def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:

@@ -152,7 +152,7 @@ def command(
             yield judged
             told()
 
-    with _progress() as progress:
+    with _asking(way), _progress() as progress:
         judged = noted(_judged(_files(names), way, jobs), progress.advance)
         for piece in report.FORMATS[format_](judged, paint.painter(color), len(places) > 1):
             with progress.aside():
@@ -292,6 +292,15 @@ def _files(names: tuple[str, ...]) -> Iterator[str]:
             yield from (str(error.filename) for error in closed)
         elif not found:
             yield name
+
+
+def _asking(way: _Way) -> AbstractContextManager[None]:
+    """While libvirt may be asked, Ctrl-C is heard also if it does not answer."""
+    if not way.through:
+        return nullcontext()
+    from xmlkit.cli.signals import UNCHANGED, interruptible
+
+    return interruptible("what was repaired stays so" if way.write else UNCHANGED)
 
 
 class _Progress:

@@ -146,6 +146,10 @@ def _begin(stopped: Any, parent: int) -> None:
     _stopped = stopped
     # Ctrl-C is for the command, which tells the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # and what ends a worker is nothing that the command was told
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     with suppress(AttributeError):
         # Linux alone; elsewhere workers wait for work until somebody ends them
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -198,7 +198,10 @@ def _nothing_open(uuid: str | None, state_dir: str | None) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         reason = ""
         try:
-            stack.enter_context(state.host_lock(uuid))
+            try:
+                stack.enter_context(state.host_lock(uuid))
+            except state.StateError as error:
+                raise service.ServiceError(str(error)) from None
             if os.path.isdir(place):
                 directory = state.directory(place)
                 stack.enter_context(state.lock(directory))

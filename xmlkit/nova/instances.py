@@ -673,14 +673,13 @@ def _host_of(context: Any, uuid: str) -> str | None:
 
 def _starting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def process_instances_at_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
-        instances = bound(original, self, *args, **kwargs)["instances"]
-        warn_of_legacy(getattr(self, "driver", self), instances)
+        _warn_of_legacy(bound(original, self, *args, **kwargs)["instances"])
         return original(self, *args, **kwargs)
 
     return process_instances_at_startup
 
 
-def warn_of_legacy(driver: Any, instances: Iterable[Any]) -> None:
+def _warn_of_legacy(instances: Iterable[Any]) -> None:
     """One warning for all instances of which a disk still lies in the instance's directory."""
     from nova.virt.libvirt import utils
 

@@ -322,17 +322,12 @@ class LibvirtStorage(imagebackend.Image):
             return
         size = os.stat(self.path).st_size
         if format == "raw":
-            self._copy(base, self.path)
+            # blocks are shared where the file system can
+            same = ("--reflink=auto", "--sparse=auto")
+            processutils.execute("cp", *same, "--", base, self.path)
         else:
             actions.fill(Fill(base, format, self.path, "raw"))
         self.resize_image(size)
-
-    def _copy(self, source: str, target: str) -> None:
-        """All bytes, whatever they mean; blocks are shared where the file system can."""
-        if self.is_block_dev:
-            images.convert_image(source, target, "raw", "raw", run_as_root=True)
-        else:
-            processutils.execute("cp", "--reflink=auto", "--sparse=auto", "--", source, target)
 
     def _register(self, base: str) -> None:
         """Let the base images' pool know of a new one; while it is busy, its next refresh will."""

@@ -162,7 +162,8 @@ def faults(
 ) -> tuple[str, ...]:
     """What is wrong with a document by libvirt's schemas: lines to be shown, none if it is valid.
 
-    schemas, profile: as for `xmlkit.validate`. Raises SchemaError if there are no schemas.
+    schemas, profile: as for `xmlkit.validate`. Raises SchemaError if there are no schemas,
+    ProfileError for a profile that is none.
     """
     findings = validate(document, schemas, profile=profile)
     if not findings:
@@ -202,7 +203,7 @@ def assert_valid_domain(
         profile: what the domain must not have besides, such as `no-volume-disks`.
 
     Raises AssertionError with all that is wrong; DocumentError if it cannot be read, SchemaError
-    if there are no schemas.
+    if there are no schemas, ProfileError for a profile that is none.
     """
     __tracebackhide__ = True
     document = _domain(given)

@@ -2,6 +2,7 @@
 
 Laws
 - A snapshot matches if libvirt reads the same in it; a file that still matches is not written anew.
+- Each snapshot has a file of its own, whatever its test is called.
 - Nothing is stored, or taken for a match, that libvirt's schemas refuse.
 - What is stored is the document as it was made, but for what is masked, so that it can be reviewed
   and given to virsh, secrets included: what differs is shown without them.
@@ -9,11 +10,16 @@ Laws
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.extensions.single_file import SingleFileSnapshotExtension
 
 from xmlkit.document import Document, DocumentError
@@ -21,6 +27,23 @@ from xmlkit.errors import XmlkitError
 from xmlkit.testing.checks import differences, document_of, faults, masked_document, named
 
 __all__ = ["LibvirtXml"]
+
+
+# Bytes of a file's name without .xml, and of what tells apart those that are longer.
+_MOST = 255 - len(".xml")
+_DIGEST = 16
+# What no file's name has on some system, what would be read as quoted, and what cannot be seen.
+_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\\/?*:|"<>%\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]')
+
+
+def _quoted(name: str) -> str:
+    """A name with what is unfit for a file as %XX, which no two names share."""
+    return _UNFIT.sub(lambda match: quote(match[0], safe=""), name)
+
+
+def _cut(quoted: str) -> str:
+    """As much of a name that is too long as leaves place for what tells it apart."""
+    return quoted.encode()[: _MOST - _DIGEST - 1].decode(errors="ignore")
 
 
 class _Source(bytes):
@@ -45,6 +68,30 @@ class LibvirtXml(SingleFileSnapshotExtension):
     validates: bool = True
     schemas: str | os.PathLike[str] | None = None
     ignore_defaults: bool = False
+
+    @classmethod
+    def get_snapshot_name(cls, *, test_location: Any, index: Any = 0) -> str:
+        """The name of a snapshot's file, as syrupy names snapshots, quoted where no file can."""
+        name = AbstractSyrupyExtension.get_snapshot_name(test_location=test_location, index=index)
+        quoted = _quoted(name)
+        if len(quoted.encode()) <= _MOST:
+            return quoted
+        return f"{_cut(quoted)}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
+
+    @classmethod
+    def matches_test_location(cls, *, test_location: Any, snapshot_location: str) -> bool:
+        """Whether a file is one of a test's, by which syrupy tells what is unused."""
+        if test_location.matches_snapshot_location(snapshot_location):
+            return True
+        file = PurePath(snapshot_location)
+        if test_location.basename != file.parent.name:
+            return False
+        own = _quoted(test_location.snapshot_name_parametrized)
+        name = file.name.removesuffix(f".{cls.file_extension}")
+        more = name.removeprefix(own)
+        whole = name != more and more[:1] in ("", ".", "[")
+        cut = len(own.encode()) > _MOST and name.startswith(_cut(own))
+        return (whole or cut) and bool(test_location.matches_snapshot_site(snapshot_location))
 
     def serialize(self, data: Any, *, matcher: Any = None, **_: Any) -> bytes:
         """The bytes to store: the document, masked by `matcher`, with an end of its last line.

@@ -14,13 +14,29 @@ from typing import Literal
 
 from lxml import etree
 
-__all__ = ["NO_VOLUME_DISKS", "PROFILES", "Profile", "volume_sources"]
+from xmlkit.errors import XmlkitError
+
+__all__ = ["NO_VOLUME_DISKS", "PROFILES", "Profile", "ProfileError", "check", "volume_sources"]
 
 Profile = Literal["no-volume-disks"]
 
 # For hosts with libvirt before 1.0.5, and for those where a guest with volume disks cannot start.
 NO_VOLUME_DISKS: Profile = "no-volume-disks"
 PROFILES: tuple[Profile, ...] = (NO_VOLUME_DISKS,)
+
+
+class ProfileError(XmlkitError):
+    """There is no such profile; `name` is what was asked for."""
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+        super().__init__(f"no profile {name!r}; there is {', '.join(map(repr, PROFILES))}")
+
+
+def check(name: object) -> None:
+    """Raise ProfileError for what is the name of no profile."""
+    if name not in PROFILES:
+        raise ProfileError(name)
 
 
 def volume_sources(root: etree._Element) -> Iterator[etree._Element]:

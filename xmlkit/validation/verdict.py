@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lxml import etree
 
 from xmlkit.document import Document, DocumentError
-from xmlkit.validation import grammar, schemas
+from xmlkit.validation import grammar, profiles, schemas
 from xmlkit.validation.findings import Finding, xpath_of
 from xmlkit.validation.profiles import Profile, volume_sources
 
@@ -45,8 +45,10 @@ def validate(
     the latter if it has a name, which a device has not.
     directory: of the schemas, or a version; without it they are found as `schemas.directory`
     says. profile: what the document must not have besides (`profiles.PROFILES`).
-    Raises SchemaError if the schema is not there.
+    Raises SchemaError if the schema is not there, ProfileError for a profile that is none.
     """
+    if profile is not None:
+        profiles.check(profile)
     found = _judged(document, schemas.directory(directory))
     if profile is not None:
         found += tuple(_refused(document))

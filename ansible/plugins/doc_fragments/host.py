@@ -9,11 +9,19 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 requirements:
-  - libvirt-xmlkit with its extra C(libvirt), on the managed host
+  - Python 3.6 or newer, on the managed host, for the module
+  - libvirt-xmlkit with its extra C(libvirt), on the managed host; it may have a Python of its own,
+    3.11 or newer
+attributes:
+  platform:
+    description: Linux, with libvirt.
+    platforms: linux
+    support: full
 options:
   connect:
     description:
-      - libvirt's URI as the managed host sees it, such as V(qemu:///system).
+      - libvirt's URI as the managed host sees it, such as V(qemu:///system). What it holds of a
+        password is hidden in what is returned; the list of processes of that host has it, though.
       - Without it, E(LIBVIRT_DEFAULT_URI) of the managed host; no other host is ever taken.
     type: str
   executable:

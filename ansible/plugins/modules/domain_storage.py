@@ -2,8 +2,6 @@
 # Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
 """The module domain_storage: `xmlkit apply` on a host."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: domain_storage
 short_description: Move the disks of libvirt's domains to volumes of storage pools, or to paths
@@ -12,8 +10,9 @@ description:
   - Links or copies images into storage pools and defines the domains with the new addresses, as
     C(xmlkit apply) does; or the other way round.
   - At every instant the defined XML boots. Each step is in a journal on the host, so that
-    M(xmlkit.libvirt.storage_rollback) takes it back and C(xmlkit recover) ends what was
-    interrupted.
+    M(xmlkit.libvirt.storage_rollback) takes it back and M(xmlkit.libvirt.storage_recover) ends
+    what was interrupted, by a kill, a lost connection or a limit of time. Until then nothing new is
+    begun.
   - One call does all the domains of a host. A domain that cannot be moved is left as it is, the
     others are moved, and the module fails with the reason of each.
 author:
@@ -100,8 +99,8 @@ domains:
     state:
       description:
         - V(done), V(nothing) to do, V(planned) in check mode, V(skipped), V(refused), V(undone)
-          if it failed and all is as it was, V(pending) if C(xmlkit recover) has to bring it to an
-          end.
+          if it failed and all is as it was, V(pending) if M(xmlkit.libvirt.storage_recover) has to
+          bring it to an end.
       type: str
       returned: always
     id:
@@ -137,9 +136,14 @@ transitions:
   type: list
   elements: str
   sample: [20261122-161402-4f2a]
+rollback:
+  description: The command that takes back, on that host, what was done.
+  returned: if a domain was moved
+  type: str
+  sample: /opt/xmlkit/bin/xmlkit rollback 20261122-161402-4f2a --state-dir=/srv/xmlkit
 """
 
-from typing import Any
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
@@ -147,11 +151,13 @@ from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
     CommandError,
     call,
     changing_options,
+    command_line,
+    hide_passwords,
     leave,
     shared_options,
 )
 
-ARGUMENTS: dict[str, Any] = {
+ARGUMENTS: Dict[str, Any] = {
     **CHANGING,
     "state": {"type": "str", "choices": ["volume", "path"], "default": "volume"},
     "domains": {"type": "list", "elements": "str"},
@@ -169,13 +175,14 @@ def main() -> None:
         required_if=[("all", False, ["domains"])],
         supports_check_mode=True,
     )
+    hide_passwords(module)
     domains = module.params["domains"]
     options = [
         *("--to", module.params["state"]),
         *shared_options(module.params, "all", "relocate", "copy", "max_failures"),
         *changing_options(module),
     ]
-    found: list[dict[str, Any]] = []
+    found: List[Dict[str, Any]] = []
     try:
         if module.params["all"] and domains is not None:
             raise CommandError("say domains or all, one of them")
@@ -185,7 +192,9 @@ def main() -> None:
             found = data["domains"]
     except CommandError as error:
         leave(module, [], [], error)
-    leave(module, found, sorted({each["transition"] for each in found} - {None}))
+    ids = sorted({each["transition"] for each in found} - {None})
+    done = ids and any(each["state"] == "done" for each in found)
+    leave(module, found, ids, rollback=command_line(module, "rollback", *ids) if done else None)
 
 
 if __name__ == "__main__":

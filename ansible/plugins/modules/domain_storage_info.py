@@ -2,8 +2,6 @@
 # Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
 """The module domain_storage_info: `xmlkit status` and `xmlkit journal` on a host."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: domain_storage_info
 short_description: Show where a host and the disks of its domains stand
@@ -56,17 +54,65 @@ EXAMPLES = r"""
 - name: Name the domains that cannot be moved
   ansible.builtin.debug:
     msg: "{{ storage.domains | selectattr('blocked') | map(attribute='name') }}"
+
+- name: Recover where something was interrupted
+  xmlkit.libvirt.storage_recover:
+  when: storage.transitions | selectattr('state', 'equalto', 'pending') | length > 0
 """
 
 RETURN = r"""
 host:
   description:
-    - libvirt's version and driver, pools with free space, and what is in the way of all domains.
+    - The host, as in the schema xmlkit.status/1. It is numbered, and a number keeps its meaning.
   returned: success
   type: dict
+  contains:
+    libvirt:
+      description: The version of its libvirt.
+      type: str
+      returned: always, none if it is unknown
+      sample: 9.0.0
+    driver:
+      description: libvirt's driver, empty if it is unknown.
+      type: str
+      returned: always
+      sample: qemu
+    security_models:
+      description: The security models of libvirt's capabilities.
+      type: list
+      elements: str
+      returned: always
+      sample: [apparmor, dac]
+    schemas:
+      description: The directory of libvirt's schemas.
+      type: str
+      returned: always, none if they are not installed
+    local:
+      description: Whether the images are on the managed host; if not, they were not looked at.
+      type: bool
+      returned: always
+    ready:
+      description: Whether nothing of the host itself is in the way.
+      type: bool
+      returned: always
+    pools:
+      description:
+        - One entry for each storage pool with its C(name), C(type), C(path), C(active),
+          C(autostart), C(persistent), C(file_system), and C(free) in bytes; the last two are none
+          where they were not seen.
+      type: list
+      elements: dict
+      returned: always
+    concerns:
+      description:
+        - What is in the way of all domains, each with C(id), C(message), C(target), C(severity),
+          C(accepted) and C(remedy).
+      type: list
+      elements: dict
+      returned: always
 domains:
   description:
-    - One entry for each domain, as in the schema xmlkit.status/1.
+    - One entry for each domain, by name, as in the schema xmlkit.status/1.
   returned: success
   type: list
   elements: dict
@@ -75,17 +121,39 @@ domains:
       description: The domain's name.
       type: str
       returned: always
+    uuid:
+      description: The domain's UUID.
+      type: str
+      returned: always
+    state:
+      description: Its state, in the words of C(virsh).
+      type: str
+      returned: always
+      sample: shut off
+    form:
+      description:
+        - V(volumes) if all of its own disks are volumes, V(legacy) if none is, V(partial) if some
+          are, V(nothing) if it has none that could be.
+      type: str
+      returned: always
+    blocked:
+      description: Whether its legacy disks could not be moved.
+      type: bool
+      returned: always
+    volumes:
+      description: The targets of its disks that are volumes.
+      type: list
+      elements: str
+      returned: always
+      sample: [vdb]
     legacy:
       description: The targets of its disks that are local images and no volumes.
       type: list
       elements: str
       returned: always
-    blocked:
-      description: Whether these could not be moved.
-      type: bool
-      returned: always
+      sample: [vda]
     concerns:
-      description: What is in the way, or should be known, with remedies.
+      description: What is in the way, or should be known, as those of the host.
       type: list
       elements: dict
       returned: always
@@ -100,17 +168,41 @@ transitions:
       description: For M(xmlkit.libvirt.storage_rollback).
       type: str
       returned: always
+      sample: 20261122-161402-4f2a
     kind:
       description: V(apply), V(rollback), V(migrate) or V(snapshot).
       type: str
       returned: always
-    state:
-      description: V(pending) if C(xmlkit recover) has to bring it to an end.
+    of:
+      description: The transition that a rollback takes back.
       type: str
+      returned: always, none for others
+    uri:
+      description: The libvirt that it was carried out on, without a password.
+      type: str
+      returned: always
+    to:
+      description: The libvirt that a migration went to.
+      type: str
+      returned: for a migration
+    started:
+      description: When it began, in UTC.
+      type: str
+      returned: always
+    state:
+      description:
+        - V(done), V(undone), V(skipped), V(partly) if some domains ended otherwise than others, or
+          V(pending) if M(xmlkit.libvirt.storage_recover) has to bring it to an end.
+      type: str
+      returned: always
+    domains:
+      description: Each domain with C(uuid), C(name), C(state), C(id) and C(message).
+      type: list
+      elements: dict
       returned: always
 """
 
-from typing import Any
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
@@ -118,11 +210,12 @@ from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
     HOST,
     CommandError,
     call,
+    hide_passwords,
     printable,
     shared_options,
 )
 
-ARGUMENTS: dict[str, Any] = {
+ARGUMENTS: Dict[str, Any] = {
     **HOST,
     "relocate": {"type": "list", "elements": "str", "default": []},
     **{name: CHANGING[name] for name in ("accept", "schemas", "state_dir")},
@@ -132,6 +225,7 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     """Run both commands, and return what they say."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    hide_passwords(module)
     try:
         options = shared_options(module.params, "connect", "relocate", "accept", "schemas")
         status = call(module, "xmlkit.status/1", "status", options)

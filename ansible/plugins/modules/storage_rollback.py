@@ -2,8 +2,6 @@
 # Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
 """The module storage_rollback: `xmlkit rollback` on a host."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: storage_rollback
 short_description: Take transitions of libvirt's domains back
@@ -62,11 +60,53 @@ EXAMPLES = r"""
 RETURN = r"""
 domains:
   description:
-    - One entry for each domain of each transition, as M(xmlkit.libvirt.domain_storage)
-      returns them.
+    - One entry for each domain of each transition, as in the schema xmlkit.apply/1.
   returned: always but when nothing could be begun
   type: list
   elements: dict
+  contains:
+    name:
+      description: The domain's name.
+      type: str
+      returned: always
+    uuid:
+      description: The domain's UUID.
+      type: str
+      returned: always
+    state:
+      description:
+        - V(done), V(nothing) to do, V(planned) in check mode, V(skipped), V(refused), V(undone)
+          if it failed and all is as it was, V(pending) if M(xmlkit.libvirt.storage_recover) has to
+          bring it to an end.
+      type: str
+      returned: always
+    id:
+      description: Why it is not done, as C(xmlkit explain) explains it.
+      type: str
+      returned: always
+    message:
+      description: The same in words.
+      type: str
+      returned: always
+    transition:
+      description: The id of the transition, if one was begun.
+      type: str
+      returned: always
+    disks:
+      description: What is planned for each disk.
+      type: list
+      elements: dict
+      returned: always
+    concerns:
+      description: What was found in the way, or should be known, with remedies.
+      type: list
+      elements: dict
+      returned: always
+    steps:
+      description: What was to be done, as commands.
+      type: list
+      elements: str
+      returned: always
 transitions:
   description: The ids of the rollbacks, which can be taken back too.
   returned: always but when nothing could be begun
@@ -76,7 +116,7 @@ transitions:
 """
 
 import re
-from typing import Any
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
@@ -84,11 +124,12 @@ from ansible_collections.xmlkit.libvirt.plugins.module_utils.command import (
     CommandError,
     call,
     changing_options,
+    hide_passwords,
     leave,
     shared_options,
 )
 
-ARGUMENTS: dict[str, Any] = {
+ARGUMENTS: Dict[str, Any] = {
     **CHANGING,
     "transition": {"type": "str"},
     "since": {"type": "str"},
@@ -105,8 +146,9 @@ def main() -> None:
         required_one_of=[("transition", "since")],
         supports_check_mode=True,
     )
-    done: list[dict[str, Any]] = []
-    ids: list[str] = []
+    hide_passwords(module)
+    done: List[Dict[str, Any]] = []
+    ids: List[str] = []
     try:
         for transition, domains in _wanted(module):
             # in check mode a later one is not taken back: what comes below it, nobody can see yet
@@ -124,7 +166,7 @@ def main() -> None:
     leave(module, done, ids)
 
 
-def _wanted(module: AnsibleModule) -> list[tuple[str, list[str] | None]]:
+def _wanted(module: AnsibleModule) -> List[Tuple[str, Optional[List[str]]]]:
     """Each transition with its domains that are to be taken back; None for all of them."""
     since, domains = module.params["since"], module.params["domains"]
     if since is not None and not TIME.fullmatch(since):
