@@ -508,9 +508,10 @@ def _arriving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         xml = original(*args, **kwargs)
         call = bound(original, *args, **kwargs)
         if asked.destination is None:
-            connect = call["guest"]._domain.connect
-            uuid = str(getattr(call["instance"], "uuid", ""))
-            xml, host = asked.live.aimed(connect, uuid, xml, call["migrate_data"])
+            guest, uuid = call["guest"], str(getattr(call["instance"], "uuid", ""))
+            xml, host = asked.live.aimed(
+                lambda: guest._domain.connect(), uuid, xml, call["migrate_data"]
+            )
             _aim.set(host)
             return xml
         host = asked.destination(call["migrate_data"])
