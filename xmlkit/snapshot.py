@@ -662,7 +662,7 @@ def _is_pushing(domain: Any, path: str) -> bool:
         root = etree.fromstring(domain.backupGetXMLDesc(0).encode())
     except libvirt.libvirtError as error:
         gone = (
-            getattr(libvirt, "VIR_ERR_NO_DOMAIN_BACKUP", 109),
+            getattr(libvirt, "VIR_ERR_NO_DOMAIN_BACKUP", 104),
             libvirt.VIR_ERR_OPERATION_INVALID,
             libvirt.VIR_ERR_NO_SUPPORT,
         )
