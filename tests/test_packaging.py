@@ -311,7 +311,7 @@ def test_documents_need_nothing_that_only_linux_has(tmp_path: Path) -> None:
 
     (tmp_path / "guest.xml").write_bytes(GUEST.read_bytes())
     there = ("--pool", "p=/var/lib/nova/instances/disks", "--relocate", "p")
-    assert "move " in command("diff", *there, "guest.xml", code_=1)
+    assert "vda  move, file to volume" in command("diff", *there, "guest.xml", code_=1)
     assert "xmlkit.plan" in command("plan", *there, "guest.xml")
     for _ in range(2):  # the second time over the first
         command("transform", *there, "-o", "volumes.xml", "guest.xml")
