@@ -462,3 +462,31 @@ def test_the_log_of_this_machine_is_not_that_of_another_one(
                 assert "unknown" == why_off(by.lookupByName("a"))
         finally:
             process.kill()
+
+
+# Ctrl-C at any moment of a call that fails, over and over.
+INTERRUPTED = """
+import contextlib, os, signal, threading, time
+import libvirt
+from xmlkit.observe import opened
+
+with opened("test:///default") as connection:
+    for number in range(50):
+        timer = threading.Timer(number / 20000, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            while True:
+                with contextlib.suppress(libvirt.libvirtError):
+                    connection.lookupByName("none")
+        except KeyboardInterrupt:
+            timer.join()
+print("each was heard")
+"""
+
+
+def test_ctrl_c_within_a_call_that_fails_is_heard() -> None:
+    """libvirt's handler of errors runs within the call: raised there it would be a SystemError."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120
+    )
+    assert ("each was heard\n", "", 0) == (done.stdout, done.stderr, done.returncode)

@@ -404,6 +404,19 @@ def test_a_page_is_the_same_each_time() -> None:
     assert text(review(made(MOVED))) == text(review(made(MOVED)))
 
 
+def test_no_disk_of_a_refused_domain_is_counted_as_moving() -> None:
+    """The numbers are of what would be done: it stays, while the domain is refused."""
+    refused = review(made(MOVED), concerns=[Concern("running", "it runs", "")])
+    assert "refused" == refused.state
+    numbers = {
+        each.findtext("dt"): each.findtext("dd")
+        for each in page(review(made(MOVED)), refused).iter("div")
+        if each.find("dt") is not None
+    }
+    assert ("3", "3") == (numbers["disks move"], numbers["disks stay"])
+    assert ("1", "1") == (numbers["will change"], numbers["refused"])
+
+
 def test_a_page_of_nothing_is_a_page() -> None:
     """With what could not be read."""
     root = page(troubles=["a.xml: not a domain"])

@@ -298,6 +298,19 @@ def test_a_snapshot_that_is_broken_is_told(project: Path, run: Run) -> None:
     assert "<<<" not in stored.read_text()
 
 
+def test_an_update_writes_through_no_link(project: Path, run: Run) -> None:
+    """A link in a snapshot's place becomes a file; what it led to is another's, and stays."""
+    (stored,) = project.rglob("test_guest.xml")
+    other = project / "other"
+    other.write_text("another's\n")
+    stored.unlink()
+    stored.symlink_to(other)
+    run("--snapshot-update").assert_outcomes(passed=1)
+    assert "another's\n" == other.read_text()
+    assert not stored.is_symlink()
+    assert STORED == stored.read_text()
+
+
 def test_without_syrupy_the_rest_works(pytester: pytest.Pytester, run: Run) -> None:
     """Who wants no snapshots needs no syrupy; who does is told what to install."""
     pytester.makepyfile(
@@ -349,14 +362,14 @@ def test_the_plugin_is_there_once(
 
 
 def test_a_run_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester, run: Run) -> None:
-    """Of xmlkit there is the plugin and nothing more, and no library of it."""
+    """Of xmlkit there is the plugin, with what imports the rest later, and no library of it."""
     pytester.makepyfile(
         """
         import sys
 
         def test_it():
             found = {name for name in sys.modules if name.partition(".")[0] == "xmlkit"}
-            assert {"xmlkit", "xmlkit.testing", "xmlkit.testing.plugin"} == found
+            assert {"xmlkit", "xmlkit.lazy", "xmlkit.testing", "xmlkit.testing.plugin"} == found
             assert set() == {"lxml", "libvirt", "click", "rich"} & set(sys.modules)
         """
     )

@@ -296,6 +296,31 @@ def test_many_take_the_lock_of_a_host_in_turn(locks: Path) -> None:
     assert [] == os.listdir(locks)
 
 
+def test_who_may_have_the_lock_is_never_refused_it(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file has its mode from the first moment, whatever the umask of who makes it."""
+    host = str(uuid.uuid4())
+    file = locks / f"xmlkit-{host}.lock"
+    before, seen = os.umask(0o077), []
+    change = os.fchmod
+
+    def fchmod(handle: int, mode: int) -> None:
+        if file.exists():
+            seen.append(stat.S_IMODE(file.stat().st_mode))
+        change(handle, mode)
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    try:
+        with state.host_lock(host):
+            assert [file.name] == os.listdir(locks)
+            assert 0o660 == stat.S_IMODE(file.stat().st_mode)
+    finally:
+        os.umask(before)
+    assert {0o660} >= set(seen)
+    assert [] == os.listdir(locks)
+
+
 def test_a_place_for_locks_that_cannot_be_trusted_is_refused(
     locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,8 +333,11 @@ def test_a_place_for_locks_that_cannot_be_trusted_is_refused(
             pass
 
     file.symlink_to(locks / "victim")
-    refused("symbolic links")
+    refused("is no file: look at what it is, and remove it")
     file.unlink()
+    file.mkdir()
+    refused("is no file: look at what it is, and remove it")
+    file.rmdir()
     os.mkfifo(file)
     refused("is no file")
     file.unlink()

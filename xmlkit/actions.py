@@ -26,7 +26,7 @@ from lxml import etree
 from xmlkit import leisure
 from xmlkit.document import Document
 from xmlkit.host import Volume, parse_volume, sanitized
-from xmlkit.observe import LibvirtError
+from xmlkit.observe import LibvirtError, quiet
 from xmlkit.pools import BUILT, PoolError
 from xmlkit.volumes import Creation, Fill, VolumeError
 
@@ -304,7 +304,7 @@ def _pool_says(root: etree._Element) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _speaking() -> Iterator[None]:
     """libvirt's errors as ours."""
-    libvirt.registerErrorHandler(lambda *_: None, None)
+    quiet(libvirt)
     try:
         yield
     except libvirt.libvirtError as error:

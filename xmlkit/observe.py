@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import html
+import operator
 import os
 import re
 import socket
@@ -37,6 +38,7 @@ __all__ = [
     "observe",
     "opened",
     "pools_of",
+    "quiet",
     "said",
     "secure_document",
     "why_off",
@@ -67,6 +69,15 @@ def said(error: Any) -> str:
     return f"{error.get_error_message()} (libvirt error {error.get_error_code()})"
 
 
+def quiet(libvirt: Any) -> None:
+    """Keep libvirt from printing every error to stderr by itself, as it does without a handler.
+
+    The handler is none of Python's own: it runs within the call that fails, and a Ctrl-C that is
+    raised there becomes a SystemError. libvirt: the module.
+    """
+    libvirt.registerErrorHandler(operator.is_, None)
+
+
 @contextmanager
 def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
     """A connection to libvirt at `uri`, read-only unless `write`.
@@ -80,8 +91,7 @@ def opened(uri: str, *, write: bool = False) -> Iterator[Any]:
             "talking to libvirt needs libvirt-python: pip install libvirt-python "
             "(it is built from source: apt-get install libvirt-dev pkg-config gcc python3-dev)"
         ) from None
-    # libvirt prints every error to stderr by itself unless a handler is there
-    libvirt.registerErrorHandler(lambda *_: None, None)
+    quiet(libvirt)
     try:
         connection = libvirt.open(uri) if write else libvirt.openReadOnly(uri)
     except UnicodeError:

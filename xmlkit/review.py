@@ -257,7 +257,11 @@ def html(
     whether preflight has looked at the host. troubles: what could not be read, a line each.
     """
     states = Counter(each.state for each in reviews)
-    disks = Counter(picture.action for each in reviews for picture in each.pictures)
+    disks = Counter(
+        "stays" if each.state == "refused" else picture.action
+        for each in reviews
+        for picture in each.pictures
+    )
     ids = Counter(id for each in reviews for id in each.ids)
     return page(
         "review",

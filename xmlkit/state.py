@@ -179,11 +179,18 @@ def _held(path: Path, mode: int, wait: float, *, goes: bool = False) -> Iterator
 def _locked(path: Path, mode: int) -> int | None:
     """A handle of the file, locked; None if another one has the lock, or has removed the file."""
     with _reported(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+        try:
+            handle = _opened(path, mode)
+        except FileExistsError:
+            return None  # another one was first
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR):
+                raise _no_file(path) from None
+            raise
         try:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
-                raise StateError(f"{path} is no file: look at what it is, and remove it")
+                raise _no_file(path)
             if facts.st_uid == os.geteuid():
                 os.fchmod(handle, mode)  # whatever the umask
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,6 +203,34 @@ def _locked(path: Path, mode: int) -> int | None:
             raise
         os.close(handle)
     return None
+
+
+def _opened(path: Path, mode: int) -> int:
+    """A handle of the file, which is made if it is not there.
+
+    One that others may have, too, is made by a name of its own, then linked: by the umask alone it
+    would be refused to them until its mode is set. Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    if not mode & 0o060:
+        return os.open(path, flags | os.O_CREAT, mode)
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    handle = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        os.fchmod(handle, mode)
+        os.link(temporary, path)
+    except BaseException:
+        os.close(handle)
+        raise
+    finally:
+        os.unlink(temporary)
+    return handle
+
+
+def _no_file(path: Path) -> StateError:
+    return StateError(f"{path} is no file: look at what it is, and remove it")
 
 
 def _holder(path: Path) -> tuple[int | None, str]:

@@ -2,7 +2,8 @@
 
 Laws
 - A snapshot matches if libvirt reads the same in it; a file that still matches is not written anew.
-- Each snapshot has a file of its own, whatever its test is called.
+- Each snapshot has a file of its own, whatever its test is called. A link in its place is replaced;
+  nothing is written to where it leads.
 - Nothing is stored, or taken for a match, that libvirt's schemas refuse.
 - What is stored is the document as it was made, but for what is masked, so that it can be reviewed
   and given to virsh, secrets included: what differs is shown without them.
@@ -14,7 +15,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -109,6 +110,14 @@ class LibvirtXml(SingleFileSnapshotExtension):
         """The bytes of a stored document, None if there is none."""
         data = super().read_snapshot_data_from_location(**place)
         return None if data is None else _Source(data)
+
+    @classmethod
+    def write_snapshot_collection(cls, **collection: Any) -> None:
+        """Store a document, in place of a link, not through it: whose file that is nobody knows."""
+        path = Path(collection["snapshot_collection"].location)
+        if path.is_symlink():
+            path.unlink()
+        super().write_snapshot_collection(**collection)
 
     def _made(self, data: Any, matcher: Any) -> Document | str:
         """The document, or why it cannot be stored."""

@@ -42,7 +42,7 @@ class Edit:
     move: the element, its attribute or the text goes into the element at `to`: as its last child,
     or in front of the child at `before`. With `name` the value alone goes: as the attribute `name`
     ("@name"), as the element's text ("text()"), as the text of a new child `name`, or as the
-    attribute of one ("name/@attribute").
+    attribute of one (`name/@attribute`).
     delete: the element, its attribute (a declaration too: "xmlns", "xmlns:x") or the text goes.
     add: the element gets the attribute with `value`; without attribute the child `xml`, as its
     last or in front of the child at `before`.
