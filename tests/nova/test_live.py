@@ -34,6 +34,7 @@ import xmlkit.nova
 from xmlkit import journal, service
 from xmlkit.nova import live as ours
 from xmlkit.nova import store
+from xmlkit.nova.builder import to_volumes
 from xmlkit.nova.instances import Mover
 from xmlkit.nova.seams import Libvirt
 from xmlkit.nova.store import IMAGES_TYPE
@@ -355,6 +356,24 @@ def test_the_old_name_goes_with_the_word_of_libvirt(one: One) -> None:
     one.live.finish(one.uuid)
     assert (False, True) == (one.old.exists(), one.new.exists())
     assert ["done"] == one.outcomes
+
+
+def test_what_an_earlier_migration_has_left_is_not_taken_back_with_the_next(one: One) -> None:
+    """The guest has come back on its volume: that name is the one it runs from, and stays."""
+    one.begin()
+    found = data(shared=True)
+    one.live.answer(one.connection, one.uuid, found, str(one.old.parent), ["disk"])
+    _, host = one.aimed(sent(found))
+    one.domain.destroy()
+    one.connection.defineXML(to_volumes(one.domain.XMLDesc(0), host).result)
+    one.scene.start(one.domain)
+    one.live.settle(one.connection, one.uuid)
+    assert ["pending"] == one.outcomes
+    assert set() == one.begin()
+    one.aimed(data(shared=True))
+    one.live.finish(one.uuid)
+    assert one.old.samefile(one.new)
+    assert ["pending"] == one.outcomes
 
 
 def test_an_answer_of_other_volumes_is_none(one: One) -> None:

@@ -160,6 +160,7 @@ class Live:
         self._real = isinstance(lookup, Libvirt)
         self._on = on
         self._offered: set[str] = set()
+        self._linked: set[str] = set()  # for a migration of this process that is under way
 
     @property
     def on(self) -> bool:
@@ -190,6 +191,7 @@ class Live:
         For storage that both hosts share. uri: of the destination's libvirt, for the journal.
         Returns which disks have one, by Nova's names: all that can, or none. Nothing is raised.
         """
+        self._linked.discard(uuid)
         with _warned(uuid), self._writing() as directory:
             if _pending(directory, uuid) is not None:
                 self._settle(connection, directory, uuid, 0.0)
@@ -216,6 +218,7 @@ class Live:
                 except (XmlkitError, OSError) as error:
                     _take_back(connection, writer, task, str(error))
                     raise LiveError(str(error)) from None
+            self._linked.add(uuid)
             paths = (str(each.before.path) for each in task.plan.transitions)
             return frozenset(os.path.basename(path) for path in paths)
         return frozenset()
@@ -263,7 +266,8 @@ class Live:
             return xml, None
         host = answered(data)
         with _warned(uuid), self._begun(uuid) as (writer, begun):
-            task = None if begun is None else begun.tasks[uuid]
+            # what an earlier migration has left the guest may run from by now
+            task = None if begun is None or uuid not in self._linked else begun.tasks[uuid]
             waited = host is not None or uuid in self._offered
             self._offered.discard(uuid)
             if task is None and (data.is_shared_instance_path or not waited):
@@ -291,9 +295,9 @@ class Live:
         if not self._real:
             return
         with _warned(uuid, _AFTER), self._begun(uuid) as (writer, begun):
-            task = None if begun is None else begun.tasks[uuid]
-            if begun is None or task is None:
+            if begun is None or uuid not in self._linked:
                 return
+            task = begun.tasks[uuid]
             if not any(number in begun.begun[uuid] for number, _ in _numbered(task, Migrate)):
                 # the XML for the destination did not name the volumes
                 return
@@ -311,6 +315,7 @@ class Live:
         """
         if not self._real:
             return
+        self._linked.discard(uuid)
         directory = self._directory(make=False)
         if directory is None or _pending(directory, uuid) is None:
             return
