@@ -319,6 +319,33 @@ def test_a_word_arrives_beside_novas_own(one: One) -> None:
     assert after == etree.tostring(etree.fromstring(one.domain.XMLDesc(0)))
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        {"host": {"libversion": 9000000}, "disks": 5},
+        {"host": 3, "disks": ["../../etc", None, {}]},
+        {"host": {"libversion": 1, "driver": "qemu", "security": [], "pools": [["a"]]}},
+        {"host": {"libversion": 1, "driver": "qemu", "security": None, "pools": []}},
+        {"host": {"libversion": 1, "driver": "qemu", "security": [], "pools": [[1, 2, 3, [4]]]}},
+        ["host", "disks"],
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_word_that_is_not_understood_moves_nothing(
+    one: One, word: Any, shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another release, or of nobody's: the migration goes on, and the second name goes."""
+    if shared:
+        one.begin()
+    found = data(shared=shared)
+    ours.tell(found, word)
+    assert set() == ours.offered(sent(found))
+    one.aimed(sent(found))
+    assert not one.new.exists()
+    assert one.outcomes == (["undone"] if shared else [])
+    assert "is not understood" in caplog.text
+
+
 def test_who_has_the_option_off_says_nothing(one: One) -> None:
     """Neither does who moves nothing at all."""
     for mover, on in ((Mover({None: POOL}, str(one.state)), False), (Mover({}), True)):

@@ -95,36 +95,59 @@ def _told(data: Any, key: str) -> Any:
     """What the other host has said under this key; None if nothing."""
     for each in _bdms(data):
         if each.serial == SERIAL:
-            return json.loads(each.connection_info_json).get(key)
+            word = json.loads(each.connection_info_json)
+            if not isinstance(word, dict):
+                raise ValueError("it is no object")
+            return word.get(key)
     return None
 
 
 def offered(data: Any) -> frozenset[str]:
-    """The disks that the source lets go onto volumes, by Nova's names; none without an offer."""
-    return frozenset(map(str, _told(data, "disks") or ()))
+    """The disks that the source lets go onto volumes, by Nova's names; none without an offer, or
+    with one of another release that is not understood."""
+    try:
+        found = _told(data, "disks") or []
+    except ValueError:
+        return frozenset()
+    names_ = found if isinstance(found, list) else []
+    return frozenset(each for each in names_ if isinstance(each, str) and names.kind_of(each))
 
 
 def answered(data: Any) -> Host | None:
-    """What the destination has for this migration; None without an answer."""
-    found = _told(data, "host")
-    if not found:
-        return None
-    return Host(
-        found["libversion"],
-        found["driver"],
-        tuple(found["security"]),
-        tuple(
-            Pool(
-                name,
-                type_,
-                path,
-                volumes=tuple(
-                    Volume(name, volume, f"{path}/{volume}", capacity=1) for volume in volumes
-                ),
-            )
-            for name, type_, path, volumes in found["pools"]
-        ),
-    )
+    """What the destination has for this migration; None without an answer.
+
+    Raises LiveError for one that is not understood.
+    """
+    try:
+        found = _told(data, "host")
+        if not found:
+            return None
+        words = [found["driver"], *found["security"]]
+        for *said_, volumes in found["pools"]:
+            words += [*said_, *volumes]
+        if not isinstance(found["libversion"], int) or not all(isinstance(w, str) for w in words):
+            raise TypeError("words of other types")
+        return Host(
+            found["libversion"],
+            found["driver"],
+            tuple(found["security"]),
+            tuple(
+                Pool(
+                    name,
+                    type_,
+                    path,
+                    volumes=tuple(
+                        Volume(name, volume, f"{path}/{volume}", capacity=1) for volume in volumes
+                    ),
+                )
+                for name, type_, path, volumes in found["pools"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LiveError(
+            f"the destination's answer is not understood ({error!r}): is its xmlkit of the same "
+            "release?"
+        ) from None
 
 
 def movable(xml: str, uuid: str) -> frozenset[str]:
@@ -264,15 +287,17 @@ class Live:
         """
         if not self._real:
             return xml, None
-        host = answered(data)
         with _warned(uuid), self._begun(uuid) as (writer, begun):
             # what an earlier migration has left the guest may run from by now
             task = None if begun is None or uuid not in self._linked else begun.tasks[uuid]
-            waited = host is not None or uuid in self._offered
+            waited = uuid in self._offered
             self._offered.discard(uuid)
-            if task is None and (data.is_shared_instance_path or not waited):
-                return xml, None
             try:
+                host = answered(data)
+                if task is None and (
+                    data.is_shared_instance_path or not (waited or host is not None)
+                ):
+                    return xml, None
                 if host is None:
                     raise LiveError(
                         "the destination has not said that it has the volumes (its log may say "
