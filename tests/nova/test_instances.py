@@ -84,9 +84,14 @@ class NovaHost:
 
     def returns(self, host: str | None = "fake-host", evacuated: Any = ()) -> None:
         """As ComputeManager.init_host, with what Nova's database says of the instance by then:
-        which host has it, and whether it was evacuated."""
-        known = objects.Instance(uuid=UUID, host=host)
-        self.case.stub_out("nova.objects.Instance.get_by_uuid", lambda *_, **__: known)
+        which host has it (None: it does not know it), and whether it was evacuated."""
+
+        def known(*_: Any, **__: Any) -> Any:
+            if host is None:
+                raise exception.InstanceNotFound(instance_id=UUID)
+            return objects.Instance(uuid=UUID, host=host)
+
+        self.case.stub_out("nova.objects.Instance.get_by_uuid", known)
         self.case.stub_out(
             "nova.objects.MigrationList.get_by_filters", lambda *_, **__: list(evacuated)
         )
@@ -360,6 +365,47 @@ def test_what_was_evacuated_is_no_more_this_hosts(
         assert defined == host.addresses()
         assert "it is another host's now" in caplog.text
     assert 2 < both
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_what_nova_does_not_know_is_no_other_hosts(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guest that is none of Nova's, in the one state directory of a host: it is here."""
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    host.spawn()
+    host.domain.destroy()
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
+    assert 9 == done.returncode
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
+    host.returns(None)
+    assert [False] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").exists() != (host.disks / f"{UUID}_disk").exists()
+    assert "another host's" not in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_what_is_not_this_novas_is_left_to_an_operator(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A migration by xmlkit is ended with both hosts, whatever Nova's database says."""
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    host.spawn()
+    host.domain.destroy()
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
+    assert 9 == done.returncode
+    (found,) = Path(state).glob("*.jsonl")
+    found.write_text(found.read_text().replace('"kind": "apply"', '"kind": "migrate"', 1))
+    (pending,) = journal.read_all(str(state))[0]
+    assert "migrate" == pending.kind
+    host.returns("another-host")
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
+    assert f"run xmlkit recover --state-dir {state} first" in caplog.text
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
