@@ -38,6 +38,7 @@ from xmlkit.nova.builder import to_volumes
 from xmlkit.nova.instances import Mover
 from xmlkit.nova.seams import Libvirt
 from xmlkit.nova.store import IMAGES_TYPE
+from xmlkit.service import Options
 from xmlkit.testing import Libvirtd
 
 MEMORY = 1024  # MiB: at 1 MiB/s its empty pages take long enough to abort
@@ -401,6 +402,22 @@ def test_what_an_earlier_migration_has_left_is_not_taken_back_with_the_next(one:
     one.live.finish(one.uuid)
     assert one.old.samefile(one.new)
     assert ["pending"] == one.outcomes
+
+
+def test_a_hard_reboot_ends_what_the_end_of_a_machine_has_left(one: One) -> None:
+    """The guest comes over with it: its volume is the one name then, and its format is told."""
+    formats = one.old.with_name("disk.info")
+    formats.write_text(json.dumps({str(one.old): "qcow2"}))
+    one.begin()
+    one.domain.destroy()
+    options = Options(relocate={None: POOL}, accept=("nova-unaware", "image-cache"))
+    done = service.transition(one.connection, one.uuid, options, state_dir=str(one.state))
+    assert "done" == done.state
+    assert ["pending"] == one.outcomes
+    one.live.recover(one.connection)
+    assert ["done"] == one.outcomes
+    assert (False, True) == (one.old.exists(), one.new.exists())
+    assert {str(one.new): "qcow2"} == json.loads(formats.read_text())
 
 
 def test_an_answer_of_other_volumes_is_none(one: One) -> None:

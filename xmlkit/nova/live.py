@@ -358,6 +358,10 @@ class Live:
             if where == "here":
                 _take_back(connection, writer, task, "the guest did not migrate")
                 return
+            if where == "moved":
+                # a hard reboot has had it come over since
+                writer.end((uuid, Outcome("done")))
+                return
             if where == "gone" and all(os.path.isdir(os.path.dirname(e.target)) for e in links):
                 if not any(os.path.lexists(each.source) for each in links):
                     # the destination has removed them, or the instance is deleted
@@ -656,7 +660,9 @@ def _take_back(connection: Any, writer: Writer, task: Task, why: str) -> None:
     for _, step in _numbered(task, Link):
         if images.is_linked(step.source, step.target):
             images.unlink(step.target, expected=None, other=step.source)
-        disk_info.remove(step.target, beside=step.source)
+        if not os.path.lexists(step.target):
+            # of one that is still there somebody may need it: it is the only name by now
+            disk_info.remove(step.target, beside=step.source)
     for pool in dict.fromkeys(step.pool for _, step in _numbered(task, Refresh)):
         with contextlib.suppress(libvirt.libvirtError):
             # its list is out of date, no more
@@ -665,8 +671,8 @@ def _take_back(connection: Any, writer: Writer, task: Task, why: str) -> None:
 
 
 def _where(connection: Any, task: Task, seconds: float) -> str:
-    """Where a guest is by what this host has: "here", on the images' old names, "gone", or why
-    nobody can tell.
+    """Where a guest is by what this host has: "here", on the images' old names, "moved", on the
+    new ones, which no old one is left of, "gone", or why nobody can tell.
 
     Source: virDomainGetState; qemuMigrationSrcConfirmPhase, libvirt 9.0.0.
     """
@@ -704,6 +710,12 @@ def _where(connection: Any, task: Task, seconds: float) -> str:
     if reason not in ours.get(state_, ()):
         return f"libvirt does not say whether it is here (state {state_}, reason {reason})"
     disks = _addresses(text)
+    links = [step for _, step in _numbered(task, Link)]
+    if not any(os.path.lexists(each.source) for each in links) and all(
+        each.target in disks and disks[each.target].same(each.after)
+        for each in task.plan.transitions
+    ):
+        return "moved"
     for each in task.plan.transitions:
         if each.target not in disks or disks[each.target].path != each.before.path:
             return f"disk {each.target} is not {each.before} any more"
