@@ -369,8 +369,9 @@ def _wrong_pools(found: Store) -> Iterator[str]:
             yield from _shared_unsaid(pool)
     if "rbd" in types and not CONF.force_raw_images:
         yield "[DEFAULT] force_raw_images is off: rbd pools take raw images alone"
-    if "rbd" in types and len(types) > 1:
-        yield "[libvirt] storage_pools: all pools of disks are of type rbd, or none"
+    for type_ in sorted(types & {"rbd", "netfs"} if len(types) > 1 else ()):
+        # Nova asks once for all disks whether other hosts have them
+        yield f"[libvirt] storage_pools: all pools of disks are of type {type_}, or none"
 
 
 def _shared_unsaid(pool: Pool) -> Iterator[str]:
