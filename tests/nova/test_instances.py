@@ -23,6 +23,8 @@ import guests
 import libvirt
 import pytest
 from guests import UUID, Guest
+from loops import loop_device
+from lxml import etree
 from nova import context, exception, objects
 from nova.compute.manager import ComputeManager
 from nova.virt import fake
@@ -448,6 +450,37 @@ def test_what_another_host_has_begun_is_left_to_it(
     assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
     assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2", "libvirt-storage"], indirect=True)
+def test_a_logical_volume_of_novas_own_is_not_taken_along(nova_host: NovaHost) -> None:
+    """Of an instance that Nova's Lvm made before: a resize is refused, and its disk stays."""
+    host = nova_host
+    host.spawn()
+    host.domain.destroy()
+    group = Path("/dev", f"xmlkit-{os.getpid()}")
+    link = group / f"{UUID}_disk"
+    before = sorted(os.listdir(host.directory))
+    host.case.flags(images_volume_group=group.name, group="libvirt")
+    group.mkdir()
+    try:
+        with loop_device(8 * MIB) as device:
+            link.symlink_to(device)
+            text = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            tree = etree.fromstring(text)
+            disk = tree.find("devices/disk")
+            disk.set("type", "block")
+            disk.find("driver").set("type", "raw")
+            source = disk.find("source")
+            source.attrib.clear()
+            source.set("dev", str(link))
+            host.scene.connection.defineXML(etree.tostring(tree, encoding="unicode"))
+            with pytest.raises(exception.InstanceFaultRollback, match="is a block device"):
+                host.resize()
+            assert (True, str(device)) == (link.is_symlink(), os.readlink(link))
+            assert before == sorted(os.listdir(host.directory))
+    finally:
+        shutil.rmtree(group)
 
 
 def move_elsewhere(host: NovaHost) -> Path:
