@@ -483,6 +483,29 @@ def test_a_logical_volume_of_novas_own_is_not_taken_along(nova_host: NovaHost) -
         shutil.rmtree(group)
 
 
+@pytest.mark.parametrize("nova_host", ["libvirt-storage"], indirect=True)
+def test_a_logical_volume_of_novas_own_goes_with_its_instance(nova_host: NovaHost) -> None:
+    """By Nova's own Lvm, which overwrites it: images_type is another one by now."""
+    host = nova_host
+    host.spawn()
+    removed: list[str] = []
+    there = [f"{UUID}_disk", f"{UUID[:-1]}0_disk", "root"]
+    host.case.stub_out("nova.virt.libvirt.storage.lvm.list_volumes", lambda _: there)
+    host.case.stub_out("nova.virt.libvirt.storage.lvm.remove_volumes", removed.extend)
+    group = Path("/dev", f"xmlkit-{os.getpid()}")
+    group.mkdir()
+    try:
+        host.case.flags(images_volume_group=group.name, group="libvirt")
+        attached = guests.block_device_info_of(host.wanted)
+        host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=False)
+        assert [] == removed
+        host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+        assert [f"{group}/{UUID}_disk"] == removed
+        assert [] == os.listdir(host.disks)
+    finally:
+        group.rmdir()
+
+
 def move_elsewhere(host: NovaHost) -> Path:
     """The root disk into a pool that Nova's configuration does not name; the guest is off."""
     name = f"{UUID}_disk"

@@ -495,8 +495,7 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             and _is_volume_of(source, uuid)
             and os.path.dirname(source) != os.path.dirname(path)
             # a logical volume is a link to a device, and stays
-            and images.is_image(path)
-            and os.path.isfile(path)
+            and not os.path.islink(path)
         ):
             _shift(path, source)
             taken[path] = source
@@ -658,6 +657,9 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             store.delete_elsewhere(
                 self._host.get_connection(), _uuid_of(call["instance"]), asked.mover.places()
             )
+        if call["cleanup_instance_disks"] and store.is_bound():
+            # what Nova's own Lvm made before; Nova does it where images_type is lvm still
+            self._cleanup_lvm(call["instance"], call["block_device_info"])
         found = original(self, *args, **kwargs)
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])
