@@ -467,7 +467,7 @@ def test_a_logical_volume_of_novas_own_is_not_taken_along(nova_host: NovaHost) -
         with loop_device(8 * MIB) as device:
             link.symlink_to(device)
             text = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            tree = etree.fromstring(text)
+            tree: Any = etree.fromstring(text)
             disk = tree.find("devices/disk")
             disk.set("type", "block")
             disk.find("driver").set("type", "raw")

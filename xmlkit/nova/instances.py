@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from xmlkit import disk_info, images, journal, names, service, state
-from xmlkit.disks import read_domain
-from xmlkit.document import Document, Limits
 from xmlkit.nova import live
 from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected
 from xmlkit.plan import KINDS
@@ -443,7 +441,7 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if store.is_bound():
             storage.refuse_to_move(instance)
         if isinstance(asked.lookup, Libvirt):
-            _refuse_logical(self._host.get_connection(), _uuid_of(instance))
+            store.refuse_logical(self._host.get_connection(), _uuid_of(instance))
             # while the domain is there to say that what was made for it is its own
             asked.live.clear(self._host.get_connection(), _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
@@ -459,28 +457,6 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return found
 
     return migrate_disk_and_power_off
-
-
-def _refuse_logical(connection: Any, uuid: str) -> None:
-    """Raise nova's InstanceFaultRollback for a guest with a disk of Nova's own Lvm.
-
-    Nova does so where images_type is lvm still; else it would take /dev/VG/{uuid}_disk for a file.
-    """
-    import libvirt
-    from nova import exception
-
-    try:
-        domain = connection.lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-            return
-        raise
-    text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    for disk in read_domain(Document.parse(text, Limits(markup=1 << 30))).disks:
-        if disk.address.type == "block" and _is_volume_of(disk.address.path, uuid):
-            reason = f"{disk.address.path} is a block device: such a disk is not migrated"
-            error_ = exception.MigrationPreCheckError(reason=reason)
-            raise exception.InstanceFaultRollback(error_)
 
 
 def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import libvirt
 import nova.conf
 from lxml import etree
+from nova import exception
 from nova.virt.libvirt.storage import lvm
 from oslo_config import cfg
 from oslo_log import log
@@ -45,6 +46,7 @@ __all__ = [
     "local_gb_info",
     "may_be_shared",
     "prepare",
+    "refuse_logical",
     "register_options",
     "store",
     "unbind",
@@ -301,6 +303,27 @@ def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> Non
             lvm.clear_volume(volume.path())
         volume.delete(0)
         LOG.info("Removed volume %s/%s of instance %s", pool, name, uuid)
+
+
+def refuse_logical(connection: Any, uuid: str) -> None:
+    """Raise nova's InstanceFaultRollback for a guest with a disk of Nova's own Lvm.
+
+    Nova refuses to migrate it where images_type is lvm still; else it would take
+    /dev/VG/{uuid}_disk for a file. Raises libvirt's errors.
+    """
+    try:
+        text = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+            return
+        raise
+    for disk in read_domain(Document.parse(text)).disks:
+        path = disk.address.path or ""
+        own = names.split_volume_name(os.path.basename(path))
+        if disk.address.type == "block" and own is not None and own[0] == uuid:
+            reason = f"{path} is a block device: such a disk is not migrated"
+            refused = exception.MigrationPreCheckError(reason=reason)
+            raise exception.InstanceFaultRollback(refused)
 
 
 def _volume_at(connection: Any, address: Address) -> Any:
