@@ -34,7 +34,9 @@ from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
 from xmlkit import disk_info, images, journal
-from xmlkit.nova import store
+from xmlkit.nova import live, store
+from xmlkit.nova.instances import Mover
+from xmlkit.nova.seams import Libvirt
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
@@ -450,6 +452,25 @@ def test_what_another_host_has_begun_is_left_to_it(
     assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
     assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_a_resize_begins_with_one_name_of_each_image(nova_host: NovaHost) -> None:
+    """What a live migration has left that is over is taken back: the old image is kept as it is, to
+    go back to, and no guest runs from it."""
+    host = nova_host
+    host.spawn()
+    state = host.scene.libvirtd.directory / "state"
+    begun = live.Live(Mover({None: POOL}, str(state)), Libvirt(), on=True)
+    linked = begun.begin(host.scene.connection, UUID, lambda: "qemu+tcp://there/system")
+    assert {"disk", "disk.swap"} == linked
+    host.resize()
+    kept = host.directory.with_name(f"{UUID}_resize") / "disk"
+    assert 1 == kept.stat().st_nlink
+    assert [("volume", POOL, f"{UUID}_disk"), ("volume", POOL, f"{UUID}_disk.swap")] == (
+        host.addresses()
+    )
+    assert [] == [each for each in journal.read_all(str(state / "live"))[0] if each.pending]
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2", "libvirt-storage"], indirect=True)

@@ -441,9 +441,11 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if store.is_bound():
             storage.refuse_to_move(instance)
         if isinstance(asked.lookup, Libvirt):
-            store.refuse_logical(self._host.get_connection(), _uuid_of(instance))
-            # while the domain is there to say that what was made for it is its own
-            asked.live.clear(self._host.get_connection(), _uuid_of(instance))
+            connection = self._host.get_connection()
+            store.refuse_logical(connection, _uuid_of(instance))
+            # while the domain is there to say where it runs, and that what was made is its own
+            asked.live.settle(connection, _uuid_of(instance))
+            asked.live.clear(connection, _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
