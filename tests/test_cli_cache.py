@@ -344,6 +344,8 @@ def test_what_is_protected_is_named_or_listed(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("", "list is empty: it would protect nothing"),
+        (" \n\n", "list is empty: it would protect nothing"),
         ("nonsense\n", "list:1: not an image of the cache: 'nonsense'"),
         (f"{A}\n\nmy image\n", "list:3: not an image"),
         ("{}", "is not xmlkit.cache/1"),

@@ -731,6 +731,43 @@ def test_a_guest_on_both_hosts_is_left_alone(
     assert [Outcome("undone", "", "it is shut off here")] == recovered(pair, directory)
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_a_name_that_a_guest_has_here_is_not_taken_back(
+    pair: Pair, place: Path, both: bool
+) -> None:
+    """It has come onto its volume by other ways since: by a hard reboot of Nova's, say."""
+    domain = pair.guest()
+    made = judged(pair)
+    assert made.task is not None
+    assert made.plan is not None
+    old, new = pair.instances / made.uuid / "disk", pair.instances / f"disks/{made.uuid}_disk"
+    said = {str(old): "qcow2", str(new): "qcow2"}
+    (old.parent / "disk.info").write_text(json.dumps(said))
+    directory = state.directory(str(place / "state"))
+    writer = Writer.create(
+        *(str(directory), state.new_id(directory), (made.task,)),
+        uri=pair.here.uri,
+        kind="migrate",
+        to=pair.there.uri,
+    )
+    writer.begin(*((made.uuid, number) for number in range(len(made.task.steps) - 1)))
+    writer.close()
+    new.hardlink_to(old)
+    pair.source.storagePoolLookupByName(POOL).refresh()
+    document = Document.parse(domain.XMLDesc(SECURE))
+    domain.destroy()
+    pair.source.defineXML(transform(document, made.plan).text).create()
+    if not both:
+        old.unlink()
+
+    (outcome,) = recovered(pair, directory)
+
+    assert "undone" == outcome.state
+    assert f"{new} stays, since guest here uses it" in outcome.message
+    assert (both, True) == (old.exists(), new.exists())
+    assert said == json.loads((old.parent / "disk.info").read_text())
+
+
 @pytest.mark.versions
 @pytest.mark.parametrize("suite", ["bullseye", "bookworm", "trixie", "sid"])
 def test_dest_xml_alone_leaves_the_old_address(

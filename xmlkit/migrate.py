@@ -1093,8 +1093,11 @@ class _Mover:
             if isinstance(step, Link):
                 pool, name = self._volume_at(step.target)
                 pools[pool] = None
-                if users := self._users(pool, name, step.target):
-                    left.append(f"{step.target} stays, since {users} there uses it")
+                for connection, side in ((self.there, "there"), (self.source, "here")):
+                    if users := _users(connection, pool, name, step.target):
+                        left.append(f"{step.target} stays, since {users} {side} uses it")
+                        break
+                if users:
                     continue
                 if came:
                     left.append(f"{step.target} stays, and may be needed there: look at both")
@@ -1121,33 +1124,40 @@ class _Mover:
         # of one that was only begun it is not known who made it, but it was not there before
         if not ours and volume.info()[2] > EMPTY:
             return [f"{where}, since nobody knows who made it (virsh vol-delete)"]
-        if users := self._users(step.pool, step.volume, volume.path()):
+        if users := _users(self.there, step.pool, step.volume, volume.path()):
             return [f"{where}, since {users} uses it"]
         if came:
             return [f"{where}: what the guest has written may be there and nowhere else"]
         volume.delete(0)
         return []
 
-    def _users(self, pool: str, volume: str, path: str) -> str:
-        """The domains there that name a volume, by itself or by its path, or stand on it."""
-        found = []
-        for domain in self.there.listAllDomains():
+
+def _users(connection: Any, pool: str, volume: str, path: str) -> str:
+    """The domains of a host that name a volume, by itself or by its path, or stand on it."""
+    found = []
+    for domain in connection.listAllDomains():
+        try:
             texts = [domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
             if domain.isActive():
                 texts.append(domain.XMLDesc(0))
-            sources = [
-                source
-                for text in texts
-                # also those of <backingStore> and <mirror>
-                for source in _document(text).root.iterfind("devices/disk//source")
-            ]
-            if any(
-                (each.get("pool"), each.get("volume")) == (pool, volume)
-                or path in (each.get("file"), each.get("dev"))
-                for each in sources
-            ):
-                found.append(str(domain.name()))
-        return ", ".join(found)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                # gone since it was listed
+                continue
+            raise
+        sources = [
+            source
+            for text in texts
+            # also those of <backingStore> and <mirror>
+            for source in _document(text).root.iterfind("devices/disk//source")
+        ]
+        if any(
+            (each.get("pool"), each.get("volume")) == (pool, volume)
+            or path in (each.get("file"), each.get("dev"))
+            for each in sources
+        ):
+            found.append(str(domain.name()))
+    return ", ".join(found)
 
 
 def _resume(connection: Any, uuid: str) -> None:

@@ -23,6 +23,8 @@ import guests
 import libvirt
 import pytest
 from guests import UUID, Guest
+from loops import loop_device
+from lxml import etree
 from nova import context, exception, objects
 from nova.compute.manager import ComputeManager
 from nova.virt import fake
@@ -32,7 +34,9 @@ from scene import POOL, Scene, counter, run, until
 
 import xmlkit.nova
 from xmlkit import disk_info, images, journal
-from xmlkit.nova import store
+from xmlkit.nova import live, store
+from xmlkit.nova.instances import Mover
+from xmlkit.nova.seams import Libvirt
 from xmlkit.testing import Libvirtd
 
 MIB = 1 << 20
@@ -84,9 +88,14 @@ class NovaHost:
 
     def returns(self, host: str | None = "fake-host", evacuated: Any = ()) -> None:
         """As ComputeManager.init_host, with what Nova's database says of the instance by then:
-        which host has it, and whether it was evacuated."""
-        known = objects.Instance(uuid=UUID, host=host)
-        self.case.stub_out("nova.objects.Instance.get_by_uuid", lambda *_, **__: known)
+        which host has it (None: it does not know it), and whether it was evacuated."""
+
+        def known(*_: Any, **__: Any) -> Any:
+            if host is None:
+                raise exception.InstanceNotFound(instance_id=UUID)
+            return objects.Instance(uuid=UUID, host=host)
+
+        self.case.stub_out("nova.objects.Instance.get_by_uuid", known)
         self.case.stub_out(
             "nova.objects.MigrationList.get_by_filters", lambda *_, **__: list(evacuated)
         )
@@ -363,6 +372,47 @@ def test_what_was_evacuated_is_no_more_this_hosts(
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_what_nova_does_not_know_is_no_other_hosts(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guest that is none of Nova's, in the one state directory of a host: it is here."""
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    host.spawn()
+    host.domain.destroy()
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
+    assert 9 == done.returncode
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
+    host.returns(None)
+    assert [False] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").exists() != (host.disks / f"{UUID}_disk").exists()
+    assert "another host's" not in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_what_is_not_this_novas_is_left_to_an_operator(
+    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A migration by xmlkit is ended with both hosts, whatever Nova's database says."""
+    host = nova_host
+    state = host.scene.libvirtd.directory / "state"
+    host.spawn()
+    host.domain.destroy()
+    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
+    assert 9 == done.returncode
+    (found,) = Path(state).glob("*.jsonl")
+    found.write_text(found.read_text().replace('"kind": "apply"', '"kind": "migrate"', 1))
+    (pending,) = journal.read_all(str(state))[0]
+    assert "migrate" == pending.kind
+    host.returns("another-host")
+    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
+    assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
 def test_an_evacuation_that_has_begun_counts(nova_host: NovaHost) -> None:
     """Its instance has this host still, by Nova's database, and starts on the other one."""
     host = nova_host
@@ -402,6 +452,79 @@ def test_what_another_host_has_begun_is_left_to_it(
     assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
     assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+def test_a_resize_begins_with_one_name_of_each_image(nova_host: NovaHost) -> None:
+    """What a live migration has left that is over is taken back: the old image is kept as it is, to
+    go back to, and no guest runs from it."""
+    host = nova_host
+    host.spawn()
+    state = host.scene.libvirtd.directory / "state"
+    begun = live.Live(Mover({None: POOL}, str(state)), Libvirt(), on=True)
+    linked = begun.begin(host.scene.connection, UUID, lambda: "qemu+tcp://there/system")
+    assert {"disk", "disk.swap"} == linked
+    host.resize()
+    kept = host.directory.with_name(f"{UUID}_resize") / "disk"
+    assert 1 == kept.stat().st_nlink
+    assert [("volume", POOL, f"{UUID}_disk"), ("volume", POOL, f"{UUID}_disk.swap")] == (
+        host.addresses()
+    )
+    assert [] == [each for each in journal.read_all(str(state / "live"))[0] if each.pending]
+
+
+@pytest.mark.parametrize("nova_host", ["qcow2", "libvirt-storage"], indirect=True)
+def test_a_logical_volume_of_novas_own_is_not_taken_along(nova_host: NovaHost) -> None:
+    """Of an instance that Nova's Lvm made before: a resize is refused, and its disk stays."""
+    host = nova_host
+    host.spawn()
+    host.domain.destroy()
+    group = Path("/dev", f"xmlkit-{os.getpid()}")
+    link = group / f"{UUID}_disk"
+    before = sorted(os.listdir(host.directory))
+    host.case.flags(images_volume_group=group.name, group="libvirt")
+    group.mkdir()
+    try:
+        with loop_device(8 * MIB) as device:
+            link.symlink_to(device)
+            text = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            tree: Any = etree.fromstring(text)
+            disk = tree.find("devices/disk")
+            disk.set("type", "block")
+            disk.find("driver").set("type", "raw")
+            source = disk.find("source")
+            source.attrib.clear()
+            source.set("dev", str(link))
+            host.scene.connection.defineXML(etree.tostring(tree, encoding="unicode"))
+            with pytest.raises(exception.InstanceFaultRollback, match="is a block device"):
+                host.resize()
+            assert (True, str(device)) == (link.is_symlink(), os.readlink(link))
+            assert before == sorted(os.listdir(host.directory))
+    finally:
+        shutil.rmtree(group)
+
+
+@pytest.mark.parametrize("nova_host", ["libvirt-storage"], indirect=True)
+def test_a_logical_volume_of_novas_own_goes_with_its_instance(nova_host: NovaHost) -> None:
+    """By Nova's own Lvm, which overwrites it: images_type is another one by now."""
+    host = nova_host
+    host.spawn()
+    removed: list[str] = []
+    there = [f"{UUID}_disk", f"{UUID[:-1]}0_disk", "root"]
+    host.case.stub_out("nova.virt.libvirt.storage.lvm.list_volumes", lambda _: there)
+    host.case.stub_out("nova.virt.libvirt.storage.lvm.remove_volumes", removed.extend)
+    group = Path("/dev", f"xmlkit-{os.getpid()}")
+    group.mkdir()
+    try:
+        host.case.flags(images_volume_group=group.name, group="libvirt")
+        attached = guests.block_device_info_of(host.wanted)
+        host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=False)
+        assert [] == removed
+        host.made.destroy(host.admin, host.instance, [], attached, destroy_disks=True)
+        assert [f"{group}/{UUID}_disk"] == removed
+        assert [] == os.listdir(host.disks)
+    finally:
+        group.rmdir()
 
 
 def move_elsewhere(host: NovaHost) -> Path:

@@ -34,9 +34,11 @@ import xmlkit.nova
 from xmlkit import journal, service
 from xmlkit.nova import live as ours
 from xmlkit.nova import store
+from xmlkit.nova.builder import to_volumes
 from xmlkit.nova.instances import Mover
 from xmlkit.nova.seams import Libvirt
 from xmlkit.nova.store import IMAGES_TYPE
+from xmlkit.service import Options
 from xmlkit.testing import Libvirtd
 
 MEMORY = 1024  # MiB: at 1 MiB/s its empty pages take long enough to abort
@@ -318,6 +320,33 @@ def test_a_word_arrives_beside_novas_own(one: One) -> None:
     assert after == etree.tostring(etree.fromstring(one.domain.XMLDesc(0)))
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        {"host": {"libversion": 9000000}, "disks": 5},
+        {"host": 3, "disks": ["../../etc", None, {}]},
+        {"host": {"libversion": 1, "driver": "qemu", "security": [], "pools": [["a"]]}},
+        {"host": {"libversion": 1, "driver": "qemu", "security": None, "pools": []}},
+        {"host": {"libversion": 1, "driver": "qemu", "security": [], "pools": [[1, 2, 3, [4]]]}},
+        ["host", "disks"],
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_word_that_is_not_understood_moves_nothing(
+    one: One, word: Any, shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another release, or of nobody's: the migration goes on, and the second name goes."""
+    if shared:
+        one.begin()
+    found = data(shared=shared)
+    ours.tell(found, word)
+    assert set() == ours.offered(sent(found))
+    one.aimed(sent(found))
+    assert not one.new.exists()
+    assert one.outcomes == (["undone"] if shared else [])
+    assert "is not understood" in caplog.text
+
+
 def test_who_has_the_option_off_says_nothing(one: One) -> None:
     """Neither does who moves nothing at all."""
     for mover, on in ((Mover({None: POOL}, str(one.state)), False), (Mover({}), True)):
@@ -355,6 +384,40 @@ def test_the_old_name_goes_with_the_word_of_libvirt(one: One) -> None:
     one.live.finish(one.uuid)
     assert (False, True) == (one.old.exists(), one.new.exists())
     assert ["done"] == one.outcomes
+
+
+def test_what_an_earlier_migration_has_left_is_not_taken_back_with_the_next(one: One) -> None:
+    """The guest has come back on its volume: that name is the one it runs from, and stays."""
+    one.begin()
+    found = data(shared=True)
+    one.live.answer(one.connection, one.uuid, found, str(one.old.parent), ["disk"])
+    _, host = one.aimed(sent(found))
+    one.domain.destroy()
+    one.connection.defineXML(to_volumes(one.domain.XMLDesc(0), host).result)
+    one.scene.start(one.domain)
+    one.live.settle(one.connection, one.uuid)
+    assert ["pending"] == one.outcomes
+    assert set() == one.begin()
+    one.aimed(data(shared=True))
+    one.live.finish(one.uuid)
+    assert one.old.samefile(one.new)
+    assert ["pending"] == one.outcomes
+
+
+def test_a_hard_reboot_ends_what_the_end_of_a_machine_has_left(one: One) -> None:
+    """The guest comes over with it: its volume is the one name then, and its format is told."""
+    formats = one.old.with_name("disk.info")
+    formats.write_text(json.dumps({str(one.old): "qcow2"}))
+    one.begin()
+    one.domain.destroy()
+    options = Options(relocate={None: POOL}, accept=("nova-unaware", "image-cache"))
+    done = service.transition(one.connection, one.uuid, options, state_dir=str(one.state))
+    assert "done" == done.state
+    assert ["pending"] == one.outcomes
+    one.live.recover(one.connection)
+    assert ["done"] == one.outcomes
+    assert (False, True) == (one.old.exists(), one.new.exists())
+    assert {str(one.new): "qcow2"} == json.loads(formats.read_text())
 
 
 def test_an_answer_of_other_volumes_is_none(one: One) -> None:

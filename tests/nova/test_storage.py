@@ -793,6 +793,32 @@ def test_a_shared_pool_has_to_be_said_to_be_one(
             prepare()
 
 
+def test_what_other_hosts_have_and_what_they_have_not_is_not_mixed(
+    host: NovaHost, daemon: Libvirtd
+) -> None:
+    """Nova asks once for all disks of an instance. What it took for this host's alone it would copy
+    onto itself, and delete after an evacuation or a migration that failed."""
+    place = host.instances / "net"
+    place.mkdir()
+    within = ("nsenter", "--mount", "-t", str(daemon.pid))
+    # to libvirt it is mounted when /proc/mounts says so
+    run(*within, "mount", "-t", "tmpfs", "there:/share", place)
+    try:
+        pool = host.connection.storagePoolDefineXML(
+            "<pool type='netfs'><name>net</name><source><host name='there'/><dir path='/share'/>"
+            f"<format type='nfs'/></source><target><path>{place}</path></target></pool>"
+        )
+        pool.create()
+        for kinds in (["ephemeral"], ["root"], ["root", "swap"]):
+            host.case.flags(storage_pools=dict.fromkeys(kinds, "net"), group="libvirt")
+            with pytest.raises(StorageError, match="of type netfs, or none"):
+                prepare()
+        host.case.flags(storage_pools={"disks": "net"}, group="libvirt")
+        prepare()
+    finally:
+        run(*within, "umount", place)
+
+
 @pytest.fixture
 def partitions(host: NovaHost) -> Iterator[tuple[Any, str, Path]]:
     """A pool of type disk, its device, and the directory of its libvirt, which sees the partitions

@@ -291,6 +291,11 @@ def _protected(given: Sequence[str]) -> Mapping[str, str]:
         data = files.read(text, _LISTED)
         if len(data) > _LISTED:
             raise files.FileError(f"{text} is larger than {_LISTED >> 20} MiB: no list of images")
+        if not data.strip():
+            # of a host that did not answer: all that it uses would go
+            raise files.FileError(
+                f"{text} is empty: it would protect nothing; list the images anew"
+            )
         names = _json_names(text, data) if data.lstrip()[:1] == b"{" else _lines(text, data)
         found |= dict.fromkeys(names, text)
     return found

@@ -123,7 +123,7 @@ class Mover:
         """Bring to an end what was interrupted when Nova ended: until then nothing else may come
         over. Nothing is raised; what is not of this libvirt, or of two, is left to an operator.
 
-        is_here: whether an instance is this host's, by Nova's word. One that has been evacuated
+        is_here: whether an instance is no other host's, by Nova's word. One that has been evacuated
         meanwhile may run from either name of an image, on storage that both hosts have: it is
         left as it is, and no more of this host's business.
         """
@@ -134,7 +134,8 @@ class Mover:
             with service.writing(connection, directory, 60.0):
                 journals, _ = journal.read_all(str(directory))
                 for each in journals:
-                    _leave_others(each, is_here)
+                    if _is_ours(connection, each):
+                        _leave_others(each, is_here)
                 journals, _ = journal.read_all(str(directory))
                 pending = [each for each in journals if each.pending]
                 if not all(_is_of(connection, each) for each in pending):
@@ -170,10 +171,15 @@ def _leave_others(pending: journal.Journal, is_here: Callable[[str], bool]) -> N
             writer.end((task.uuid, outcome))
 
 
+def _is_ours(connection: Any, pending: journal.Journal) -> bool:
+    """Whether a transition is one of this libvirt's alone."""
+    return pending.uri == connection.getURI() and pending.kind in ("apply", "rollback")
+
+
 def _is_of(connection: Any, pending: journal.Journal) -> bool:
-    """Whether a transition is one of this libvirt's alone, which has all the domains: one that is
+    """Whether a transition is this libvirt's alone, which has all its domains: one that is
     not there would be taken for undefined."""
-    if pending.uri != connection.getURI() or pending.kind not in ("apply", "rollback"):
+    if not _is_ours(connection, pending):
         return False
     known = {domain.UUIDString() for domain in connection.listAllDomains()}
     return known.issuperset(task.uuid for task in pending.pending)
@@ -435,8 +441,11 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if store.is_bound():
             storage.refuse_to_move(instance)
         if isinstance(asked.lookup, Libvirt):
-            # while the domain is there to say that what was made for it is its own
-            asked.live.clear(self._host.get_connection(), _uuid_of(instance))
+            connection = self._host.get_connection()
+            store.refuse_logical(connection, _uuid_of(instance))
+            # while the domain is there to say where it runs, and that what was made is its own
+            asked.live.settle(connection, _uuid_of(instance))
+            asked.live.clear(connection, _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
@@ -463,6 +472,8 @@ def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             uuid
             and _is_volume_of(source, uuid)
             and os.path.dirname(source) != os.path.dirname(path)
+            # a logical volume is a link to a device, and stays
+            and not os.path.islink(path)
         ):
             _shift(path, source)
             taken[path] = source
@@ -624,6 +635,9 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             store.delete_elsewhere(
                 self._host.get_connection(), _uuid_of(call["instance"]), asked.mover.places()
             )
+        if call["cleanup_instance_disks"] and store.is_bound():
+            # what Nova's own Lvm made before; Nova does it where images_type is lvm still
+            self._cleanup_lvm(call["instance"], call["block_device_info"])
         found = original(self, *args, **kwargs)
         if call["cleanup_instance_disks"] and store.is_bound():
             storage.delete_disks(call["instance"])
@@ -651,7 +665,9 @@ def _returning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         if isinstance(asked.lookup, Libvirt) and host is not None:
             asked.mover.recover(
                 host.get_connection(),
-                lambda uuid: uuid not in evacuated and _host_of(context, uuid) == self.host,
+                lambda uuid: (
+                    uuid not in evacuated and _host_of(context, uuid, self.host) == self.host
+                ),
             )
             asked.live.recover(host.get_connection())
         return evacuated
@@ -659,15 +675,18 @@ def _returning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
     return destroy_evacuated_instances
 
 
-def _host_of(context: Any, uuid: str) -> str | None:
-    """The host that has an instance, by Nova's database; of one that is deleted, that had it."""
+def _host_of(context: Any, uuid: str, unknown: str) -> str | None:
+    """The host that has an instance, by Nova's database; of one that is deleted, that had it.
+
+    unknown: what is said of a guest that is none of Nova's: no other host of its has it.
+    """
     from nova import exception, objects, utils
 
     try:
         with utils.temporary_mutation(context, read_deleted="yes"):
             found: str | None = objects.Instance.get_by_uuid(context, uuid).host
     except exception.InstanceNotFound:
-        return None
+        return unknown
     return found
 
 

@@ -95,36 +95,59 @@ def _told(data: Any, key: str) -> Any:
     """What the other host has said under this key; None if nothing."""
     for each in _bdms(data):
         if each.serial == SERIAL:
-            return json.loads(each.connection_info_json).get(key)
+            word = json.loads(each.connection_info_json)
+            if not isinstance(word, dict):
+                raise ValueError("it is no object")
+            return word.get(key)
     return None
 
 
 def offered(data: Any) -> frozenset[str]:
-    """The disks that the source lets go onto volumes, by Nova's names; none without an offer."""
-    return frozenset(map(str, _told(data, "disks") or ()))
+    """The disks that the source lets go onto volumes, by Nova's names; none without an offer, or
+    with one of another release that is not understood."""
+    try:
+        found = _told(data, "disks") or []
+    except ValueError:
+        return frozenset()
+    names_ = found if isinstance(found, list) else []
+    return frozenset(each for each in names_ if isinstance(each, str) and names.kind_of(each))
 
 
 def answered(data: Any) -> Host | None:
-    """What the destination has for this migration; None without an answer."""
-    found = _told(data, "host")
-    if not found:
-        return None
-    return Host(
-        found["libversion"],
-        found["driver"],
-        tuple(found["security"]),
-        tuple(
-            Pool(
-                name,
-                type_,
-                path,
-                volumes=tuple(
-                    Volume(name, volume, f"{path}/{volume}", capacity=1) for volume in volumes
-                ),
-            )
-            for name, type_, path, volumes in found["pools"]
-        ),
-    )
+    """What the destination has for this migration; None without an answer.
+
+    Raises LiveError for one that is not understood.
+    """
+    try:
+        found = _told(data, "host")
+        if not found:
+            return None
+        words = [found["driver"], *found["security"]]
+        for *said_, volumes in found["pools"]:
+            words += [*said_, *volumes]
+        if not isinstance(found["libversion"], int) or not all(isinstance(w, str) for w in words):
+            raise TypeError("words of other types")
+        return Host(
+            found["libversion"],
+            found["driver"],
+            tuple(found["security"]),
+            tuple(
+                Pool(
+                    name,
+                    type_,
+                    path,
+                    volumes=tuple(
+                        Volume(name, volume, f"{path}/{volume}", capacity=1) for volume in volumes
+                    ),
+                )
+                for name, type_, path, volumes in found["pools"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LiveError(
+            f"the destination's answer is not understood ({error!r}): is its xmlkit of the same "
+            "release?"
+        ) from None
 
 
 def movable(xml: str, uuid: str) -> frozenset[str]:
@@ -160,6 +183,7 @@ class Live:
         self._real = isinstance(lookup, Libvirt)
         self._on = on
         self._offered: set[str] = set()
+        self._linked: set[str] = set()  # for a migration of this process that is under way
 
     @property
     def on(self) -> bool:
@@ -190,6 +214,7 @@ class Live:
         For storage that both hosts share. uri: of the destination's libvirt, for the journal.
         Returns which disks have one, by Nova's names: all that can, or none. Nothing is raised.
         """
+        self._linked.discard(uuid)
         with _warned(uuid), self._writing() as directory:
             if _pending(directory, uuid) is not None:
                 self._settle(connection, directory, uuid, 0.0)
@@ -216,6 +241,7 @@ class Live:
                 except (XmlkitError, OSError) as error:
                     _take_back(connection, writer, task, str(error))
                     raise LiveError(str(error)) from None
+            self._linked.add(uuid)
             paths = (str(each.before.path) for each in task.plan.transitions)
             return frozenset(os.path.basename(path) for path in paths)
         return frozenset()
@@ -261,14 +287,17 @@ class Live:
         """
         if not self._real:
             return xml, None
-        host = answered(data)
         with _warned(uuid), self._begun(uuid) as (writer, begun):
-            task = None if begun is None else begun.tasks[uuid]
-            waited = host is not None or uuid in self._offered
+            # what an earlier migration has left the guest may run from by now
+            task = None if begun is None or uuid not in self._linked else begun.tasks[uuid]
+            waited = uuid in self._offered
             self._offered.discard(uuid)
-            if task is None and (data.is_shared_instance_path or not waited):
-                return xml, None
             try:
+                host = answered(data)
+                if task is None and (
+                    data.is_shared_instance_path or not (waited or host is not None)
+                ):
+                    return xml, None
                 if host is None:
                     raise LiveError(
                         "the destination has not said that it has the volumes (its log may say "
@@ -291,9 +320,9 @@ class Live:
         if not self._real:
             return
         with _warned(uuid, _AFTER), self._begun(uuid) as (writer, begun):
-            task = None if begun is None else begun.tasks[uuid]
-            if begun is None or task is None:
+            if begun is None or uuid not in self._linked:
                 return
+            task = begun.tasks[uuid]
             if not any(number in begun.begun[uuid] for number, _ in _numbered(task, Migrate)):
                 # the XML for the destination did not name the volumes
                 return
@@ -311,6 +340,7 @@ class Live:
         """
         if not self._real:
             return
+        self._linked.discard(uuid)
         directory = self._directory(make=False)
         if directory is None or _pending(directory, uuid) is None:
             return
@@ -327,6 +357,10 @@ class Live:
             where = _where(connection, task, seconds)
             if where == "here":
                 _take_back(connection, writer, task, "the guest did not migrate")
+                return
+            if where == "moved":
+                # a hard reboot has had it come over since
+                writer.end((uuid, Outcome("done")))
                 return
             if where == "gone" and all(os.path.isdir(os.path.dirname(e.target)) for e in links):
                 if not any(os.path.lexists(each.source) for each in links):
@@ -626,7 +660,9 @@ def _take_back(connection: Any, writer: Writer, task: Task, why: str) -> None:
     for _, step in _numbered(task, Link):
         if images.is_linked(step.source, step.target):
             images.unlink(step.target, expected=None, other=step.source)
-        disk_info.remove(step.target, beside=step.source)
+        if not os.path.lexists(step.target):
+            # of one that is still there somebody may need it: it is the only name by now
+            disk_info.remove(step.target, beside=step.source)
     for pool in dict.fromkeys(step.pool for _, step in _numbered(task, Refresh)):
         with contextlib.suppress(libvirt.libvirtError):
             # its list is out of date, no more
@@ -635,8 +671,8 @@ def _take_back(connection: Any, writer: Writer, task: Task, why: str) -> None:
 
 
 def _where(connection: Any, task: Task, seconds: float) -> str:
-    """Where a guest is by what this host has: "here", on the images' old names, "gone", or why
-    nobody can tell.
+    """Where a guest is by what this host has: "here", on the images' old names, "moved", on the
+    new ones, which no old one is left of, "gone", or why nobody can tell.
 
     Source: virDomainGetState; qemuMigrationSrcConfirmPhase, libvirt 9.0.0.
     """
@@ -674,6 +710,12 @@ def _where(connection: Any, task: Task, seconds: float) -> str:
     if reason not in ours.get(state_, ()):
         return f"libvirt does not say whether it is here (state {state_}, reason {reason})"
     disks = _addresses(text)
+    links = [step for _, step in _numbered(task, Link)]
+    if not any(os.path.lexists(each.source) for each in links) and all(
+        each.target in disks and disks[each.target].same(each.after)
+        for each in task.plan.transitions
+    ):
+        return "moved"
     for each in task.plan.transitions:
         if each.target not in disks or disks[each.target].path != each.before.path:
             return f"disk {each.target} is not {each.before} any more"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import libvirt
 import nova.conf
 from lxml import etree
+from nova import exception
 from nova.virt.libvirt.storage import lvm
 from oslo_config import cfg
 from oslo_log import log
@@ -45,6 +46,7 @@ __all__ = [
     "local_gb_info",
     "may_be_shared",
     "prepare",
+    "refuse_logical",
     "register_options",
     "store",
     "unbind",
@@ -303,6 +305,27 @@ def delete_elsewhere(connection: Any, uuid: str, places: Collection[str]) -> Non
         LOG.info("Removed volume %s/%s of instance %s", pool, name, uuid)
 
 
+def refuse_logical(connection: Any, uuid: str) -> None:
+    """Raise nova's InstanceFaultRollback for a guest with a disk of Nova's own Lvm.
+
+    Nova refuses to migrate it where images_type is lvm still; else it would take
+    /dev/VG/{uuid}_disk for a file. Raises libvirt's errors.
+    """
+    try:
+        text = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+            return
+        raise
+    for disk in read_domain(Document.parse(text)).disks:
+        path = disk.address.path or ""
+        own = names.split_volume_name(os.path.basename(path))
+        if disk.address.type == "block" and own is not None and own[0] == uuid:
+            reason = f"{path} is a block device: such a disk is not migrated"
+            refused = exception.MigrationPreCheckError(reason=reason)
+            raise exception.InstanceFaultRollback(refused)
+
+
 def _volume_at(connection: Any, address: Address) -> Any:
     """libvirt-python's volume that a disk is, also where the host's disks keep paths, or None."""
     try:
@@ -369,8 +392,9 @@ def _wrong_pools(found: Store) -> Iterator[str]:
             yield from _shared_unsaid(pool)
     if "rbd" in types and not CONF.force_raw_images:
         yield "[DEFAULT] force_raw_images is off: rbd pools take raw images alone"
-    if "rbd" in types and len(types) > 1:
-        yield "[libvirt] storage_pools: all pools of disks are of type rbd, or none"
+    for type_ in sorted(types & {"rbd", "netfs"} if len(types) > 1 else ()):
+        # Nova asks once for all disks whether other hosts have them
+        yield f"[libvirt] storage_pools: all pools of disks are of type {type_}, or none"
 
 
 def _shared_unsaid(pool: Pool) -> Iterator[str]:
