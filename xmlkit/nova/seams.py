@@ -397,18 +397,26 @@ class _Readable:
         return getattr(self._domain, name)
 
 
-# What the host has to which this thread migrates an instance, as far as that is known.
-_aim: contextvars.ContextVar[Host | None] = contextvars.ContextVar("xmlkit_aim", default=None)
+# What the host has to which this thread migrates an instance, as far as that is known; None where
+# it migrates none.
+_aim: contextvars.ContextVar[list[Host] | None] = contextvars.ContextVar("xmlkit_aim", default=None)
 
 
 @contextlib.contextmanager
 def aiming() -> Iterator[None]:
     """Within it one instance migrates; what the other host has is forgotten afterwards."""
-    token = _aim.set(None)
+    token = _aim.set([])
     try:
         yield
     finally:
         _aim.reset(token)
+
+
+def _take_aim(host: Host | None) -> None:
+    """Keep what the other host has, while this thread migrates an instance."""
+    kept = _aim.get()
+    if kept is not None:
+        kept[:] = () if host is None else (host,)
 
 
 class _Migrating:
@@ -424,10 +432,10 @@ class _Migrating:
 
     def migrateToURI3(self, destination: Any, params: Any = None, flags: int = 0) -> Any:
         if params and params.get("migrate_disks") and "destination_xml" in params:
-            xml, aim = params["destination_xml"], _aim.get()
-            if aim is not None:
+            xml = params["destination_xml"]
+            for there in _aim.get() or ():
                 # the volumes that are there and not here
-                xml = to_paths(xml, aim).result
+                xml = to_paths(xml, there).result
             live, _ = readable(xml, self._lookup, lambda: self._domain.connect())
             params = {**params, "destination_xml": live}
         return self._domain.migrateToURI3(destination, params=params, flags=flags)
@@ -512,10 +520,10 @@ def _arriving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             xml, host = asked.live.aimed(
                 lambda: guest._domain.connect(), uuid, xml, call["migrate_data"]
             )
-            _aim.set(host)
+            _take_aim(host)
             return xml
         host = asked.destination(call["migrate_data"])
-        _aim.set(host)
+        _take_aim(host)
         return xml if host is None else to_volumes(xml, host, live=True).result
 
     return get_updated_guest_xml
