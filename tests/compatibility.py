@@ -2,9 +2,11 @@
 
     python tests/compatibility.py REPORT.xml... > docs/compatibility.md
 
-A REPORT.xml is pytest's `--junitxml` of the mark `versions`; `make compatibility` does both. A row
-is a test, by its name and the first sentence of its docstring; a column is a version of libvirt, as
-it said itself. A test may record what it says in place of yes (`record_property("says", ...)`).
+A REPORT.xml is pytest's `--junitxml` of the mark `versions`; `make compatibility` does both. A
+column is a version of libvirt, as it said itself. A row is a test, by its name and the first
+sentence of its docstring; or what one of xmlkit's rules says of libvirt, in the rule's words; or a
+reproducer, by how it begins. A test may record what it says in place of yes
+(`record_property("says", ...)`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from pathlib import Path
 
 from chroots import SUITES
 
+from xmlkit.rules import RULES
+
 TESTS = Path(__file__).parent
+REPRODUCERS = TESTS.parent / "reproducers"
 HEAD = """\
 # libvirt's versions
 
@@ -35,6 +40,19 @@ versions have is known from libvirt's documents and schemas alone.
 ## Live migration between two of them
 
 {pairs}
+
+## What xmlkit's rules say of libvirt
+
+Why a rule is there, and whether a probe found it so: the rule fires everywhere, except where it is
+"not so" on the version of the host.
+
+{rules}
+
+## libvirt's faults
+
+As their [reproducers](faults.md) found them.
+
+{faults}
 
 ## The table of capabilities
 
@@ -78,10 +96,21 @@ def results(reports: list[Path]) -> tuple[dict[str, str], dict[tuple[str, str], 
     return versions, ended
 
 
+def begins(reproducer: str) -> str:
+    """The first sentence of a reproducer."""
+    lines = (REPRODUCERS / f"{reproducer}.sh").read_text().splitlines()[1:]
+    text = " ".join(each.removeprefix("#").strip() for each in lines[:5])
+    return re.split(r"(?<=[.]) (?=[A-Z(])", text)[0].rstrip(".")
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """As Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 def page(reports: list[Path]) -> str:
@@ -98,13 +127,21 @@ def page(reports: list[Path]) -> str:
         elif one := [part for part in parts if part in suites]:
             rest = re.sub(rf"(^|-){one[0]}(?=-|$)", "", parameters).strip("-")
             rows[name, rest][one[0]] = state
-    tried = []
+    tried: list[list[str]] = []
+    rules: list[list[str]] = []
+    faults: list[list[str]] = []
     order = list(said)  # as they stand in the files: a report has them as they ended
     for (name, rest), states in sorted(rows.items(), key=lambda r: (order.index(r[0][0]), r[0][1])):
-        claim = said[name].replace("|", "\\|").replace("<", "\\<")
-        title = name.partition(".test_")[2].replace("_", " ")
-        what = f"**{title}**{f' ({rest})' if rest else ''}: {claim}"
-        tried.append([what, *(states.get(suite, WORDS["skipped"]) for suite in suites)])
+        test = name.partition(".test_")[2]
+        if test == "each_release_is_as_the_rule_says":
+            into, what = rules, f"**{rest}**: {_cell(RULES[rest].why)}"
+        elif test == "a_fault_of_one_host":
+            into, what = faults, f"**{rest}**: {_cell(begins(rest))}"
+        else:
+            parameters = f" ({rest})" if rest else ""
+            what = f"**{test.replace('_', ' ')}**{parameters}: {_cell(said[name])}"
+            into = tried
+        into.append([what, *(states.get(suite, WORDS["skipped"]) for suite in suites)])
     between = []
     for (here, there), states in sorted(pairs.items(), key=lambda r: [*map(suites.index, r[0])]):
         machine = sorted({re.sub("-(shared|incremental|full)$", "", each) for each in states})
@@ -120,6 +157,8 @@ def page(reports: list[Path]) -> str:
     return HEAD.format(
         versions=table(["libvirt", "in Debian"], [list(each) for each in zip(names, suites)]),  # noqa: B905
         tried=table(["claim", *names], tried),
+        rules=table(["rule", *names], rules),
+        faults=table(["fault", *names], faults),
         pairs=table(["from", "to", "machine", "storage", "works"], between),
     )
 
