@@ -2,7 +2,7 @@
 
 Laws
 - While libvirt does not answer it is said what is waited for, and the next signal ends the command.
-- Where nothing is begun one signal that is heard is enough: the close of a connection may hang, too.
+- Where nothing is begun one signal that is heard is enough: closing a connection may hang, too.
 - What that means is said as well: where nothing was begun there is nothing to recover.
 """
 
