@@ -265,9 +265,31 @@ def unlinked(app: Sphinx, doctree: nodes.document, _: str) -> None:
             node.replace_self(node.children)
 
 
+def sectioned(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """A man page has its usage under SYNOPSIS, what stands around it under DESCRIPTION.
+
+    As man-pages(7) wants it: NAME has one line. Raises ValueError for a page without its usage.
+    """
+    if app.builder.name != "man":
+        return
+    page = next(iter(doctree.findall(nodes.section)))
+    title, *body = page.children
+    after = [at for at, node in enumerate(body) if isinstance(node, nodes.section)]
+    body, sections = body[: min(after, default=None)], body[min(after, default=len(body)) :]
+    usage = next((node for node in body if isinstance(node, nodes.literal_block)), None)
+    if usage is None or not usage.astext().startswith("xmlkit "):
+        raise ValueError(f"{name} does not begin with how the command is called")
+    body.remove(usage)
+    synopsis = nodes.section("", nodes.title("", "Synopsis"), usage, ids=["synopsis"])
+    description = nodes.section("", nodes.title("", "Description"), *body, ids=["description"])
+    page.children = []
+    page.extend([title, synopsis, description, *sections])
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", located)
     app.connect("doctree-resolved", unlinked)
+    app.connect("doctree-resolved", sectioned)
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon
     app.connect("source-read", fill)

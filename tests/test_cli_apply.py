@@ -460,9 +460,9 @@ main()
 """
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+def state_of(pid: int) -> str:
+    """Of a process: T is stopped by a signal, S asleep."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def has_socket(pid: int) -> bool:
@@ -495,7 +495,7 @@ def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
     try:
         if command == "apply":
             process = xmlkit.start("apply", *TO_POOL, "--yes", "guest", code=code)
-            until(lambda: is_stopped(daemon))
+            until(lambda: state_of(daemon) == "T")
         else:
             os.kill(daemon, signal.SIGSTOP)
             process = xmlkit.start(*(words.get(word, word) for word in command.split()))
@@ -519,6 +519,40 @@ def test_a_libvirtd_that_hangs_is_not_waited_for_for_ever(
     assert ("undone" if command == "apply" else "nothing to recover") in recovered.stdout
     assert [] == list((scene.instances / "disks").iterdir())
     scene.boots(domain)
+
+
+@pytest.mark.parametrize("command", ["apply", "rollback"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_end_before_anything_is_begun_waits_for_no_libvirtd(
+    scene: Scene, xmlkit: Shell, command: str, number: signal.Signals
+) -> None:
+    """One signal at the question ends it, though the connection cannot be closed."""
+    domain = scene.nova_guest("guest", kinds=("disk.local",))
+    words: tuple[str, ...] = ("apply", *TO_POOL, "guest")
+    if command == "rollback":
+        xmlkit(*words, "--yes").told(0)
+        words = ("rollback", *xmlkit.transitions())
+    begun = xmlkit.transitions()
+    before = scene.document(domain).text
+    daemon = scene.libvirtd.daemon
+
+    def interrupt(pid: int) -> None:
+        # what is typed wakes nobody: it is asleep when it waits for that
+        until(lambda: state_of(pid) == "S")
+        os.kill(pid, number)
+
+    try:
+        done = xmlkit.on_terminal(
+            *words, before=lambda: os.kill(daemon, signal.SIGSTOP), after=interrupt
+        ).told(130)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    said = done.stderr.replace("\x1b[?25h", "")
+    assert said.endswith("\nnothing was changed\nended: nothing was changed\n")
+    assert WAITING not in done.stderr
+    assert begun == xmlkit.transitions()
+    assert before == scene.document(domain).text
+    xmlkit(*words, "--dry-run").told(0)
 
 
 def test_a_terminal_that_closes_does_not_end_it_in_the_middle(scene: Scene, xmlkit: Shell) -> None:

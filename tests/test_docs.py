@@ -297,6 +297,21 @@ def test_what_is_said_of_exit_codes_is_complete() -> None:
         assert re.search(r"[Ee]xit code", (ROOT / "docs" / f"{name}.md").read_text()), name
 
 
+def test_a_page_of_a_command_begins_with_its_usage() -> None:
+    """That is the first block, above all headings: the synopsis of its man page."""
+    for name, words in {
+        "commands": "xmlkit COMMAND",
+        **{n: f"xmlkit {n}" for n in COMMANDS},
+    }.items():
+        text = (ROOT / "docs" / f"{name}.md").read_text()
+        above = text.partition("\n## ")[0]
+        usage = re.search(r"^```(\w+)\n((?:.*\n)*?)```$", above, re.M)
+
+        assert usage is not None, name
+        assert "text" == usage[1], name
+        assert [] == [each for each in usage[2].splitlines() if not each.startswith((words, "  "))]
+
+
 def test_a_page_that_is_not_built_is_no_blank() -> None:
     """Where the site fills something in, the page as it lies there says where to find it."""
     found = []

@@ -417,9 +417,44 @@ def test_no_disk_of_a_refused_domain_is_counted_as_moving() -> None:
     assert ("1", "1") == (numbers["will change"], numbers["refused"])
 
 
+def test_a_row_says_what_becomes_of_the_disks() -> None:
+    """Also to who only hears it; what is refused would be done, and is not."""
+    file, both = FIXTURES / "nova/qcow2-file.xml", FIXTURES / "nova/qcow2-vol-nfs.xml"
+    concern = Concern("running", "it runs", "")
+    reviews = [
+        review(made(file)),
+        review(made(file), copied={"vda"}),
+        review(made(MOVED)),
+        review(made(both)),
+        review(made(file), concerns=[concern]),
+        review(made(both), concerns=[concern]),
+    ]
+    root = page(*reviews)
+
+    assert [
+        "1 disk moves",
+        "1 disk moves",
+        "3 disks move",
+        "1 disk moves, 1 disk stays",
+        "1 disk would move",
+        "1 disk would move, 1 disk stays",
+    ] == [" ".join(each.text_content().split()) for each in named(root, "counts")]
+    captions = [
+        each.findtext(".//figcaption/b").strip() + each.find(".//figcaption/b").tail.rstrip(": ")
+        for each in named(root, "domain")
+    ]
+    assert ["vda moves", "vda moves, by a copy", "vda would move"] == [
+        captions[number] for number in (0, 1, 4)
+    ]
+    said = named(root, "domain")[4].find(".//svg").get("aria-label")
+    assert said.startswith("vda would move from file ")
+
+
 def test_a_page_of_nothing_is_a_page() -> None:
     """With what could not be read."""
     root = page(troubles=["a.xml: not a domain"])
+    (alert,) = named(root, "alert")
+    assert "1 document could not be reviewed:" == alert.findtext("p/b")
 
     assert "0 of 0 domains would change" == root.findtext(".//h1")
     assert "a.xml: not a domain" == root.findtext(".//li").strip()

@@ -250,7 +250,9 @@ def test_no_other_user_can_take_the_lock_of_a_host(locks: Path) -> None:
     # an older lock file of root's is not opened by others either
     (locks / f"xmlkit-{host}.lock").touch(0o600)
     with host_holder(locks, host, 65534, 65534) as other:
-        assert "Permission denied" in said(other)
+        line = said(other)
+    assert f"{host}.lock: Permission denied; look whose it is (ls -l), and remove it, as" in line
+    assert "--state-dir" not in line
 
 
 def test_a_users_own_libvirt_has_a_lock_of_its_own(locks: Path) -> None:
@@ -343,7 +345,7 @@ def test_a_place_for_locks_that_cannot_be_trusted_is_refused(
     file.unlink()
     assert [] == os.listdir(locks)
     locks.chmod(0o1777)
-    refused("is writable by others")
+    refused(f"is writable by others: look at what is there, then chmod o= {locks}$")
     locks.chmod(0o700)
     (locks / "link").symlink_to(locks)
     (locks / "file").touch()
@@ -359,6 +361,21 @@ def test_a_place_for_locks_that_cannot_be_trusted_is_refused(
         assert 0o660 == stat.S_IMODE((locks / f"made/xmlkit-{host}.lock").stat().st_mode)
     assert 0 == (locks / "made").stat().st_uid
     assert 0 == stat.S_IMODE((locks / "made").stat().st_mode) & 0o7
+
+
+def test_no_lock_is_left_where_there_is_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file goes again, and the message says what to do."""
+    host = str(uuid.uuid4())
+    with mounted("tmpfs", MIB) as place:
+        monkeypatch.setattr(state, "LOCKS", str(place))
+        with pytest.raises(OSError, match="No space"):
+            (place / "filling").write_bytes(bytes(2 * MIB))
+        with (
+            pytest.raises(StateError, match="No space left on device; make room there"),
+            state.host_lock(host),
+        ):
+            pass
+        assert ["filling"] == os.listdir(place)
 
 
 def test_a_killed_writer_holds_nothing(directory: Path) -> None:

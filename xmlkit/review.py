@@ -212,7 +212,12 @@ def review(
         state=state,
         valid=(not made.findings_before, not made.findings_after),
         pictures=tuple(
-            _picture(disk, known.get(disk.target, ()), disk.target in copied)
+            _picture(
+                disk,
+                known.get(disk.target, ()),
+                disk.target in copied,
+                would=state in ("refused", "broken"),
+            )
             for disk in made.plan.disks
         ),
         remarks=remarks,
@@ -330,7 +335,10 @@ def _told(steps: Iterable[Step], side: str) -> Iterator[tuple[str, str]]:
 # The picture of a disk.
 
 
-def _picture(disk: Transition | Skip, chain: Sequence[Layer], copied: bool) -> Picture:
+def _picture(
+    disk: Transition | Skip, chain: Sequence[Layer], copied: bool, *, would: bool
+) -> Picture:
+    """would: it is not done while something is in the way."""
     below = tuple((_wrapped(each.path), each.format) for each in chain[:_LAYERS])
     reason = disk.reason.id if disk.reason is not None else ""
     on = "".join(f", on {each.path}" for each in chain)
@@ -340,8 +348,9 @@ def _picture(disk: Transition | Skip, chain: Sequence[Layer], copied: bool) -> P
         before, after = _side(address), None
         action, verified = "stays", True
     else:
-        by = "moves by a copy from" if copied else "moves from"
-        verb = by if disk.action == "move" else "is adopted where it is, from"
+        move, adopt = ("would move", "would be") if would else ("moves", "is")
+        by = f"{move} by a copy from" if copied else f"{move} from"
+        verb = by if disk.action == "move" else f"{adopt} adopted where it is, from"
         addresses = f"{_said(disk.before)} to {_said(disk.after)}"
         said = f"{disk.target} {verb} {addresses}, {disk.format}{on}"
         before, after = _side(disk.before), _side(disk.after)

@@ -38,8 +38,11 @@ _WAY_IN = (
     "of that group"
 )
 
+_LOCK_OPEN = "look whose it is (ls -l), and remove it, as root, while no xmlkit is at work"
+
 _KEY, _KEY_SIZE = "host-key", 32
 _LOCK = "lock"
+_ELSEWHERE = "run as root, or name another directory with --state-dir"
 
 
 class StateError(XmlkitError):
@@ -155,17 +158,18 @@ def host_lock(uuid: str | None, wait: float = 0, *, own: bool = False) -> Iterat
 def _held(path: Path, mode: int, wait: float, *, goes: bool = False) -> Iterator[None]:
     """The lock of a file, with who has it in it. goes: the file is removed after that."""
     deadline = time.monotonic() + wait
-    while (handle := _locked(path, mode)) is None:
+    otherwise = _LOCK_OPEN if goes else _ELSEWHERE
+    while (handle := _locked(path, mode, otherwise)) is None:
         if time.monotonic() >= deadline:
             raise LockedError(*_holder(path))
         time.sleep(0.05)
     try:
-        with _reported(path):
-            # Of the arguments only the command's name: others may hold a password.
-            words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:2] if w[:1] != "-")]
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()} {' '.join(words)}\n".encode(errors="replace"), 0)
         try:
+            with _reported(path, otherwise=otherwise):
+                # Of the arguments only the command's name: others may hold a password.
+                words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:2] if w[:1] != "-")]
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()} {' '.join(words)}\n".encode(errors="replace"), 0)
             yield
         finally:
             with contextlib.suppress(OSError):  # it may be read-only by now
@@ -176,9 +180,12 @@ def _held(path: Path, mode: int, wait: float, *, goes: bool = False) -> Iterator
         os.close(handle)
 
 
-def _locked(path: Path, mode: int) -> int | None:
-    """A handle of the file, locked; None if another one has the lock, or has removed the file."""
-    with _reported(path):
+def _locked(path: Path, mode: int, otherwise: str) -> int | None:
+    """A handle of the file, locked; None if another one has the lock, or has removed the file.
+
+    otherwise: what to do where it cannot be opened, as for remedy().
+    """
+    with _reported(path, otherwise=otherwise):
         try:
             handle = _opened(path, mode)
         except FileExistsError:
@@ -257,7 +264,7 @@ def _locks() -> Path:
         facts = path.lstat()
         if not stat.S_ISDIR(facts.st_mode):
             raise StateError(f"{path} is not a directory: look at what it is, and remove it")
-        _trusted(path, facts, 0o002, "writable")
+        _trusted(path, facts, 0o002, "writable", mend="o=")  # its group is to stay
         if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return path
@@ -271,7 +278,7 @@ def _home() -> Path:
     except KeyError:
         raise StateError(f"user {user} has no home directory, for the lock of the host") from None
     with _reported(path, "the lock of the host is to be there"):
-        _trusted(path, path.lstat(), 0o002, "writable")
+        _trusted(path, path.lstat(), 0o002, "writable", mend="o-w")
     return path
 
 
@@ -329,8 +336,11 @@ def fsync_directory(directory: Path | str) -> None:
         os.close(handle)
 
 
-def remedy(error: OSError) -> str:
-    """What to do where a file of the state directory cannot be made or written."""
+def remedy(error: OSError, otherwise: str = _ELSEWHERE) -> str:
+    """What to do where a file of the state directory cannot be made or written.
+
+    otherwise: where the error itself does not say it; a lock of a host has no other directory.
+    """
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "make room there"
@@ -338,7 +348,7 @@ def remedy(error: OSError) -> str:
             return "find out why (dmesg), mount it for writing"
         case errno.EIO:
             return "look at dmesg"
-    return "run as root, or name another directory with --state-dir"
+    return otherwise
 
 
 def _make_key(path: Path) -> None:
@@ -357,7 +367,9 @@ def _make_key(path: Path) -> None:
     fsync_directory(path.parent)
 
 
-def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> None:
+def _trusted(
+    path: Path, facts: os.stat_result, forbidden: int, what: str, *, mend: str = "go="
+) -> None:
     if facts.st_uid not in (0, os.geteuid()):
         raise StateError(
             f"{path} belongs to user {facts.st_uid}: run as that one, or give it to root "
@@ -365,14 +377,18 @@ def _trusted(path: Path, facts: os.stat_result, forbidden: int, what: str) -> No
         )
     if facts.st_mode & forbidden:
         raise StateError(
-            f"{path} is {what} by others: look at what is there, then chmod go= {path}"
+            f"{path} is {what} by others: look at what is there, then chmod {mend} {path}"
         )
 
 
 @contextlib.contextmanager
-def _reported(path: Path, what: str | None = None) -> Iterator[None]:
-    """An OSError becomes a StateError, with what to do, or by the errno."""
+def _reported(
+    path: Path, what: str | None = None, *, otherwise: str = _ELSEWHERE
+) -> Iterator[None]:
+    """An OSError becomes a StateError, with what to do: `what`, or remedy()."""
     try:
         yield
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror or error}; {what or remedy(error)}") from error
+        raise StateError(
+            f"{path}: {error.strerror or error}; {what or remedy(error, otherwise)}"
+        ) from error

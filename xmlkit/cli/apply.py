@@ -139,7 +139,7 @@ def command(
     )
     apply = _Apply(uri, plans, wanted, state_dir, max_failures, yes, format_, diff=diff)
     names = tuple(each.uuid for each in plans) if plans is not None else domains or None
-    with signals.interruptible(signals.UNCHANGED if script or dry_run else signals.RECOVERED):
+    with signals.interruptible():
         if script:
             return apply.print_script(names, limit)
         code = apply.now(names, limit, dry_run=dry_run, report=not on_shutdown)

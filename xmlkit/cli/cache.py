@@ -202,6 +202,7 @@ def prune(dry_run: bool, yes: bool, state_dir: str | None, **asked: Any) -> int:
             if not yes:
                 # the answer may have taken its time: what was agreed to has to be unused still
                 connection, cache = stack.enter_context(_cache(here=True, **asked))
+            signals.begin()
             for base in removable:
                 done.append(_removed(connection, cache, base))
                 if format_ == "text":

@@ -13,7 +13,7 @@ import click
 from xmlkit.cli import drop_output
 from xmlkit.cli.lines import disk_lines, wrapped
 from xmlkit.cli.paint import drawable, painter
-from xmlkit.cli.signals import RECOVERED
+from xmlkit.cli.signals import RECOVERED, UNCHANGED, begin
 from xmlkit.printable import in_line
 
 if TYPE_CHECKING:  # a help text needs none of them
@@ -143,9 +143,14 @@ def asked(question: str, *, yes: bool) -> bool:
         return True
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.ClickException("there is no terminal to ask on: say --yes")
-    if click.confirm(question, err=True):
-        return True
-    click.echo("nothing was changed", err=True)
+    try:
+        if click.confirm(question, err=True):
+            return True
+    except click.Abort:
+        with suppress(OSError):  # the terminal may be gone
+            click.echo(f"\n{UNCHANGED}", err=True)
+        raise
+    click.echo(UNCHANGED, err=True)
     return False
 
 
@@ -160,6 +165,7 @@ def progress(cases: Sequence[Case]) -> Iterator[Callable[..., None]]:
 @contextmanager
 def begun() -> Iterator[None]:
     """A KeyboardInterrupt that comes through has not been settled: it is told what that means."""
+    begin()
     try:
         yield
     except KeyboardInterrupt:

@@ -69,8 +69,7 @@ def command(
     for name in domains:
         if name not in known:
             raise click.UsageError(f"transition {done.id} has no domain {name!r}")
-    ending = signals.UNCHANGED if dry_run else signals.RECOVERED
-    with signals.interruptible(ending), opened(uri, write=True) as connection:
+    with signals.interruptible(), opened(uri, write=True) as connection:
         carrying.check(connection, schemas=schemas)
         with nullcontext() if dry_run else service.writing(connection, directory):
             service.refuse_pending(directory)
