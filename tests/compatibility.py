@@ -99,7 +99,7 @@ def results(reports: list[Path]) -> tuple[dict[str, str], dict[tuple[str, str], 
 def begins(reproducer: str) -> str:
     """The first sentence of a reproducer."""
     lines = (REPRODUCERS / f"{reproducer}.sh").read_text().splitlines()[1:]
-    text = " ".join(each.removeprefix("#").strip() for each in lines[:5])
+    text = " ".join(each.removeprefix("# ") for each in lines[: lines.index("#")])
     return re.split(r"(?<=[.]) (?=[A-Z(])", text)[0].rstrip(".")
 
 
@@ -134,7 +134,8 @@ def page(reports: list[Path]) -> str:
     for (name, rest), states in sorted(rows.items(), key=lambda r: (order.index(r[0][0]), r[0][1])):
         test = name.partition(".test_")[2]
         if test == "each_release_is_as_the_rule_says":
-            into, what = rules, f"**{rest}**: {_cell(RULES[rest].why)}"
+            rule = RULES[rest]
+            into, what = rules, f"**{rest}** ({_cell(rule.title)}): {_cell(rule.why)}"
         elif test == "a_fault_of_one_host":
             into, what = faults, f"**{rest}**: {_cell(begins(rest))}"
         else:
