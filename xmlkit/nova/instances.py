@@ -432,9 +432,7 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if made and not (data.is_shared_instance_path or data.is_shared_block_storage):
             connection = self._host.get_connection()
             pools = {path: pool.name() for pool, path in _active_pools(connection)}
-            known = [
-                (pools[where], path) for path in made if (where := os.path.dirname(path)) in pools
-            ]
+            known = [(pools.get(os.path.dirname(path), ""), path) for path in made]
             asked.live.making(connection, uuid, known)
         token = _arriving.set(uuid)
         try:

@@ -455,8 +455,9 @@ class Live:
     def making(self, connection: Any, uuid: str, made: Collection[tuple[str, str]]) -> None:
         """Write down which volumes Nova makes for a copy: a rollback deletes these alone.
 
-        made: each with its pool and its path. Raises nova's DestinationDiskExists for one that is
-        there: Nova would copy onto it. What else goes wrong is a warning; a rollback leaves them.
+        made: each with its active pool, "" if none has it, and its path. Raises nova's
+        DestinationDiskExists for one that is there: Nova would copy onto it. What else goes wrong
+        is a warning; a rollback leaves them.
         """
         from nova import exception
 
@@ -466,7 +467,7 @@ class Live:
             # of one that has not come to an end
             self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
             if not any(os.path.lexists(path) for _, path in made):
-                volumes = [(pool, os.path.basename(path)) for pool, path in made]
+                volumes = [(pool, os.path.basename(path)) for pool, path in made if pool]
                 _write(directory / f"{_ARRIVING}{uuid}.json", json.dumps({"volumes": volumes}))
         for _, path in made:
             if os.path.lexists(path):
@@ -613,7 +614,7 @@ class Live:
         base = state.directory(self._mover.state_dir, make=make)
         if not base.is_dir():
             return None
-        found = state.directory(str(base / "live"), make=make)
+        found = state.directory(str(base / state.LIVE), make=make)
         return found if found.is_dir() else None
 
     @contextlib.contextmanager
