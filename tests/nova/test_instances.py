@@ -474,8 +474,9 @@ def test_a_resize_begins_with_one_name_of_each_image(nova_host: NovaHost) -> Non
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+@pytest.mark.parametrize("images_type", ["qcow2", "libvirt-storage"])
 def test_a_guest_that_may_be_elsewhere_is_not_resized_and_does_not_come_over(
-    nova_host: NovaHost, caplog: pytest.LogCaptureFixture
+    nova_host: NovaHost, images_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While nobody can tell where a live migration has left it, a resize is refused and nothing has
     changed. A hard reboot starts it from its old name, and then the second one goes."""
@@ -497,6 +498,8 @@ def test_a_guest_that_may_be_elsewhere_is_not_resized_and_does_not_come_over(
     assert before == sorted(os.walk(host.directory.parent))
     assert old.samefile(new)
 
+    host.case.flags(images_type=images_type, group="libvirt")
+    host.made.init_host("fake-host")
     caplog.clear()
     host.hard_reboot()
     assert f"Instance {UUID} stays where it is: its live migration" in caplog.text

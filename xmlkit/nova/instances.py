@@ -204,25 +204,33 @@ def _due(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def starts_anew(self: Any, *args: Any, **kwargs: Any) -> Any:
         uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
         # while the domain is there to say where it runs
-        _settle(self, asked, uuid)
         with asked.mover.due(uuid):
-            found = original(self, *args, **kwargs)
-        # it has started, from the name that its XML has
-        _settle(self, asked, uuid)
+            if _is_settled(self, asked, uuid):
+                return original(self, *args, **kwargs)
+            with live.starting_unsettled(uuid):
+                found = original(self, *args, **kwargs)
+        # it runs here
+        _is_settled(self, asked, uuid)
         return found
 
     return starts_anew
 
 
-def _settle(driver: Any, asked: Asked, uuid: str) -> None:
-    """Bring to an end what a live migration has left. Nothing is raised."""
+def _is_settled(driver: Any, asked: Asked, uuid: str) -> bool:
+    """Whether nothing is left of a live migration; it is brought to an end first if that can be.
+
+    Nothing is raised.
+    """
     try:
-        if asked.live.unsettled(uuid) is not None:
-            asked.live.settle(driver._host.get_connection(), uuid)
+        if asked.live.unsettled(uuid) is None:
+            return True
+        asked.live.settle(driver._host.get_connection(), uuid)
+        return asked.live.unsettled(uuid) is None
     except Exception as error:
         if not is_expected(error):
             raise
         LOG.warning("Instance %s: %s", uuid, error)
+        return False
 
 
 def _uuid_of(instance: Any) -> str:

@@ -775,6 +775,26 @@ def _write(path: Path, text: str) -> None:
     state.fsync_directory(path.parent)
 
 
+# The instance that starts here while nobody can tell how its live migration has ended.
+_unsettled: contextvars.ContextVar[str] = contextvars.ContextVar("xmlkit_unsettled", default="")
+
+
+@contextlib.contextmanager
+def starting_unsettled(uuid: str) -> Iterator[None]:
+    """Within it the instance starts from the old name of an image that has two: it is the one that
+    the end of the migration leaves to a guest that runs here."""
+    token = _unsettled.set(uuid)
+    try:
+        yield
+    finally:
+        _unsettled.reset(token)
+
+
+def starts_unsettled(uuid: str) -> bool:
+    """Whether it does so now."""
+    return bool(uuid) and _unsettled.get() == uuid
+
+
 # The instance whose migration to this host is taken back, in a context of each of Nova's threads.
 _rolled_back: contextvars.ContextVar[str] = contextvars.ContextVar("xmlkit_rolled_back", default="")
 
