@@ -109,6 +109,25 @@ def test_there_may_be_no_directory(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+def test_what_a_live_migration_by_nova_has_left_is_mentioned(xmlkit: Shell) -> None:
+    """It has a state directory of its own below this one; what has come to an end is not told."""
+    live = Shell(None, xmlkit.state / "live")
+    live.state.mkdir(mode=0o700)
+    write(xmlkit, FIRST)
+    write(live, FIRST)
+    assert "" == xmlkit("journal").told(0).stderr
+    write(live, SECOND, state="pending")
+    done = xmlkit("journal").told(0)
+
+    assert f"{FIRST}  apply  done  1 domain\n" == done.stdout
+    said = f"and 1 pending in {live.state}: run xmlkit recover --state-dir {live.state}"
+    assert f"xmlkit: {said}\n" == done.stderr
+    assert said in xmlkit("journal", "--format", "json").told(0).stderr
+    assert "" == xmlkit("journal", FIRST).told(0).stderr
+    (live.state / f"{FIRST}.jsonl").write_text("none\n")
+    assert f"{live.state}/{FIRST}.jsonl" in xmlkit("journal").told(2).stderr
+
+
 def test_what_cannot_be_read_is_told_beside_the_others(xmlkit: Shell) -> None:
     """Exit code 2: a newer journal, and one that is a symbolic link."""
     write(xmlkit, FIRST)

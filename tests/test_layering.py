@@ -49,9 +49,8 @@ preflight prune snapshot testing.plugin
 migrate review
 service status
 nova.seams nova.store
-nova.rbd
+nova.rbd nova.live
 nova.storage
-nova.live
 nova.imagecache nova.instances
 nova
 nova.compute

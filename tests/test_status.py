@@ -315,7 +315,7 @@ def test_it_says_which_state_directory_it_looked_in(site: Site, tmp_path: Path) 
     state = tmp_path / "state"
     said, data = asked(0, "--state-dir", state)
     assert [f"nothing pending in {state}"] == said
-    assert {"directory": str(state), "pending": [], "error": None} == data
+    assert {"directory": str(state), "pending": [], "live": [], "error": None} == data
     assert not state.exists()
     state.mkdir(0o700)
     site.scene.nova_guest("old")
@@ -328,6 +328,12 @@ def test_it_says_which_state_directory_it_looked_in(site: Site, tmp_path: Path) 
     said, data = asked(1, "--state-dir", state)
     assert [f"pending in {state}: {id}; run xmlkit recover"] == said
     assert [id] == data["pending"]
+    live = state / "live"
+    live.mkdir(0o700)
+    (state / f"{id}.jsonl").rename(live / f"{id}.jsonl")
+    said, data = asked(1, "--state-dir", state)
+    assert [f"pending in {live}: {id}; run xmlkit recover --state-dir {live}"] == said
+    assert ([], [id]) == (data["pending"], data["live"])
     state.chmod(0o777)
     said, data = asked(0, "--state-dir", state)
     assert f"{state} is writable by others" in said[0]

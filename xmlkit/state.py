@@ -30,6 +30,9 @@ from xmlkit.errors import XmlkitError
 
 DEFAULT = "/var/lib/xmlkit"
 
+# Below it, a state directory of its own: where xmlkit in Nova has the journals of live migrations.
+LIVE = "live"
+
 # Where the locks of hosts are, and who may use libvirt's system daemon besides root.
 LOCKS = "/run/xmlkit"
 _GROUP = "libvirt"

@@ -68,15 +68,17 @@ class DomainStatus:
 
 @dataclass(frozen=True)
 class Journals:
-    """What was seen in the state directory; others are not looked in.
+    """What was seen in the state directory and in `live` below it; others are not looked in.
 
-    pending: ids of the transitions that have not come to an end. error: what kept them from being
+    pending: ids of the transitions that have not come to an end; live: of those in `live`, where
+    xmlkit in Nova has its live migrations. error: what kept them from being
     read, None if nothing did.
     """
 
     directory: str
     pending: tuple[str, ...] = ()
     error: str | None = None
+    live: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Status:
                 "pools": [asdict(pool) for pool in self.pools],
                 "concerns": [each.as_data() for each in self.concerns],
             },
-            "state": asdict(self.journals) | {"pending": list(self.journals.pending)},
+            "state": asdict(self.journals)
+            | {"pending": list(self.journals.pending), "live": list(self.journals.live)},
             "domains": [
                 {
                     "uuid": each.uuid,

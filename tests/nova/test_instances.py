@@ -473,6 +473,46 @@ def test_a_resize_begins_with_one_name_of_each_image(nova_host: NovaHost) -> Non
     assert [] == [each for each in journal.read_all(str(state / "live"))[0] if each.pending]
 
 
+@pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
+@pytest.mark.parametrize("images_type", ["qcow2", "libvirt-storage"])
+def test_a_guest_that_may_be_elsewhere_is_not_resized_and_does_not_come_over(
+    nova_host: NovaHost, images_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nobody can tell where a live migration has left it, a resize is refused and nothing has
+    changed. A hard reboot starts it from its old name, and then the second one goes."""
+    host = nova_host
+    host.spawn()
+    state = host.scene.libvirtd.directory / "state"
+    begun = live.Live(Mover({None: POOL}, str(state)), Libvirt(), on=True)
+    begun.begin(host.scene.connection, UUID, lambda: "qemu+tcp://there/system")
+    xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+    host.domain.destroy()
+    host.domain.undefine()
+    # why it is off nobody knows any more
+    host.scene.connection.defineXML(xml)
+    old, new = host.directory / "disk", host.disks / f"{UUID}_disk"
+    before = sorted(os.walk(host.directory.parent))
+    with pytest.raises(exception.InstanceFaultRollback) as refused:
+        host.resize()
+    assert f"xmlkit recover --state-dir {state}/live" in str(refused.value.inner_exception)
+    assert before == sorted(os.walk(host.directory.parent))
+    assert old.samefile(new)
+
+    host.case.flags(images_type=images_type, group="libvirt")
+    host.made.init_host("fake-host")
+    caplog.clear()
+    host.hard_reboot()
+    assert f"Instance {UUID} stays where it is: its live migration" in caplog.text
+    assert [("file", str(old)), ("file", f"{old}.swap")] == host.addresses()
+    assert (1, False) == (old.stat().st_nlink, new.exists())
+    assert ["undone"] == [each.state for each in journal.read_all(str(state / "live"))[0]]
+    assert ((), ()) == journal.read_all(str(state))
+    host.hard_reboot()
+    assert [("volume", POOL, f"{UUID}_disk"), ("volume", POOL, f"{UUID}_disk.swap")] == (
+        host.addresses()
+    )
+
+
 @pytest.mark.parametrize("nova_host", ["qcow2", "libvirt-storage"], indirect=True)
 def test_a_logical_volume_of_novas_own_is_not_taken_along(nova_host: NovaHost) -> None:
     """Of an instance that Nova's Lvm made before: a resize is refused, and its disk stays."""

@@ -230,6 +230,43 @@ def test_what_nobody_can_tell_both_hosts_are_asked(
     pair.goes_on(pair.destination.lookupByUUIDString(uuid))
 
 
+@pytest.mark.xdist_group("live")
+@pytest.mark.parametrize("begun", ["qcow2", IMAGES_TYPE])
+def test_a_rollback_deletes_nothing_that_was_there_before(
+    place: Path, start_libvirtd: Callable[..., Libvirtd], begun: str
+) -> None:
+    """An image at the destination of the name that the migration would give its own: somebody has
+    left it. It is not written to, and what was made for the migration goes alone."""
+    pair = make_pair(start_libvirtd, place, separate=True)
+    two = Live(pair, place, begun, IMAGES_TYPE, live=True, memory=MEMORY)
+    try:
+        left = two.volume(1)
+        left.write_bytes(b"left")
+        data, told = two.here.may_go(two.there.may_come())
+        if begun == IMAGES_TYPE:
+            # Nova would copy onto it
+            with pytest.raises(CallError, match="DestinationDiskExists"):
+                two.there.prepare(data, told)
+        else:
+            data = two.there.prepare(data, told)
+        two.there.roll_back(data)
+        assert b"left" == left.read_bytes()
+        assert [left.name] == os.listdir(left.parent)
+        assert ([], []) == (two.left(1), two.pending())
+
+        left.unlink()
+        data, told = two.here.may_go(two.there.may_come())
+        data = two.there.prepare(data, told)
+        two.only(VOLUMES, 1)
+        other = left.with_name(f"{UUID}_disk.eph0")
+        other.write_bytes(b"left")
+        two.there.roll_back(data)
+        two.only([other.name], 1)
+        assert ([], []) == (two.left(1), two.pending())
+    finally:
+        two.close()
+
+
 # One host, and what is said to it.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,9 +51,23 @@ def command(id: str | None, state_dir: str | None, format_: str) -> int:
             )
         if not found and not errors:
             click.echo(f"no transitions in {directory}", err=True)
+    if id is None:
+        errors += _tell_live(directory / state.LIVE)
     for error in errors:
         click.echo(f"xmlkit: {carrying.line(str(error))}", err=True)
     return TROUBLE if errors else 0
+
+
+def _tell_live(directory: Path) -> tuple[Any, ...]:
+    """Say what is pending where xmlkit in Nova has its live migrations; what could not be read."""
+    from xmlkit import journal, state
+
+    journals, errors = journal.read_all(str(directory))
+    if count := sum(bool(each.pending) for each in journals):
+        where = state.option(directory)
+        line = f"and {count} pending in {directory}: run xmlkit recover{where}"
+        click.echo(f"xmlkit: {carrying.line(line)}", err=True)
+    return errors
 
 
 def _show(data: dict[str, Any]) -> None:

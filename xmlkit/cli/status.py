@@ -11,6 +11,7 @@ from xmlkit.cli import carrying, options, printable, signals
 from xmlkit.cli.hosts import relocations
 from xmlkit.cli.table import table
 from xmlkit.errors import XmlkitError
+from xmlkit.state import LIVE, option
 from xmlkit.status import DomainStatus, Journals, Status, status
 from xmlkit.validation import schemas as installed
 
@@ -88,7 +89,9 @@ def command(
         click.echo(json.dumps(found.as_data(), indent=2))
     else:
         _show(found)
-    return int(not found.ready or bool(found.legacy or found.journals.pending))
+    return int(
+        not found.ready or bool(found.legacy or found.journals.pending or found.journals.live)
+    )
 
 
 def _journals(state_dir: str | None) -> Journals:
@@ -98,11 +101,15 @@ def _journals(state_dir: str | None) -> Journals:
     try:
         directory = str(state.directory(state_dir, make=False))
         journals, errors = journal.read_all(directory)
+        live, more = journal.read_all(os.path.join(directory, state.LIVE))
     except XmlkitError as error:
         place = state_dir or os.environ.get("XMLKIT_STATE_DIR") or state.DEFAULT
         return Journals(place, error=str(error))
-    pending = tuple(each.id for each in journals if each.pending)
-    return Journals(directory, pending, str(errors[0]) if errors else None)
+    pending, below = (
+        tuple(each.id for each in found if each.pending) for found in (journals, live)
+    )
+    faults = [str(each) for each in (*errors, *more)]
+    return Journals(directory, pending, faults[0] if faults else None, below)
 
 
 def _warn(found: Status) -> None:
@@ -163,9 +170,16 @@ def _show(found: Status) -> None:
 def _state(journals: Journals) -> str:
     if journals.error is not None:
         return journals.error
-    if not journals.pending:
+    said = []
+    if journals.pending:
+        said.append(f"{journals.directory}: {', '.join(journals.pending)}; run xmlkit recover")
+    if journals.live:
+        live = os.path.join(journals.directory, LIVE)
+        run = f"run xmlkit recover{option(live)}"
+        said.append(f"{live}: {', '.join(journals.live)}; {run}")
+    if not said:
         return f"nothing pending in {journals.directory}"
-    return f"pending in {journals.directory}: {', '.join(journals.pending)}; run xmlkit recover"
+    return "; ".join(f"pending in {each}" for each in said)
 
 
 def _domain_rows(domains: Sequence[DomainStatus]) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ Nova's modules are looked up when the seams are put in, never imported by this o
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import json
 import logging
@@ -103,11 +104,19 @@ class Mover:
         """Whether this thread is about to start the instance from XML that Nova made anew."""
         return getattr(self._due, "uuid", None) == uuid and bool(self.pools)
 
-    def move(self, connection: Any, uuid: str) -> None:
+    def move(
+        self, connection: Any, uuid: str, unsettled: Callable[[str], str | None] = lambda _: None
+    ) -> None:
         """Move the disks of an instance that is defined and shut off. Nothing is raised: the guest
-        starts from where its disks are."""
+        starts from where its disks are.
+
+        unsettled: why it may not be moved, None if it may.
+        """
         options = Options(relocate=self.pools, accept=self.accept)
         try:
+            if why := unsettled(uuid):
+                LOG.warning("Instance %s stays where it is: %s", uuid, why)
+                return
             outcome = transition(connection, uuid, options, state_dir=self.state_dir)
         except Exception as error:
             if not is_expected(error):
@@ -193,11 +202,35 @@ _DEPRECATED = frozenset(("raw", "flat", "qcow2", "lvm", "default"))
 
 def _due(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def starts_anew(self: Any, *args: Any, **kwargs: Any) -> Any:
-        instance = bound(original, self, *args, **kwargs)["instance"]
-        with asked.mover.due(_uuid_of(instance)):
-            return original(self, *args, **kwargs)
+        uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
+        # while the domain is there to say where it runs
+        with asked.mover.due(uuid):
+            if _is_settled(self, asked, uuid):
+                return original(self, *args, **kwargs)
+            with live.starting_unsettled(uuid):
+                found = original(self, *args, **kwargs)
+        # it runs here
+        _is_settled(self, asked, uuid)
+        return found
 
     return starts_anew
+
+
+def _is_settled(driver: Any, asked: Asked, uuid: str) -> bool:
+    """Whether nothing is left of a live migration; it is brought to an end first if that can be.
+
+    Nothing is raised.
+    """
+    try:
+        if asked.live.unsettled(uuid) is None:
+            return True
+        asked.live.settle(driver._host.get_connection(), uuid)
+        return asked.live.unsettled(uuid) is None
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        LOG.warning("Instance %s: %s", uuid, error)
+        return False
 
 
 def _uuid_of(instance: Any) -> str:
@@ -216,7 +249,7 @@ def _creating(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         def defined() -> None:
             if before is not None:
                 before()
-            asked.mover.move(self._host.get_connection(), uuid)
+            asked.mover.move(self._host.get_connection(), uuid, asked.live.unsettled)
 
         return original(**{**call, "post_xml_callback": defined})
 
@@ -289,7 +322,7 @@ def _at_its_volume(
     if names.kind_of(os.path.basename(name)) in (None, "config"):
         return image
     if moved is None:
-        if os.path.exists(image.path):
+        if os.path.exists(image.path) or _is_arriving(uuid, name):
             return image
         moved = asked.lookup.path_of(connect, names.volume_name(uuid, os.path.basename(name)))
     if moved is not None:
@@ -403,7 +436,17 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if wanted and call["disk_info"] is not None and not data.is_shared_instance_path:
             connection = self._host.get_connection()
             call["disk_info"] = asked.live.places(connection, uuid, call["disk_info"], wanted)
-        found = original(**call)
+        made = _made_for(call["disk_info"], uuid)
+        if made and not (data.is_shared_instance_path or data.is_shared_block_storage):
+            connection = self._host.get_connection()
+            pools = {path: pool.name() for pool, path in _active_pools(connection)}
+            known = [(pools.get(os.path.dirname(path), ""), path) for path in made]
+            asked.live.making(connection, uuid, known)
+        token = _arriving.set(uuid)
+        try:
+            found = original(**call)
+        finally:
+            _arriving.reset(token)
         if isinstance(asked.lookup, Libvirt):
             _look_for(self._host.get_connection(), uuid)
         if wanted:
@@ -412,6 +455,21 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return found
 
     return pre_live_migration
+
+
+def _made_for(told: Any, uuid: str) -> list[str]:
+    """The paths of an instance's volumes in what Nova is told of the disks that it is to make."""
+    found = json.loads(told) if isinstance(told, str) else None
+    return [each["path"] for each in found or () if _is_volume_of(each["path"], uuid)]
+
+
+# The instance for which this thread makes disks, to be copied into.
+_arriving: contextvars.ContextVar[str] = contextvars.ContextVar("xmlkit_arriving", default="")
+
+
+def _is_arriving(uuid: str, name: str) -> bool:
+    """Whether a disk is made here at this path: a volume of its name is another one."""
+    return os.path.isabs(name) and _arriving.get() == uuid
 
 
 def _look_for(connection: Any, uuid: str) -> None:
@@ -445,6 +503,7 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             store.refuse_logical(connection, _uuid_of(instance))
             # while the domain is there to say where it runs, and that what was made is its own
             asked.live.settle(connection, _uuid_of(instance))
+            _refuse_unsettled(asked, _uuid_of(instance))
             asked.live.clear(connection, _uuid_of(instance))
         with asked.mover.leaving(_uuid_of(instance)) as taken:
             try:
@@ -459,6 +518,16 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         return found
 
     return migrate_disk_and_power_off
+
+
+def _refuse_unsettled(asked: Asked, uuid: str) -> None:
+    """Raise nova's InstanceFaultRollback for a guest of which nobody can tell where it runs: one
+    name of its images would be left to it, and the other one would be taken along."""
+    from nova import exception
+
+    if (why := asked.live.unsettled(uuid)) is not None:
+        error = exception.MigrationPreCheckError(reason=why)
+        raise exception.InstanceFaultRollback(error)
 
 
 def _copying(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
@@ -630,6 +699,11 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         from xmlkit.nova import storage, store
 
         call = bound(original, self, *args, **kwargs)
+        if isinstance(asked.lookup, Libvirt) and live.is_rolled_back(_uuid_of(call["instance"])):
+            found = original(self, *args, **kwargs)
+            if call["cleanup_instance_disks"]:
+                asked.live.clear(self._host.get_connection(), _uuid_of(call["instance"]))
+            return found
         if call["cleanup_instance_disks"] and isinstance(asked.lookup, Libvirt):
             # while the domain is there to say which they are
             store.delete_elsewhere(

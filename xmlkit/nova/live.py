@@ -20,6 +20,7 @@ need not wait for it. Nova's modules are looked up when the seams are put in, ne
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import logging
 import os
@@ -347,6 +348,20 @@ class Live:
         with _warned(uuid, _AFTER), self._writing() as directory:
             self._settle(connection, directory, uuid, SETTLING)
 
+    def unsettled(self, uuid: str) -> str | None:
+        """Why nothing may be begun with an instance's disks, and what to do; None if nothing is.
+
+        Raises StateError, JournalError.
+        """
+        directory = self._directory(make=False) if self._real else None
+        found = None if directory is None else _pending(directory, uuid)
+        if found is None:
+            return None
+        return (
+            f"its live migration to {found.to} has not come to an end, and each of its images may "
+            f"have two names: xmlkit recover --state-dir {directory} asks both hosts"
+        )
+
     def _settle(self, connection: Any, directory: Path, uuid: str, seconds: float) -> None:
         found = _pending(directory, uuid)
         if found is None:
@@ -436,6 +451,27 @@ class Live:
             ]
             return json.dumps(changed)
         return told
+
+    def making(self, connection: Any, uuid: str, made: Collection[tuple[str, str]]) -> None:
+        """Write down which volumes Nova makes for a copy: a rollback deletes these alone.
+
+        made: each with its active pool, "" if none has it, and its path. Raises nova's
+        DestinationDiskExists for one that is there: Nova would copy onto it. What else goes wrong
+        is a warning; a rollback leaves them.
+        """
+        from nova import exception
+
+        with _warned(uuid, ": the volumes that its live migration makes stay if that fails"):
+            directory = self._directory(make=True)
+            assert directory is not None
+            # of one that has not come to an end
+            self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
+            if not any(os.path.lexists(path) for _, path in made):
+                volumes = [(pool, os.path.basename(path)) for pool, path in made if pool]
+                _write(directory / f"{_ARRIVING}{uuid}.json", json.dumps({"volumes": volumes}))
+        for _, path in made:
+            if os.path.lexists(path):
+                raise exception.DestinationDiskExists(path=path)
 
     def answer(self, connection: Any, uuid: str, data: Any, directory: str, wanted: Any) -> None:
         """Tell the source which volumes there are for this migration. Nothing is raised.
@@ -578,7 +614,7 @@ class Live:
         base = state.directory(self._mover.state_dir, make=make)
         if not base.is_dir():
             return None
-        found = state.directory(str(base / "live"), make=make)
+        found = state.directory(str(base / state.LIVE), make=make)
         return found if found.is_dir() else None
 
     @contextlib.contextmanager
@@ -739,6 +775,35 @@ def _write(path: Path, text: str) -> None:
     state.fsync_directory(path.parent)
 
 
+# The instance that starts here while nobody can tell how its live migration has ended.
+_unsettled: contextvars.ContextVar[str] = contextvars.ContextVar("xmlkit_unsettled", default="")
+
+
+@contextlib.contextmanager
+def starting_unsettled(uuid: str) -> Iterator[None]:
+    """Within it the instance starts from the old name of an image that has two: it is the one that
+    the end of the migration leaves to a guest that runs here."""
+    token = _unsettled.set(uuid)
+    try:
+        yield
+    finally:
+        _unsettled.reset(token)
+
+
+def starts_unsettled(uuid: str) -> bool:
+    """Whether it does so now."""
+    return bool(uuid) and _unsettled.get() == uuid
+
+
+# The instance whose migration to this host is taken back, in a context of each of Nova's threads.
+_rolled_back: contextvars.ContextVar[str] = contextvars.ContextVar("xmlkit_rolled_back", default="")
+
+
+def is_rolled_back(uuid: str) -> bool:
+    """Whether the migration of an instance to this host is being taken back."""
+    return bool(uuid) and _rolled_back.get() == uuid
+
+
 # The seams.
 
 
@@ -805,6 +870,19 @@ def _come(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     return post_live_migration_at_destination
 
 
+def _failing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
+    """What has the instance's name and was not made for its migration is somebody's."""
+
+    def rollback_live_migration_at_destination(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _rolled_back.set(_uuid_of(bound(original, self, *args, **kwargs)["instance"]))
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _rolled_back.reset(token)
+
+    return rollback_live_migration_at_destination
+
+
 def _resetting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     """At its start Nova aborts what was migrating when it ended."""
 
@@ -851,6 +929,15 @@ LIVE = (
         "post_live_migration_at_destination",
         ("self", "context", "instance", "network_info"),
         _come,
+    ),
+    Seam(
+        _DRIVER,
+        "rollback_live_migration_at_destination",
+        (
+            *("self", "context", "instance", "network_info", "block_device_info"),
+            *("destroy_disks", "migrate_data"),
+        ),
+        _failing,
     ),
     Seam(_MANAGER, "_reset_live_migration", ("self", "context", "instance"), _resetting),
 )

@@ -37,7 +37,9 @@ from oslo_utils import fileutils, strutils
 from oslo_utils.imageutils import format_inspector
 
 from xmlkit import actions, disk_info, leisure, names, volumes
+from xmlkit.images import is_linked
 from xmlkit.nova import store as stores
+from xmlkit.nova.live import starts_unsettled
 from xmlkit.nova.rbd import RbdStorage, delete_images
 from xmlkit.nova.seams import Asked, Seam, bound
 from xmlkit.nova.store import IMAGES_TYPE, Store, store
@@ -473,11 +475,14 @@ def _kept_type(instance: Any, name: str) -> str | None:
     if not os.path.lexists(legacy):
         return None
     disk = found.disk_of(instance.uuid, place, volume, legacy, path)
-    # while it is moved both are there: the domain says which one counts, then the new one does
+    # while it is moved both are there: the domain says which one counts, then the new one does, but
+    # where nobody can tell how a live migration has ended
     if disk is not None:
         if disk.address.path != legacy:
             return None
-    elif os.path.lexists(path):
+    elif os.path.lexists(path) and not (
+        starts_unsettled(str(instance.uuid)) and is_linked(legacy, path)
+    ):
         return None
     said = disk_info.formats(file).get(legacy) or (disk and disk.image_format)
     return said if said in ("raw", "qcow2") else "default"
