@@ -302,26 +302,39 @@ transition(connection, sys.argv[3], accepted, state_dir=sys.argv[4], listener=en
 """
 
 
+def state_of(host: NovaHost) -> Path:
+    """Its state directory."""
+    return host.scene.libvirtd.directory / "state"
+
+
+def interrupted(host: NovaHost, point: int) -> int:
+    """Have the transition of the instance, which is off, end at a point: 9; 0 if it has not as
+    many."""
+    words = [host.scene.connection.getURI(), UUID, str(state_of(host)), POOL]
+    run = [sys.executable, "-c", INTERRUPTED, str(point), *words]
+    done = subprocess.run(run, capture_output=True, check=False)
+    assert done.returncode in (0, 9), done.stderr
+    return done.returncode
+
+
+def pending(host: NovaHost) -> list[bool]:
+    """Of each transition, whether it is."""
+    return [bool(each.pending) for each in journal.read_all(str(state_of(host)))[0]]
+
+
 def test_what_the_end_of_nova_interrupts_its_start_brings_to_an_end(nova_host: NovaHost) -> None:
     """Wherever it was: else no other instance would come over until an operator sees it."""
     host = nova_host
     format = "qcow2" if host.wanted.images_type == "qcow2" else "raw"
     host.spawn()
     host.domain.destroy()
-    state = host.scene.libvirtd.directory / "state"
-    connection = host.scene.connection
-    words = [connection.getURI(), UUID, str(state), POOL]
-    run_to = [sys.executable, "-c", INTERRUPTED]
     ends = 0
     for point in range(1, 40):
-        done = subprocess.run([*run_to, str(point), *words], capture_output=True, check=False)
-        if done.returncode == 0:
+        if not interrupted(host, point):
             break
-        assert 9 == done.returncode, done.stderr
-        pending = [each for each in journal.read_all(str(state))[0] if each.pending]
-        ends += len(pending)
+        ends += sum(pending(host))
         host.returns()
-        assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
+        assert not any(pending(host))
         if host.addresses()[0][0] == "volume":
             break
     assert 2 < ends
@@ -342,20 +355,13 @@ def test_what_was_evacuated_is_no_more_this_hosts(
     it knows of an evacuation that has begun; without that, it is the instance's host that counts.
     """
     host = nova_host
-    state = host.scene.libvirtd.directory / "state"
-    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
     host.spawn()
     host.domain.destroy()
     both = 0
     for point in range(1, 40):
-        done = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED, str(point), *words],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode == 0:
+        if not interrupted(host, point):
             break
-        if not [each for each in journal.read_all(str(state))[0] if each.pending]:
+        if not any(pending(host)):
             continue
         before = sorted(os.listdir(host.directory)), sorted(os.listdir(host.disks))
         said = dict(disk_info.formats(str(host.directory / "disk.info")))
@@ -363,7 +369,7 @@ def test_what_was_evacuated_is_no_more_this_hosts(
         both += (host.directory / "disk").exists() and (host.disks / f"{UUID}_disk").exists()
         caplog.clear()
         host.returns("another-host")
-        assert [] == [each for each in journal.read_all(str(state))[0] if each.pending]
+        assert not any(pending(host))
         assert before == (sorted(os.listdir(host.directory)), sorted(os.listdir(host.disks)))
         assert said == disk_info.formats(str(host.directory / "disk.info"))
         assert defined == host.addresses()
@@ -377,15 +383,12 @@ def test_what_nova_does_not_know_is_no_other_hosts(
 ) -> None:
     """A guest that is none of Nova's, in the one state directory of a host: it is here."""
     host = nova_host
-    state = host.scene.libvirtd.directory / "state"
     host.spawn()
     host.domain.destroy()
-    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
-    assert 9 == done.returncode
+    assert 9 == interrupted(host, 9)
     assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
     host.returns(None)
-    assert [False] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert [False] == pending(host)
     assert (host.directory / "disk").exists() != (host.disks / f"{UUID}_disk").exists()
     assert "another host's" not in caplog.text
 
@@ -396,40 +399,33 @@ def test_what_is_not_this_novas_is_left_to_an_operator(
 ) -> None:
     """A migration by xmlkit is ended with both hosts, whatever Nova's database says."""
     host = nova_host
-    state = host.scene.libvirtd.directory / "state"
     host.spawn()
     host.domain.destroy()
-    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
-    assert 9 == done.returncode
-    (found,) = Path(state).glob("*.jsonl")
+    assert 9 == interrupted(host, 9)
+    (found,) = state_of(host).glob("*.jsonl")
     found.write_text(found.read_text().replace('"kind": "apply"', '"kind": "migrate"', 1))
-    (pending,) = journal.read_all(str(state))[0]
-    assert "migrate" == pending.kind
+    assert ["migrate"] == [each.kind for each in journal.read_all(str(state_of(host)))[0]]
     host.returns("another-host")
-    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert [True] == pending(host)
     assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
-    assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+    assert f"run xmlkit recover --state-dir {state_of(host)} first" in caplog.text
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
 def test_an_evacuation_that_has_begun_counts(nova_host: NovaHost) -> None:
     """Its instance has this host still, by Nova's database, and starts on the other one."""
     host = nova_host
-    state = host.scene.libvirtd.directory / "state"
-    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
     host.spawn()
     host.domain.destroy()
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "9", *words], check=False)
-    assert 9 == done.returncode
-    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert 9 == interrupted(host, 9)
+    assert [True] == pending(host)
     assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
     evacuation = mock.Mock(
         instance_uuid=UUID, status="accepted", source_node="node", dest_compute="another-host"
     )
     host.returns("fake-host", [evacuation])
     assert [] == host.scene.connection.listAllDomains()
-    assert [False] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert [False] == pending(host)
     assert (host.directory / "disk").samefile(host.disks / f"{UUID}_disk")
 
 
@@ -440,18 +436,15 @@ def test_what_another_host_has_begun_is_left_to_it(
     host = nova_host
     host.spawn()
     host.domain.destroy()
-    state = host.scene.libvirtd.directory / "state"
-    words = [host.scene.connection.getURI(), UUID, str(state), POOL]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "5", *words], check=False)
-    assert 9 == done.returncode
-    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert 9 == interrupted(host, 5)
+    assert [True] == pending(host)
     host.domain.undefine()
     before = sorted(os.walk(host.directory)), sorted(os.walk(host.disks))
 
     host.returns()
-    assert [True] == [bool(each.pending) for each in journal.read_all(str(state))[0]]
+    assert [True] == pending(host)
     assert before == (sorted(os.walk(host.directory)), sorted(os.walk(host.disks)))
-    assert f"run xmlkit recover --state-dir {state} first" in caplog.text
+    assert f"run xmlkit recover --state-dir {state_of(host)} first" in caplog.text
 
 
 @pytest.mark.parametrize("nova_host", ["qcow2"], indirect=True)
@@ -460,7 +453,7 @@ def test_a_resize_begins_with_one_name_of_each_image(nova_host: NovaHost) -> Non
     go back to, and no guest runs from it."""
     host = nova_host
     host.spawn()
-    state = host.scene.libvirtd.directory / "state"
+    state = state_of(host)
     begun = live.Live(Mover({None: POOL}, str(state)), Libvirt(), on=True)
     linked = begun.begin(host.scene.connection, UUID, lambda: "qemu+tcp://there/system")
     assert {"disk", "disk.swap"} == linked
@@ -482,7 +475,7 @@ def test_a_guest_that_may_be_elsewhere_is_not_resized_and_does_not_come_over(
     changed. A hard reboot starts it from its old name, and then the second one goes."""
     host = nova_host
     host.spawn()
-    state = host.scene.libvirtd.directory / "state"
+    state = state_of(host)
     begun = live.Live(Mover({None: POOL}, str(state)), Libvirt(), on=True)
     begun.begin(host.scene.connection, UUID, lambda: "qemu+tcp://there/system")
     xml = host.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
@@ -722,7 +715,7 @@ def test_what_came_over_is_taken_back_as_the_guide_says(nova_host: NovaHost) -> 
     host.hard_reboot()
     host.runs(host.disks / f"{UUID}_disk", format)
     host.domain.destroy()
-    state = host.scene.libvirtd.directory / "state"
+    state = state_of(host)
     (journal,) = state.glob("*.jsonl")
     guide = Path(__file__, "../../../docs/nova.md").resolve().read_text()
     (line,) = (line for line in guide.splitlines() if line.startswith("xmlkit rollback "))
