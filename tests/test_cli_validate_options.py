@@ -311,6 +311,16 @@ def test_workers_repair_files_too(many: Path, tmp_path: Path) -> None:
     assert 150 == len(list(directory.iterdir()))
 
 
+def asleep(group: int) -> bool:
+    """Whether each thread of a process group waits for something."""
+    states = []
+    for path in Path("/proc").glob("[0-9]*/task/*/stat"):
+        with suppress(OSError):
+            state, _, own = path.read_text().rpartition(")")[2].split()[:3]
+            states += [state] if own == str(group) else []
+    return set(states) == {"S"}
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_it_at_once(jobs: str, tmp_path: Path) -> None:
     """Exit code 130, no word, no process left, though a file is a pipe that nobody writes to."""
@@ -331,6 +341,10 @@ def test_ctrl_c_ends_it_at_once(jobs: str, tmp_path: Path) -> None:
         # which succeeds when the other end is open, and then keeps the reader waiting
         with suppress(OSError):
             writer = os.open(tmp_path / "b.xml", os.O_WRONLY | os.O_NONBLOCK)
+    # just before a read Python does not hear it until that returns
+    while not asleep(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=SECONDS)
     os.close(writer)

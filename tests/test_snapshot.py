@@ -578,6 +578,28 @@ def test_a_guest_that_somebody_has_paused_stays_paused(scene: Scene, directory: 
     assert BY_USER == domain.state()
 
 
+def test_a_backup_that_ends_before_it_is_ended_is_over(scene: Scene, directory: Path) -> None:
+    """Between the question whether it goes on and the call that ends it."""
+    domain = scene.nova_guest("live")
+    scene.start(domain)
+
+    def meanwhile(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def late(domain: libvirt.virDomain, path: str) -> bool:
+        until(lambda: not is_pushing(domain, path))
+        return True
+
+    is_pushing = snapshot._is_pushing
+    shot = snapshot.prepare(scene.connection, "live", "vda", file_in(scene), live=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_is_pushing", once(meanwhile, once(late, is_pushing)))
+        taken = snapshot.take(scene.connection, shot, directory, uri=scene.libvirtd.uri)
+
+    assert ("undone", "interrupted") == taken.outcome[:2], taken
+    assert [] == left(scene)
+
+
 def filled(path: Path) -> bool:
     """Write to a file until its file system has no room."""
     with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:

@@ -887,13 +887,25 @@ def _abort(connection: Any, step: Backup) -> None:
         return
     deadline = time.monotonic() + CLOSING
     if _is_pushing(domain, step.path):
-        domain.abortJob()
+        with _unless_over():
+            domain.abortJob()
         while _is_pushing(domain, step.path):
             if time.monotonic() > deadline:
                 raise SnapshotError("block-job", "QEMU does not end the backup: virsh domjobabort")
             time.sleep(POLL)
     if _mirror_of(domain, step) is not None:
-        domain.blockJobAbort(step.disk, 0)
+        with _unless_over():
+            domain.blockJobAbort(step.disk, 0)
+
+
+@contextlib.contextmanager
+def _unless_over() -> Iterator[None]:
+    """A job that has ended before it was ended is no error (VIR_ERR_OPERATION_INVALID)."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
 
 
 def _thaw(connection: Any, step: Freeze) -> None:
