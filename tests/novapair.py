@@ -126,6 +126,17 @@ class Two:
         found = os.listdir(self.pair.seen(self.pair.instances, side))
         return sorted(each for each in found if each.startswith(UUID))
 
+    def ends_there(self) -> None:
+        """It lives on on its volumes, the other host has nothing of it, and it is deleted whole."""
+        self.there.hard_reboot()
+        self.on_volumes(1)
+        if not self.shared:
+            self.only([], 0)
+            assert [] == self.left(0)
+        self.there.destroy()
+        self.only([], 1)
+        assert [] == self.left(1)
+
     def close(self) -> None:
         for host in self.hosts:
             host.stop()

@@ -335,11 +335,4 @@ def test_a_live_migration(two: Two) -> None:
     assert [] == two.pair.source.listAllDomains()
     assert before == two.pair.addresses(two.domain(1))
     goes_on(two.pair.seen(where, 1), "qcow2")
-    two.there.hard_reboot()
-    two.on_volumes(1)
-    if not two.shared:
-        two.only([], 0)
-        assert [] == two.left(0)
-    two.there.destroy()
-    two.only([], 1)
-    assert [] == two.left(1)
+    two.ends_there()

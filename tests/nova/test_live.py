@@ -175,14 +175,7 @@ def test_an_instance_comes_over_with_its_live_migration(two: Live) -> None:
     assert 1 == two.volume(1).stat().st_nlink
     assert [] == two.pending()
     goes_on(two.volume(1), "qcow2")
-    two.there.hard_reboot()
-    two.on_volumes(1)
-    if not two.shared:
-        two.only([], 0)
-        assert [] == two.left(0)
-    two.there.destroy()
-    two.only([], 1)
-    assert [] == two.left(1)
+    two.ends_there()
 
 
 @pytest.mark.xdist_group("live")

@@ -25,7 +25,7 @@ from typing import Any
 
 from xmlkit import disk_info, images, journal, names, service, state
 from xmlkit.nova import live
-from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected
+from xmlkit.nova.seams import Asked, Libvirt, Seam, bound, is_expected, uuid_of
 from xmlkit.plan import KINDS
 from xmlkit.service import Options, transition
 
@@ -202,7 +202,7 @@ _DEPRECATED = frozenset(("raw", "flat", "qcow2", "lvm", "default"))
 
 def _due(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def starts_anew(self: Any, *args: Any, **kwargs: Any) -> Any:
-        uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
+        uuid = uuid_of(bound(original, self, *args, **kwargs)["instance"])
         # while the domain is there to say where it runs
         with asked.mover.due(uuid):
             if _is_settled(self, asked, uuid):
@@ -233,15 +233,10 @@ def _is_settled(driver: Any, asked: Asked, uuid: str) -> bool:
         return False
 
 
-def _uuid_of(instance: Any) -> str:
-    # what Nova's own tests pass for an instance need not be one
-    return str(getattr(instance, "uuid", ""))
-
-
 def _creating(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def create_guest(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = bound(original, self, *args, **kwargs)
-        uuid = _uuid_of(call["instance"])
+        uuid = uuid_of(call["instance"])
         if not asked.mover.is_due(uuid):
             return original(self, *args, **kwargs)
         before = call["post_xml_callback"]
@@ -285,7 +280,7 @@ def _binding(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 def _named(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def by_name(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = dict(bound(original, self, *args, **kwargs))
-        uuid, name = _uuid_of(call["instance"]), call["name"]
+        uuid, name = uuid_of(call["instance"]), call["name"]
         moved = None
         if _is_volume_of(name, uuid):
             # Nova makes names out of paths (_create_images_and_backing)
@@ -301,7 +296,7 @@ def _by_path(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def by_libvirt_path(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = bound(original, self, *args, **kwargs)
         instance, path = call["instance"], call["path"]
-        if _is_volume_of(path, _uuid_of(instance)) and _is_legacy(self.backend(call["image_type"])):
+        if _is_volume_of(path, uuid_of(instance)) and _is_legacy(self.backend(call["image_type"])):
             return self.by_name(instance, path, call["image_type"])
         return original(self, *args, **kwargs)
 
@@ -359,7 +354,7 @@ def _making(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
     def create_images_and_backing(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = dict(bound(original, self, *args, **kwargs))
-        uuid = _uuid_of(call["instance"])
+        uuid = uuid_of(call["instance"])
         found = call["disk_info"] or []
         elsewhere = [each for each in found if _is_volume_of(each["path"], uuid)]
         if not elsewhere:
@@ -431,7 +426,7 @@ def _coming(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
         call = dict(bound(original, self, *args, **kwargs))
         instance, data = call["instance"], call["migrate_data"]
-        uuid = _uuid_of(instance)
+        uuid = uuid_of(instance)
         wanted = live.offered(data) if asked.live.on else ()
         if wanted and call["disk_info"] is not None and not data.is_shared_instance_path:
             connection = self._host.get_connection()
@@ -500,12 +495,12 @@ def _leaving(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
             storage.refuse_to_move(instance)
         if isinstance(asked.lookup, Libvirt):
             connection = self._host.get_connection()
-            store.refuse_logical(connection, _uuid_of(instance))
+            store.refuse_logical(connection, uuid_of(instance))
             # while the domain is there to say where it runs, and that what was made is its own
-            asked.live.settle(connection, _uuid_of(instance))
-            _refuse_unsettled(asked, _uuid_of(instance))
-            asked.live.clear(connection, _uuid_of(instance))
-        with asked.mover.leaving(_uuid_of(instance)) as taken:
+            asked.live.settle(connection, uuid_of(instance))
+            _refuse_unsettled(asked, uuid_of(instance))
+            asked.live.clear(connection, uuid_of(instance))
+        with asked.mover.leaving(uuid_of(instance)) as taken:
             try:
                 found = original(self, *args, **kwargs)
             except Exception:
@@ -599,7 +594,7 @@ def _arrived(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
     def finish_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = dict(bound(original, self, *args, **kwargs))
-        uuid = _uuid_of(call["instance"])
+        uuid = uuid_of(call["instance"])
         found = json.loads(call["disk_info"] or "[]")
         came = [each for each in found if _is_volume_of(each["path"], uuid)]
         # Nova makes it anew, and does not look for it
@@ -651,7 +646,7 @@ def _reverting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         from nova.virt.libvirt import utils
 
         instance = bound(original, self, *args, **kwargs)["instance"]
-        uuid = _uuid_of(instance)
+        uuid = uuid_of(instance)
         kept = utils.get_instance_path(instance) + "_resize" if uuid else ""
         if os.path.isdir(kept):
             back = _volumes_in(kept, uuid)
@@ -699,15 +694,15 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         from xmlkit.nova import storage, store
 
         call = bound(original, self, *args, **kwargs)
-        if isinstance(asked.lookup, Libvirt) and live.is_rolled_back(_uuid_of(call["instance"])):
+        if isinstance(asked.lookup, Libvirt) and live.is_rolled_back(uuid_of(call["instance"])):
             found = original(self, *args, **kwargs)
             if call["cleanup_instance_disks"]:
-                asked.live.clear(self._host.get_connection(), _uuid_of(call["instance"]))
+                asked.live.clear(self._host.get_connection(), uuid_of(call["instance"]))
             return found
         if call["cleanup_instance_disks"] and isinstance(asked.lookup, Libvirt):
             # while the domain is there to say which they are
             store.delete_elsewhere(
-                self._host.get_connection(), _uuid_of(call["instance"]), asked.mover.places()
+                self._host.get_connection(), uuid_of(call["instance"]), asked.mover.places()
             )
         if call["cleanup_instance_disks"] and store.is_bound():
             # what Nova's own Lvm made before; Nova does it where images_type is lvm still
@@ -718,9 +713,9 @@ def _cleaning(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if call["cleanup_instance_disks"] and hasattr(self.image_backend, "xmlkit_connect"):
             if isinstance(asked.lookup, Libvirt):
                 # a name that its live migration has made libvirt need not have seen
-                _look_for(self._host.get_connection(), _uuid_of(call["instance"]))
-            asked.lookup.delete(lambda: self._host.get_connection(), _uuid_of(call["instance"]))
-            asked.live.clear(self._host.get_connection(), _uuid_of(call["instance"]))
+                _look_for(self._host.get_connection(), uuid_of(call["instance"]))
+            asked.lookup.delete(lambda: self._host.get_connection(), uuid_of(call["instance"]))
+            asked.live.clear(self._host.get_connection(), uuid_of(call["instance"]))
         return found
 
     return cleanup

@@ -25,7 +25,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from xmlkit.errors import XmlkitError
 from xmlkit.host import Host, Pool, Volume, parse_pool
 from xmlkit.journal import Journal, Outcome, Task, Writer
 from xmlkit.nova.builder import Rewritten, to_volumes
-from xmlkit.nova.seams import Asked, Libvirt, Seam, aiming, bound, is_expected
+from xmlkit.nova.seams import Asked, Libvirt, Seam, aiming, bound, is_expected, uuid_of
 from xmlkit.observe import said, without_password
 from xmlkit.plan import Plan, Transition, plan
 from xmlkit.preflight import judge, refusals
@@ -430,7 +430,7 @@ class Live:
         with _warned(uuid):
             directory = self._directory(make=True)
             assert directory is not None
-            self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
+            self._clear(connection, _arriving(directory, uuid))
             pools: dict[str, Pool] = {}
             for each in found:
                 parts = names.split_instance_path(each["path"])
@@ -443,8 +443,8 @@ class Live:
                     raise LiveError(f"volume {volume} of pool {pool.name} is there already")
                 chosen[each["path"]] = (pool.name, volume, path)
             if chosen:
-                volumes = [each[:2] for each in chosen.values()]
-                _write(directory / f"{_ARRIVING}{uuid}.json", json.dumps({"volumes": volumes}))
+                volumes = [(pool, volume) for pool, volume, _ in chosen.values()]
+                _write(_arriving(directory, uuid), volumes)
             changed = [
                 {**each, "path": chosen[each["path"]][2]} if each["path"] in chosen else each
                 for each in found
@@ -465,10 +465,10 @@ class Live:
             directory = self._directory(make=True)
             assert directory is not None
             # of one that has not come to an end
-            self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
+            self._clear(connection, _arriving(directory, uuid))
             if not any(os.path.lexists(path) for _, path in made):
                 volumes = [(pool, os.path.basename(path)) for pool, path in made if pool]
-                _write(directory / f"{_ARRIVING}{uuid}.json", json.dumps({"volumes": volumes}))
+                _write(_arriving(directory, uuid), volumes)
         for _, path in made:
             if os.path.lexists(path):
                 raise exception.DestinationDiskExists(path=path)
@@ -549,7 +549,7 @@ class Live:
         """The volumes that were made for a migration that is under way."""
         directory = self._directory(make=False)
         try:
-            found = json.loads(((directory or Path()) / f"{_ARRIVING}{uuid}.json").read_text())
+            found = json.loads(_arriving(directory or Path(), uuid).read_text())
         except FileNotFoundError:
             return frozenset()
         return frozenset(volume for _, volume in found["volumes"])
@@ -585,7 +585,7 @@ class Live:
         with _warned(uuid, _AFTER):
             directory = self._directory(make=False) if self._real else None
             if directory is not None:
-                self._clear(connection, directory / f"{_ARRIVING}{uuid}.json")
+                self._clear(connection, _arriving(directory, uuid))
 
     def _clear(self, connection: Any, path: Path) -> None:
         """Delete the volumes that were made for a guest that is not here, of whose migration
@@ -764,11 +764,16 @@ def _addresses(xml: str) -> dict[str, Address]:
     return {disk.target: disk.address for disk in read_domain(document).disks}
 
 
-def _write(path: Path, text: str) -> None:
-    """Durably, and as a whole."""
+def _arriving(directory: Path, uuid: str) -> Path:
+    """Where it stands which volumes were made for a migration of an instance to here."""
+    return directory / f"{_ARRIVING}{uuid}.json"
+
+
+def _write(path: Path, volumes: Sequence[tuple[str, str]]) -> None:
+    """Durably, and as a whole: each with its pool."""
     made = path.with_suffix(".part")
     with open(made, "w", encoding="utf-8") as file:
-        file.write(text)
+        file.write(json.dumps({"volumes": volumes}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(made, path)
@@ -807,13 +812,9 @@ def is_rolled_back(uuid: str) -> bool:
 # The seams.
 
 
-def _uuid_of(instance: Any) -> str:
-    return str(getattr(instance, "uuid", ""))
-
-
 def _offering(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     def check_can_live_migrate_source(self: Any, *args: Any, **kwargs: Any) -> Any:
-        uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
+        uuid = uuid_of(bound(original, self, *args, **kwargs)["instance"])
         found = original(self, *args, **kwargs)
         if asked.live.on:
             asked.live.offer(self._host.get_connection(), uuid, found)
@@ -827,7 +828,7 @@ def _going(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
 
     def do_live_migration(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = bound(original, self, *args, **kwargs)
-        uuid, data, driver = _uuid_of(call["instance"]), call["migrate_data"], self.driver
+        uuid, data, driver = uuid_of(call["instance"]), call["migrate_data"], self.driver
         if not asked.live.on or not offered(data) or not data.is_shared_instance_path:
             return original(self, *args, **kwargs)
         connection = driver._host.get_connection()
@@ -847,7 +848,7 @@ def _operating(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
     """It returns when libvirt says that the guest runs at the destination."""
 
     def live_migration_operation(self: Any, *args: Any, **kwargs: Any) -> Any:
-        uuid = _uuid_of(bound(original, self, *args, **kwargs)["instance"])
+        uuid = uuid_of(bound(original, self, *args, **kwargs)["instance"])
         with aiming():
             found = original(self, *args, **kwargs)
         asked.live.finish(uuid)
@@ -864,7 +865,7 @@ def _come(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
         if isinstance(asked.lookup, Libvirt):
             # before Nova lets anybody do anything with it
             directory = utils.get_instance_path(instance)
-            asked.live.came(self._host.get_connection(), _uuid_of(instance), directory)
+            asked.live.came(self._host.get_connection(), uuid_of(instance), directory)
         return original(self, *args, **kwargs)
 
     return post_live_migration_at_destination
@@ -874,7 +875,7 @@ def _failing(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]:
     """What has the instance's name and was not made for its migration is somebody's."""
 
     def rollback_live_migration_at_destination(self: Any, *args: Any, **kwargs: Any) -> Any:
-        token = _rolled_back.set(_uuid_of(bound(original, self, *args, **kwargs)["instance"]))
+        token = _rolled_back.set(uuid_of(bound(original, self, *args, **kwargs)["instance"]))
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -890,7 +891,7 @@ def _resetting(original: Callable[..., Any], asked: Asked) -> Callable[..., Any]
         instance = bound(original, self, *args, **kwargs)["instance"]
         found = original(self, *args, **kwargs)
         if isinstance(asked.lookup, Libvirt):
-            asked.live.settle(self.driver._host.get_connection(), _uuid_of(instance))
+            asked.live.settle(self.driver._host.get_connection(), uuid_of(instance))
         return found
 
     return reset_live_migration
